@@ -1,0 +1,1 @@
+"""How Hortus is run: the local runner, and the recipe for containers."""

@@ -1,0 +1,1 @@
+"""What the services of Hortus may know of each other: roles, the policy table and the event catalogue."""

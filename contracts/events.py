@@ -1,0 +1,356 @@
+"""The event catalogue: every topic and every fact that services tell each other.
+
+A fact is in the past tense and carries its aggregate's whole public state after it, with the aggregate's ``version``
+(1, 2, 3 …). Removal is a state too. Within ``.v1`` change only adds. Kafka topics, ACLs, ``docs/events.md`` and the
+golden JSON Schemas are generated from this file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from contracts.policy import Service
+from contracts.roles import ClusterRole, Role
+
+GATEWAY = "gateway"
+DAY_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One Kafka topic.
+
+    ``authority``: decisions rest on it, so it is written in fenced transactions, carries positions and is read
+    ``read_committed``. ``text``: it carries names or descriptions, so compaction must reach it in bounded time.
+    ``per_instance``: every writing process has a topic of its own, ``<name>-<instance>``.
+    """
+
+    name: str
+    owner: str
+    readers: tuple[str, ...]
+    key: tuple[str, ...]
+    partitions: int = 2
+    compacted: bool = True
+    retention_ms: int = -1
+    authority: bool = False
+    text: bool = False
+    per_instance: bool = False
+
+
+class Fact(BaseModel):
+    """The base of all facts. ``key`` is the aggregate's id as text; order holds per key."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    type: ClassVar[str]
+    topic: ClassVar[Topic]
+
+    version: int
+
+    @property
+    def key(self) -> str:
+        """The Kafka key: the aggregate's id, or its ids joined by a colon."""
+        return ":".join(str(getattr(self, field)) for field in self.topic.key)
+
+
+TOPICS: dict[str, Topic] = {}
+FACTS: dict[str, type[Fact]] = {}
+
+
+def _topic(topic: Topic) -> Topic:
+    TOPICS[topic.name] = topic
+    return topic
+
+
+F = TypeVar("F", bound=type[Fact])
+
+
+def fact(name: str, topic: Topic) -> Callable[[F], F]:
+    """Enter a fact into the catalogue as ``name`` (``noun.vN``) on ``topic``."""
+
+    def enter(cls: F) -> F:
+        cls.type = name
+        cls.topic = topic
+        FACTS[name] = cls
+        return cls
+
+    return enter
+
+
+USERS = _topic(
+    Topic("users", Service.AUTH, (GATEWAY, Service.PROJECTS, Service.CA, Service.DATASETS, Service.JOBS), ("user_id",), authority=True)
+)
+SESSIONS = _topic(Topic("sessions", Service.AUTH, (GATEWAY,), ("session_id",), authority=True))
+SIGNING_KEYS = _topic(Topic("signing-keys", Service.AUTH, (GATEWAY,), ("key_id",), authority=True))
+PROJECTS = _topic(
+    Topic("projects", Service.PROJECTS, (Service.AUTH, Service.DATASETS, Service.JOBS, Service.SEARCH, Service.AUDIT), ("project_id",), text=True)
+)
+MEMBERSHIPS = _topic(
+    Topic(
+        "memberships",
+        Service.PROJECTS,
+        (GATEWAY, Service.CA, Service.DATASETS, Service.JOBS, Service.SEARCH),
+        ("project_id", "user_id"),
+        authority=True,
+    )
+)
+CERTIFICATES = _topic(Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True))
+DATASETS = _topic(Topic("datasets", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("dataset_id",), text=True))
+SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH, Service.AUDIT), ("share_id",), authority=True))
+JOBS = _topic(Topic("jobs", Service.JOBS, (Service.SEARCH,), ("job_id",), text=True))
+RUNS = _topic(Topic("runs", Service.JOBS, (Service.CA, Service.DATASETS), ("run_id",)))
+AGENTS = _topic(Topic("agents", Service.JOBS, (Service.CA,), ("agent_id",)))
+
+AUDIT_RETENTION_MS = 365 * DAY_MS
+for _writer in Service:
+    _topic(
+        Topic(f"audit.{_writer}", _writer, (Service.AUDIT,), ("record_id",), partitions=1, compacted=False, retention_ms=AUDIT_RETENTION_MS)
+    )
+_topic(
+    Topic(
+        "audit.gateway",
+        GATEWAY,
+        (Service.AUDIT,),
+        ("record_id",),
+        partitions=1,
+        compacted=False,
+        retention_ms=AUDIT_RETENTION_MS,
+        per_instance=True,
+    )
+)
+for _reader in Service:
+    _topic(Topic(f"dead.{_reader}", _reader, (), ("event_id",), partitions=1, compacted=False, retention_ms=30 * DAY_MS))
+
+
+class UserStatus(StrEnum):
+    """Where an account is in its life."""
+
+    INVITED = "invited"
+    ACTIVE = "active"
+    BLOCKED = "blocked"
+    DEACTIVATED = "deactivated"
+
+
+@fact("user.v1", USERS)
+class User(Fact):
+    """A person's account was made or changed; only an active one counts."""
+
+    user_id: UUID
+    username: str
+    status: UserStatus
+    cluster_roles: frozenset[ClusterRole]
+
+
+@fact("session.v1", SESSIONS)
+class Session(Fact):
+    """A person signed in, or a session ended."""
+
+    session_id: UUID
+    user_id: UUID
+    live: bool
+    factor_at: datetime
+    expires_at: datetime
+
+
+@fact("signing-key.v1", SIGNING_KEYS)
+class SigningKey(Fact):
+    """A key that signs access tokens came into use or was withdrawn; ``jwk`` is its public half (RFC 7517)."""
+
+    key_id: str
+    jwk: dict[str, str]
+    live: bool
+
+
+class ProjectState(StrEnum):
+    """Where a project is in its life."""
+
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+    CLOSING = "closing"
+    DELETED = "deleted"
+
+
+@fact("project.v1", PROJECTS)
+class Project(Fact):
+    """A project was created or changed."""
+
+    project_id: UUID
+    name: str
+    description: str
+    state: ProjectState
+
+
+@fact("membership.v1", MEMBERSHIPS)
+class Membership(Fact):
+    """A person's role in a project was given, changed or taken away (``role`` none); it counts between its two times."""
+
+    project_id: UUID
+    user_id: UUID
+    username: str
+    role: Role | None
+    purpose: str
+    starts_at: datetime
+    ends_at: datetime | None
+
+
+class CertificateKind(StrEnum):
+    """Whom a certificate speaks for."""
+
+    PROJECT = "project"
+    AGENT = "agent"
+    JOB = "job"
+
+
+@fact("certificate.v1", CERTIFICATES)
+class Certificate(Fact):
+    """A certificate was issued, or revoked (``live`` false); ``chain`` is PEM, leaf first, without the root."""
+
+    certificate_id: str
+    kind: CertificateKind
+    fingerprint: str
+    project_id: UUID | None = None
+    user_id: UUID | None = None
+    agent_id: UUID | None = None
+    run_id: UUID | None = None
+    fencing_token: int | None = None
+    not_before: datetime
+    not_after: datetime
+    live: bool
+    chain: str
+
+
+class DatasetKind(StrEnum):
+    """What a dataset holds."""
+
+    FILES = "files"
+
+
+@fact("dataset.v1", DATASETS)
+class Dataset(Fact):
+    """A dataset was created or changed, its files included; ``origins`` are the datasets its bytes came from."""
+
+    dataset_id: UUID
+    project_id: UUID
+    name: str
+    kind: DatasetKind
+    description: str
+    files: int
+    size: int
+    origins: tuple[UUID, ...]
+    deleted: bool = False
+
+
+class ShareState(StrEnum):
+    """Where a share is in its life; only an accepted one gives anything."""
+
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    WITHDRAWN = "withdrawn"
+
+
+@fact("share.v1", SHARES)
+class Share(Fact):
+    """A dataset was offered to another project, accepted there, or withdrawn; no byte moves."""
+
+    share_id: UUID
+    dataset_id: UUID
+    project_id: UUID
+    target_project_id: UUID
+    state: ShareState
+
+
+class RunState(StrEnum):
+    """Where a run, and the job it belongs to, is in its life."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@fact("job.v1", JOBS)
+class Job(Fact):
+    """A job was submitted or moved on."""
+
+    job_id: UUID
+    project_id: UUID
+    name: str
+    submitted_by: UUID
+    state: RunState
+    inputs: tuple[UUID, ...]
+    output_dataset_id: UUID
+    submitted_at: datetime
+
+
+@fact("run.v1", RUNS)
+class Run(Fact):
+    """One execution of a job moved on; ``csr`` (PEM) asks for the certificate bound to this ``fencing_token``."""
+
+    run_id: UUID
+    job_id: UUID
+    project_id: UUID
+    user_id: UUID
+    state: RunState
+    agent_id: UUID | None
+    fencing_token: int
+    csr: str | None
+    inputs: tuple[UUID, ...]
+    output_dataset_id: UUID
+    output_name: str
+
+
+@fact("agent.v1", AGENTS)
+class Agent(Fact):
+    """A node agent enrolled (its ``csr`` asks for a certificate) or was withdrawn (``live`` false)."""
+
+    agent_id: UUID
+    name: str
+    csr: str | None
+    live: bool
+
+
+class Outcome(StrEnum):
+    """How an audited action ended."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    OPENED = "opened"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class AuditRecord(BaseModel):
+    """Who did what, on which resource, with which outcome, when and why (after FHIR AuditEvent).
+
+    ``source`` is the writing process's ledger name (a service, or ``gateway-<instance>``), ``number`` counts 1, 2, 3 …
+    in it without a gap. A transfer is two records joined by ``request_id``: opened and closed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    record_id: UUID
+    source: str
+    number: int
+    at: datetime
+    request_id: str
+    actor: dict[str, Any]
+    action: str
+    resource: dict[str, str]
+    outcome: Outcome
+    reason: str
+    project_id: UUID | None = None
+    status: int | None = None
+    bytes_out: int | None = None
+    bytes_in: int | None = None
+    sha256: str | None = None
+
+
+def readers_of(topic: Topic, service: str) -> bool:
+    """Whether ``service`` may read ``topic``."""
+    return service in topic.readers

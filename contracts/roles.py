@@ -1,0 +1,60 @@
+"""Who can act in Hortus: roles of people, kinds of principal, and the actor that a decision is made about."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Role(StrEnum):
+    """What a person is in one project. Data Owners decide, Data Scientists process."""
+
+    DATA_OWNER = "data_owner"
+    DATA_SCIENTIST = "data_scientist"
+
+
+class ClusterRole(StrEnum):
+    """What a person is for the whole installation; it opens no project."""
+
+    ADMINISTRATOR = "administrator"
+    AUDITOR = "auditor"
+
+
+class Principal(StrEnum):
+    """What kind of party shows a credential."""
+
+    NOBODY = "nobody"
+    PERSON = "person"
+    AGENT = "agent"
+    JOB = "job"
+
+
+class Actor(BaseModel):
+    """The party a request is decided about, as the gateway knows it from fresh authority topics.
+
+    ``project_id`` and ``role`` speak of the project named in the request's path (``role`` is None for someone who is
+    no member of it). ``projects`` is filled only for requests whose path names no project. ``versions`` are the
+    positions of the facts that the decision rests on, by ``topic:key``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    principal: Principal = Principal.NOBODY
+    user_id: UUID | None = None
+    username: str | None = None
+    session_id: UUID | None = None
+    certificate_id: str | None = None
+    cluster_roles: frozenset[ClusterRole] = frozenset()
+    project_id: UUID | None = None
+    role: Role | None = None
+    purpose: str | None = None
+    projects: dict[UUID, Role] = {}
+    agent_id: UUID | None = None
+    run_id: UUID | None = None
+    fencing_token: int | None = None
+    factor_at: datetime | None = None
+    versions: dict[str, int] = {}
+
+
+NOBODY = Actor()
