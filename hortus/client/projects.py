@@ -1,0 +1,107 @@
+"""Doors for projects, their members and their project certificates."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from hortus.client.errors import Refused
+from hortus.client.shapes import Certificate, Member, Project, Role
+from hortus.client.wire import Wire
+
+
+class Projects:
+    """The caller's sandboxes."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def create(self, name: str, description: str = "", purpose: str = "") -> Project:
+        """Make a project; the caller becomes its Data Owner."""
+        body = {"name": name, "description": description, "purpose": purpose}
+        return cast("Project", self._wire.call("POST", "/projects", body))
+
+    def list(self) -> Iterator[Project]:
+        """The projects that the caller is a member of."""
+        yield from self._wire.pages("/projects")
+
+    def get(self, project_id: str) -> Project:
+        """One project; 404 for who is no member."""
+        return cast("Project", self._wire.call("GET", f"/projects/{project_id}"))
+
+    def change(self, project_id: str, *, description: str, version: int | None = None) -> Project:
+        """Change the description; without ``version`` the newest is changed."""
+        if version is None:
+            version = self.get(project_id)["version"]
+        return cast("Project", self._wire.call("PATCH", f"/projects/{project_id}", {"description": description}, version=version))
+
+
+class Members:
+    """Who is what in a project."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def add(
+        self,
+        project_id: str,
+        username: str,
+        role: Role,
+        *,
+        purpose: str | None = None,
+        starts_at: str | None = None,
+        ends_at: str | None = None,
+    ) -> Member:
+        """Give a person a role, from ``starts_at`` (default now) until ``ends_at`` (default open), RFC 3339."""
+        body = {"username": username, "role": role, "purpose": purpose, "starts_at": starts_at, "ends_at": ends_at}
+        given = {name: value for name, value in body.items() if value is not None}
+        return cast("Member", self._wire.call("POST", f"/projects/{project_id}/members", given))
+
+    def list(self, project_id: str) -> Iterator[Member]:
+        """The members."""
+        yield from self._wire.pages(f"/projects/{project_id}/members")
+
+    def find(self, project_id: str, name: str) -> Member:
+        """The member with this username or id."""
+        for member in self.list(project_id):
+            if name in (member["username"], member["user_id"]):
+                return member
+        raise Refused(404, "not-found", f"{name!r} is no member of this project")
+
+    def change(
+        self,
+        project_id: str,
+        user_id: str,
+        *,
+        role: Role | None = None,
+        purpose: str | None = None,
+        ends_at: str | None = None,
+        version: int | None = None,
+    ) -> Member:
+        """Change what is given; without ``version`` the newest is changed."""
+        if version is None:
+            version = self.find(project_id, user_id)["version"]
+        body = {"role": role, "purpose": purpose, "ends_at": ends_at}
+        given = {name: value for name, value in body.items() if value is not None}
+        return cast("Member", self._wire.call("PATCH", f"/projects/{project_id}/members/{user_id}", given, version=version))
+
+    def remove(self, project_id: str, user_id: str) -> None:
+        """Take the role away; when this returns it is in force at the gateway, or about to be (202)."""
+        self._wire.call("DELETE", f"/projects/{project_id}/members/{user_id}")
+
+
+class Certificates:
+    """Project certificates: what programs of a person show on the certificate port."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def create(self, project_id: str, csr: str) -> Certificate:
+        """Have a CSR (PEM) signed for the caller in this project; the private key stays where it was made."""
+        return cast("Certificate", self._wire.call("POST", f"/projects/{project_id}/certificates", {"csr": csr}))
+
+    def list(self, project_id: str) -> Iterator[Certificate]:
+        """The project's certificates that the caller may see."""
+        yield from self._wire.pages(f"/projects/{project_id}/certificates")
+
+    def revoke(self, project_id: str, certificate_id: str) -> None:
+        """Withdraw a certificate: it is refused everywhere."""
+        self._wire.call("DELETE", f"/projects/{project_id}/certificates/{certificate_id}")

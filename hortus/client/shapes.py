@@ -1,0 +1,204 @@
+"""The shapes of what the doors answer: JSON objects, so that they can be printed as they came. Times are RFC 3339."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Role = Literal["data_owner", "data_scientist"]
+
+
+class User(TypedDict):
+    """A person's account."""
+
+    user_id: str
+    username: str
+    email: str
+    status: str
+    cluster_roles: list[str]
+    version: int
+    created_at: str
+    invitation: NotRequired[str]
+
+
+class SecondFactor(TypedDict):
+    """What an authenticator application needs (base32 secret, ``otpauth://`` URI)."""
+
+    username: str
+    totp_secret: str
+    totp_uri: str
+
+
+class Session(TypedDict):
+    """A sign-in; ``access_token`` only in the answer that made it."""
+
+    session_id: str
+    expires_at: NotRequired[str]
+    access_token: NotRequired[str]
+    session_expires_at: NotRequired[str]
+    user: NotRequired[User]
+
+
+class Project(TypedDict):
+    """A sandbox; ``role`` is the caller's."""
+
+    project_id: str
+    name: str
+    description: str
+    state: str
+    role: str | None
+    version: int
+    created_at: str
+
+
+class Member(TypedDict):
+    """A person's role in a project."""
+
+    project_id: str
+    user_id: str
+    username: str
+    role: str
+    purpose: str
+    starts_at: str
+    ends_at: str | None
+    version: int
+
+
+class Certificate(TypedDict):
+    """A project certificate; ``certificate_id`` is the serial in hex, ``chain`` PEM with the leaf first."""
+
+    certificate_id: str
+    project_id: str
+    user_id: str
+    not_before: str
+    not_after: str
+    live: bool
+    chain: str
+    fingerprint: str
+    version: int
+
+
+class Dataset(TypedDict):
+    """A tree of files; ``shared`` is true where another project owns it. ``size`` in bytes."""
+
+    dataset_id: str
+    project_id: str
+    name: str
+    kind: str
+    description: str
+    files: int
+    size: int
+    origins: list[str]
+    shared: bool
+    version: int
+    created_at: str
+
+
+class File(TypedDict):
+    """A file of a dataset; ``size`` in bytes, ``sha256`` in hex."""
+
+    path: str
+    size: int
+    sha256: str
+    version: int
+    origins: list[str]
+    created_at: str
+
+
+class Share(TypedDict):
+    """A dataset offered to another project."""
+
+    share_id: str
+    dataset_id: str
+    dataset_name: str
+    project_id: str
+    target_project_id: str
+    state: str
+    version: int
+
+
+class Job(TypedDict):
+    """A program run over datasets; ``metrics`` by name."""
+
+    job_id: str
+    run_id: str
+    project_id: str
+    name: str
+    state: str
+    submitted_by: str
+    environment: str
+    inputs: list[str]
+    output_dataset_id: str
+    metrics: dict[str, float]
+    exit_code: int | None
+    reason: str | None
+    agent_id: str | None
+    submitted_at: str
+    started_at: str | None
+    ended_at: str | None
+    version: int
+
+
+class JobLog(TypedDict):
+    """The end of a run's log; ``budget_left`` in bytes."""
+
+    text: str
+    truncated: bool
+    budget_left: int
+    run_state: str
+
+
+class Resources(TypedDict, total=False):
+    """What a job may use at most: seconds of wall clock, MiB of memory, cores."""
+
+    wall_seconds: int
+    memory_mib: int
+    cores: int
+
+
+class Agent(TypedDict):
+    """A node agent; ``token`` (for its enrolment) only in the answer that made it."""
+
+    agent_id: str
+    name: str
+    token: NotRequired[str]
+
+
+class Hit(TypedDict):
+    """Something found by its words."""
+
+    kind: str
+    id: str
+    project_id: str
+    name: str
+    description: str
+    score: float
+    highlight: Any
+
+
+class Chain(TypedDict):
+    """What the ledger says of one source; ``head`` is the chain hash (hex) at ``last``."""
+
+    source: str
+    first: int
+    last: int
+    count: int
+    head: str
+    gaps: list[Any]
+
+
+class AuditRecord(TypedDict):
+    """Who did what, on which resource, with which outcome; ``canonical`` is base64 of the bytes that are hashed."""
+
+    record_id: str
+    source: str
+    number: int
+    at: str
+    request_id: str
+    actor: dict[str, Any]
+    action: str
+    resource: dict[str, str]
+    outcome: str
+    reason: str
+    project_id: str | None
+    status: int | None
+    leaf_hash: str
+    chain_hash: str
+    canonical: str
