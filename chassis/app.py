@@ -1,0 +1,268 @@
+"""The assembly of a service: its doors, what it hears, its relay and its background work in one process or several."""
+
+import asyncio
+import contextlib
+import importlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import prometheus_client
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.exceptions import HTTPException
+
+from chassis import db, log, tls
+from chassis.consumer import Consumer, Hears
+from chassis.errors import CannotDecide, ChangedMeanwhile, Conflict, NotFound, Problem, TooLarge, Unprocessable, problem_response
+from chassis.outbox import unit_of_work
+from chassis.relay import Relay
+from chassis.settings import Settings
+from contracts.policy import Service
+
+OPERATORS = ("/livez", "/readyz", "/metrics")
+GATEWAY = "gateway"
+RUNNER = "runner"
+IDEMPOTENCY_DAYS = 1
+
+
+class MethodNotAllowed(Problem):
+    """The path is there, the method is not."""
+
+    status = 405
+    title = "This method does not exist here"
+
+
+class InternalError(Problem):
+    """Something broke; nothing of the request was stored."""
+
+    status = 500
+    title = "Something broke on our side; nothing was stored"
+
+
+@dataclass
+class Runtime:
+    """What a running service holds. ``extra`` is the service's own, made in its ``lifespan``."""
+
+    settings: Any
+    engine: AsyncEngine
+    heard: frozenset[str]
+    extra: dict[str, Any] = field(default_factory=dict)
+    checks: list[Callable[[], list[str]]] = field(default_factory=list)
+
+    def missing(self) -> list[str]:
+        """What keeps the service from being ready, in words."""
+        return [reason for check in self.checks for reason in check()]
+
+
+Background = Callable[[Runtime], Awaitable[None]]
+Lifespan = Callable[[Runtime], contextlib.AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A service: which doors, what it hears, what runs in the background (each until cancelled, restarted after a failure).
+
+    ``lifespan`` opens what the service holds (clients, keys) and closes it again.
+    """
+
+    service: Service
+    settings: type[Settings]
+    router: APIRouter
+    hears: Hears
+    background: tuple[Background, ...] = ()
+    lifespan: Lifespan | None = None
+
+
+def load(service: str) -> Spec:
+    """The spec in ``services/<service>/app.py``."""
+    spec: Spec = importlib.import_module(f"services.{Service(service).value}.app").spec
+    return spec
+
+
+def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
+    """The service's ASGI application."""
+    app = FastAPI(title=f"Hortus {spec.service.value}", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.runtime = runtime
+    app.include_router(spec.router)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(InterfaceError, _database_away)
+    app.add_exception_handler(DBAPIError, _database_refused)
+    app.add_exception_handler(Exception, _broken)
+
+    @app.get("/livez", include_in_schema=False)
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> JSONResponse:
+        missing = runtime.missing()
+        try:
+            async with runtime.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (DBAPIError, OSError, TimeoutError) as error:
+            missing.append(f"database: {type(error).__name__}")
+        return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+class OperatorsOnly:
+    """Lets the runner's identity reach the operators' doors and nothing else (ASGI middleware)."""
+
+    def __init__(self, app: Any, domain: str) -> None:
+        self.app = app
+        self.gateway = tls.service_identity(domain, GATEWAY)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["path"] not in OPERATORS:
+            peer = scope.get("extensions", {}).get("tls", {}).get("peer")
+            if peer != self.gateway:
+                await problem_response(NotFound())(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+async def _problem(_request: Request, error: Exception) -> Response:
+    return problem_response(error if isinstance(error, Problem) else InternalError())
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    found: list[dict[str, object]] = []
+    if isinstance(error, RequestValidationError):
+        found = [{"at": ".".join(str(part) for part in each["loc"]), "problem": each["msg"]} for each in error.errors()[:20]]
+    first = f"{found[0]['at']}: {found[0]['problem']}." if found else ""
+    return problem_response(Unprocessable(first, errors=found))
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    known: dict[int, type[Problem]] = {400: Unprocessable, 404: NotFound, 405: MethodNotAllowed, 413: TooLarge}
+    return problem_response(known.get(status, InternalError)())
+
+
+async def _database_away(_request: Request, error: Exception) -> Response:
+    log.logger(__name__).error("database away", error=type(error).__name__)
+    return problem_response(CannotDecide("The database does not answer.", retry_after=1))
+
+
+async def _database_refused(_request: Request, error: Exception) -> Response:
+    """A value that the database cannot hold (a NUL in a text, a number out of range), or two changes that met."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", "") or ""
+    if state.startswith("40"):
+        return problem_response(ChangedMeanwhile())
+    if state.startswith("22"):
+        return problem_response(Unprocessable("A value cannot be stored."))
+    if state.startswith("23"):
+        return problem_response(Conflict())
+    return await _broken(_request, error)
+
+
+async def _broken(_request: Request, error: Exception) -> Response:
+    log.logger(__name__).error("request failed", exc_info=error)
+    return problem_response(InternalError())
+
+
+async def keep_running(work: Background, runtime: Runtime) -> None:
+    """Run background work until cancelled; after a failure it starts again with a growing pause."""
+    pause = 0.1
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await work(runtime)
+        except Exception:  # noqa: BLE001 - whatever broke, the work starts again
+            log.logger(__name__).exception("background work failed", work=getattr(work, "__name__", "work"))
+        pause = 0.1 if loop.time() - began > 60 else min(pause * 2, 5.0)  # noqa: PLR2004 - a minute without failure starts the count afresh
+        await asyncio.sleep(pause)
+
+
+async def _forget_answers(runtime: Runtime) -> None:
+    """Kept answers to Idempotency-Keys are forgotten after a day."""
+    while True:
+        async with unit_of_work(runtime.engine, runtime.settings.service, "idempotency.forget") as uow:
+            await uow.session.execute(
+                text("DELETE FROM idempotency WHERE created_at < now() - :days * interval '1 day'"), {"days": IDEMPOTENCY_DAYS}
+            )
+        await asyncio.sleep(3600)
+
+
+@contextlib.asynccontextmanager
+async def running(spec: Spec, settings: Settings, only: str | None = None) -> AsyncIterator[Runtime]:
+    """Everything of a service except its HTTP server; ``only`` is ``api``, ``events`` or None for both."""
+    runtime = Runtime(settings, db.engine(settings.database_url, settings.pool_size), frozenset(spec.hears.topics))
+    tasks: list[asyncio.Task[None]] = []
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(runtime.engine.dispose)
+        if spec.lifespan is not None:
+            await stack.enter_async_context(spec.lifespan(runtime))
+        if only in (None, "events"):
+            relay = Relay(settings)
+            consumer = Consumer(settings, runtime.engine, spec.hears)
+            runtime.extra |= {"relay": relay, "consumer": consumer}
+            runtime.checks += [relay.missing, consumer.missing]
+            tasks += [asyncio.create_task(relay.run(), name="relay"), asyncio.create_task(consumer.run(), name="consumer")]
+            tasks += [asyncio.create_task(keep_running(work, runtime), name="background") for work in (*spec.background, _forget_answers)]
+        try:
+            yield runtime
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def serve(spec: Spec, settings: Settings, only: str | None = None) -> None:
+    """Run a service until SIGTERM or SIGINT; requests in flight are drained for 5 s."""
+    async with running(spec, settings, only) as runtime:
+        accepted = {tls.service_identity(settings.trust_domain, name) for name in (GATEWAY, RUNNER)}
+        server = https_server(OperatorsOnly(create_app(spec, runtime), settings.trust_domain), settings, tls.protocol(accepted))
+        log.logger(__name__).info("starting", listen=settings.listen)
+        await server.serve()
+
+
+def https_server(app: Any, settings: Any, protocol: type, *, host: str = "", port: int = 0, context: Any = None) -> uvicorn.Server:
+    """A uvicorn server over mutual TLS on the process's own listener, or on the one given."""
+    config = uvicorn.Config(
+        app,
+        host=host or settings.host,
+        port=port or settings.port,
+        http=protocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    config.load()
+    config.ssl = context or tls.server_context(settings.tls_dir)
+    return uvicorn.Server(config)
+
+
+def main(service: str, only: str | None = None) -> None:
+    """The process of a service."""
+    import uvloop  # noqa: PLC0415 - tools that import this module for its types need no event loop
+
+    spec = load(service)
+    settings = spec.settings()
+    log.set_up(settings.service, settings.instance, settings.log_level)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(serve(spec, settings, only))

@@ -1,0 +1,348 @@
+"""The consumer: facts heard by a service, each applied at most once per version, in one transaction with its effects.
+
+The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. A batch of one
+partition is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic
+through the outbox, in the transaction that skips it. On authority topics nothing is skipped: the partition stops.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from prometheus_client import Counter
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from uuid_utils.compat import uuid7
+
+from chassis import bus
+from chassis.log import logger
+from chassis.outbox import UnitOfWork, unit_of_work
+from chassis.settings import Settings
+from contracts.events import TOPICS, Fact, Topic
+
+log = logger(__name__)
+BATCH = 200
+TRANSIENT = (OperationalError, InterfaceError, OSError, TimeoutError)
+RETRY_S = 0.05
+AWAKE_S = 30.0
+APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
+DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
+
+F = TypeVar("F", bound=Fact)
+Handler = Callable[[Any, UnitOfWork], Awaitable[None]]
+RawHandler = Callable[[Sequence["RawRecord"], UnitOfWork], Awaitable[None]]
+Eraser = Callable[[str, UnitOfWork], Awaitable[None]]
+
+
+class NotYetKnown(Exception):
+    """A fact refers to something that this service has not heard of yet: wait, without counting it as a failure."""
+
+    def __init__(self, topic: str, key: object) -> None:
+        super().__init__(f"{topic}:{key}")
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """A record as it lies on the topic; ``at`` is the broker's time in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    at: int
+
+
+@dataclass
+class Hears:
+    """What a service hears: one handler for each fact, and batch handlers for topics that are stored as they are."""
+
+    service: str
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    topics: dict[str, Topic] = field(default_factory=dict)
+    erasers: dict[str, Eraser] = field(default_factory=dict)
+    raw_prefix: str | None = None
+    raw_handler: RawHandler | None = None
+
+    def on(self, fact: type[F]) -> Callable[[Callable[[F, UnitOfWork], Awaitable[None]]], Callable[[F, UnitOfWork], Awaitable[None]]]:
+        """Register the handler of a fact. The catalogue must name this service as a reader of its topic."""
+
+        def register(handler: Callable[[F, UnitOfWork], Awaitable[None]]) -> Callable[[F, UnitOfWork], Awaitable[None]]:
+            if self.service not in fact.topic.readers:
+                raise ValueError(f"{self.service} is no reader of {fact.topic.name}")
+            self.handlers[fact.type] = handler
+            self.topics[fact.topic.name] = fact.topic
+            return handler
+
+        return register
+
+    def erased(self, topic: Topic) -> Callable[[Eraser], Eraser]:
+        """Register what to do when an aggregate was erased from a compacted topic while this service slept."""
+
+        def register(eraser: Eraser) -> Eraser:
+            self.erasers[topic.name] = eraser
+            return eraser
+
+        return register
+
+    def raw(self, prefix: str) -> Callable[[RawHandler], RawHandler]:
+        """Register a batch handler for every topic that starts with ``prefix``; it must itself be safe to repeat."""
+
+        def register(handler: RawHandler) -> RawHandler:
+            self.raw_prefix = prefix
+            self.raw_handler = handler
+            return handler
+
+        return register
+
+
+_CLAIM = text("""INSERT INTO inbox (topic, key, version, partition) SELECT :topic, k, 0, :partition FROM unnest(CAST(:keys AS text[])) AS k
+                 ON CONFLICT DO NOTHING""")
+_VERSIONS = text("SELECT key, version FROM inbox WHERE topic = :topic AND key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE")
+_PASSED = text("""UPDATE inbox SET version = greatest(version, n.v), pass = :pass, partition = :partition
+                  FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[])) AS n(k, v) WHERE topic = :topic AND key = n.k""")
+_AWAKE = text("""INSERT INTO partitions_heard (topic, partition, awake_at) VALUES (:topic, :partition, clock_timestamp())
+                 ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at""")
+_SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
+                 WHERE topic = :topic AND partition = :partition), false)""")
+_NEXT_PASS = text("UPDATE partitions_heard SET pass = pass + 1 WHERE topic = :topic AND partition = :partition RETURNING pass")
+_PASS = text("SELECT pass FROM partitions_heard WHERE topic = :topic AND partition = :partition")
+_UNSEEN = text("SELECT key FROM inbox WHERE topic = :topic AND partition = :partition AND pass < :pass ORDER BY key FOR UPDATE")
+_FORGET = text("DELETE FROM inbox WHERE topic = :topic AND key = ANY(CAST(:keys AS text[]))")
+_DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
+                       VALUES (:topic, CAST(:id AS text), 1, 'dead-letter.v1', :id, now(), :service, '', :payload)""")
+
+
+@dataclass
+class Lane:
+    """One assigned partition: how often its next record failed and when to try again, and the sweep it is in, if any.
+
+    ``trouble`` is set while an authority fact cannot be read or applied: the partition stands still until it can.
+    """
+
+    topic: Topic
+    failures: int = 0
+    trouble: str | None = None
+    retry_at: float = 0.0
+    pass_number: int = 0
+    sweep_to: int | None = None
+
+
+class Consumer:
+    """Applies what a service hears. Several may run: Kafka gives each its partitions."""
+
+    def __init__(self, settings: Settings, engine: AsyncEngine, hears: Hears) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.hears = hears
+        self.service = settings.service
+        self.lanes: dict[TopicPartition, Lane] = {}
+        self.error: str | None = "consumer: not connected yet"
+        self.on_applied: list[Callable[[Fact], None]] = []
+
+    def missing(self) -> list[str]:
+        """What keeps the consumer from being ready, partition by partition."""
+        stopped = [f"consumer: {lane.trouble}" for lane in self.lanes.values() if lane.trouble]
+        return ([self.error] if self.error else []) + stopped
+
+    async def run(self) -> None:
+        """Hear until cancelled; reconnects by itself."""
+        if not self.hears.topics and not self.hears.raw_prefix:
+            self.error = None
+            return
+        pause = 0.1
+        while True:
+            client = self._client()
+            try:
+                await client.start()
+                self.error = None
+                pause = 0.1
+                await self._hear(client)
+            except (OSError, KafkaError, DBAPIError, TimeoutError) as error:
+                self.error = f"consumer: {type(error).__name__}"
+                log.warning("consumer interrupted", error=repr(error))
+            finally:
+                with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                    await asyncio.wait_for(client.stop(), 5)
+                self.lanes.clear()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    def _client(self) -> AIOKafkaConsumer:
+        client = bus.consumer(self.settings, group=self.service)
+        if self.hears.raw_prefix:
+            names = [re.escape(self.hears.raw_prefix) + ".*", *(f"{re.escape(name)}$" for name in self.hears.topics)]
+            client.subscribe(pattern="^(" + "|".join(names) + ")", listener=_Listener(self, client))
+        else:
+            client.subscribe(list(self.hears.topics), listener=_Listener(self, client))
+        return client
+
+    async def assigned(self, client: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
+        """Take over partitions; one that slept longer than tombstones live is read from its beginning and swept."""
+        self.lanes.clear()
+        for tp in partitions:
+            topic = TOPICS.get(tp.topic) or next((t for t in TOPICS.values() if t.per_instance and tp.topic.startswith(t.name + "-")), None)
+            if topic is None:
+                raise LookupError(tp.topic)
+            lane = Lane(topic)
+            if topic.compacted:
+                place = {"topic": tp.topic, "partition": tp.partition}
+                async with self.engine.begin() as connection:
+                    slept = (await connection.execute(_SLEPT, {**place, "limit": self.settings.sleep_limit_s})).scalar_one()
+                    await connection.execute(_AWAKE, place)
+                    lane.pass_number = (await connection.execute(_NEXT_PASS if slept else _PASS, place)).scalar_one()
+                if slept:
+                    log.warning("slept past compaction: reading from the beginning", topic=tp.topic, partition=tp.partition)
+                    lane.sweep_to = (await client.end_offsets([tp]))[tp]
+                    await client.seek_to_beginning(tp)
+            self.lanes[tp] = lane
+
+    async def _hear(self, client: AIOKafkaConsumer) -> None:
+        awake_due = time.monotonic() + AWAKE_S
+        while True:
+            now = time.monotonic()
+            for tp in [tp for tp in client.paused() if tp in self.lanes and self.lanes[tp].retry_at <= now]:
+                client.resume(tp)
+            batches = await client.getmany(timeout_ms=50 if client.paused() else 500, max_records=BATCH)
+            await asyncio.gather(*[self._partition(client, tp, records) for tp, records in batches.items() if tp in self.lanes])
+            for tp, lane in self.lanes.items():
+                if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to:
+                    await self._sweep(tp, lane)
+            if time.monotonic() >= awake_due:
+                awake_due = time.monotonic() + AWAKE_S
+                async with self.engine.begin() as connection:
+                    for tp, lane in self.lanes.items():
+                        if lane.topic.compacted:
+                            await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+
+    async def _partition(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
+        lane = self.lanes[tp]
+        done = await self._apply(lane, records)
+        try:
+            if done:
+                await client.commit({tp: records[done - 1].offset + 1})
+            if done < len(records):
+                client.seek(tp, records[done].offset)
+                client.pause(tp)
+                lane.retry_at = time.monotonic() + RETRY_S * min(2**lane.failures, 40)
+        except (CommitFailedError, IllegalStateError):
+            log.info("partition went to another consumer, which repeats what was not committed", topic=tp.topic, partition=tp.partition)
+
+    async def _apply(self, lane: Lane, records: Sequence[Any]) -> int:
+        """Apply records in order; how many of them are done with."""
+        try:
+            await self._transaction(lane, records)
+        except TRANSIENT:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises, the facts before the failing one still count
+            log.debug("batch failed, going one by one", error=repr(error))
+        else:
+            return len(records)
+        for count, record in enumerate(records):
+            if not await self._apply_one(lane, record):
+                return count
+        return len(records)
+
+    async def _apply_one(self, lane: Lane, record: Any) -> bool:
+        """Apply one record; False when it has to be tried again later."""
+        place = f"{record.topic}[{record.partition}]@{record.offset}"
+        try:
+            await self._transaction(lane, [record])
+        except TRANSIENT:
+            raise
+        except NotYetKnown as wait:
+            log.debug("waits for what is not known yet", place=place, waits_for=str(wait))
+            return False
+        except Exception as error:  # noqa: BLE001 - any failure of a handler is counted and ends as a dead letter or a stop
+            lane.failures += 1
+            log.warning("fact could not be applied", place=place, failures=lane.failures, error=repr(error))
+            if lane.topic.authority or self._is_raw(record.topic):
+                lane.trouble = f"stands still at {place}"
+                return False
+            if lane.failures < self.settings.retries:
+                return False
+            await self._put_aside(record, error)
+        lane.failures = 0
+        lane.trouble = None
+        return True
+
+    def _is_raw(self, topic: str) -> bool:
+        return self.hears.raw_prefix is not None and topic.startswith(self.hears.raw_prefix)
+
+    async def _transaction(self, lane: Lane, records: Sequence[Any]) -> None:
+        first = records[0]
+        if self._is_raw(first.topic) and self.hears.raw_handler is not None:
+            async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
+                raw = [RawRecord(r.topic, r.partition, r.offset, r.key, r.value or b"", r.timestamp) for r in records]
+                await self.hears.raw_handler(raw, uow)
+            return
+        facts = [fact for fact in map(bus.read, records) if isinstance(fact, Fact)]
+        if not facts:
+            return
+        where = {"topic": first.topic, "partition": first.partition, "keys": sorted({fact.key for fact in facts})}
+        async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
+            await uow.session.execute(_CLAIM, where)
+            versions: dict[str, int] = dict((await uow.session.execute(_VERSIONS, where)).tuples().all())
+            for fact in facts:
+                if fact.version > versions[fact.key]:
+                    handler = self.hears.handlers.get(fact.type)
+                    if handler is not None:
+                        await handler(fact, uow)
+                    versions[fact.key] = fact.version
+            await uow.session.execute(_PASSED, {**where, "versions": [versions[key] for key in where["keys"]], "pass": lane.pass_number})
+        APPLIED.labels(first.topic).inc(len(facts))
+        for fact in facts:
+            for told in self.on_applied:
+                told(fact)
+
+    async def _put_aside(self, record: Any, error: Exception) -> None:
+        """Write a dead letter to the outbox; an operator's alarm hangs on the counter and on the log line."""
+        log.error("dead letter", topic=record.topic, partition=record.partition, offset=record.offset, error=repr(error))
+        DEAD.labels(record.topic).inc()
+        letter = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "key": (record.key or b"").decode(errors="replace"),
+            "headers": {name: value.decode(errors="replace") for name, value in record.headers},
+            "value": base64.b64encode(record.value or b"").decode(),
+            "error": type(error).__name__,
+        }
+        async with self.engine.begin() as connection:
+            values = {"topic": f"dead.{self.service}", "id": uuid7(), "service": self.service, "payload": json.dumps(letter)}
+            await connection.execute(_DEAD_LETTER, values)
+            await connection.execute(text("SELECT pg_notify('outbox', '')"))
+
+    async def _sweep(self, tp: TopicPartition, lane: Lane) -> None:
+        """After a full re-read: what was known and was not met again has been erased meanwhile."""
+        lane.sweep_to = None
+        where = {"topic": tp.topic, "partition": tp.partition, "pass": lane.pass_number}
+        async with unit_of_work(self.engine, self.service, f"sweep.{tp.topic}") as uow:
+            gone = list((await uow.session.execute(_UNSEEN, where)).scalars())
+            eraser = self.hears.erasers.get(tp.topic)
+            for key in gone:
+                if eraser is not None:
+                    await eraser(key, uow)
+            await uow.session.execute(_FORGET, {**where, "keys": gone})
+        log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, consumer: Consumer, client: AIOKafkaConsumer) -> None:
+        self.consumer = consumer
+        self.client = client
+
+    async def on_partitions_revoked(self, revoked: object) -> None:
+        """Nothing to drain: a batch commits its effects before its offset, and repeating it changes nothing."""
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        await self.consumer.assigned(self.client, sorted(assigned))

@@ -1,0 +1,129 @@
+"""Refusals and failures as problem documents (RFC 9457)."""
+
+import re
+from typing import ClassVar
+
+from starlette.responses import JSONResponse
+
+TYPE_PREFIX = "urn:hortus:problem:"
+REASON_HEADER = "Hortus-Reason"
+
+
+class Problem(Exception):
+    """A refusal. Subclasses are named for what happened and carry a title; ``detail`` is one sentence for the caller.
+
+    ``slug`` is the stable end of the problem's ``type`` and comes from the class name.
+    """
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The request failed"
+    slug: ClassVar[str] = "problem"
+
+    def __init_subclass__(cls) -> None:
+        """Derive the slug of the subclass from its name, unless it brings one."""
+        if "slug" not in cls.__dict__:
+            cls.slug = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __init__(self, detail: str = "", *, retry_after: int | None = None, errors: list[dict[str, object]] | None = None) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+        self.retry_after = retry_after
+        self.errors = errors
+
+
+class Unauthenticated(Problem):
+    """Who are you?"""
+
+    status = 401
+    title = "Sign in first"
+
+
+class Forbidden(Problem):
+    """The caller may know that it exists, and may not."""
+
+    status = 403
+    title = "Not allowed"
+
+
+class NotFound(Problem):
+    """It does not exist, or the caller may not know that it does."""
+
+    status = 404
+    title = "No such resource"
+
+
+class Conflict(Problem):
+    """The state of the resource does not allow it."""
+
+    status = 409
+    title = "The resource is not in a state that allows this"
+
+
+class ChangedMeanwhile(Conflict):
+    """Two changes met; nothing was stored of this one."""
+
+    title = "The resource was changed by somebody else in the meantime"
+
+
+class PreconditionFailed(Problem):
+    """If-Match names another version."""
+
+    status = 412
+    title = "The resource has another version than If-Match names"
+
+
+class PreconditionRequired(Problem):
+    """An update without If-Match."""
+
+    status = 428
+    title = "Send If-Match with the version that you read"
+
+
+class TooLarge(Problem):
+    """The body is larger than the door takes."""
+
+    status = 413
+    title = "The body is too large"
+
+
+class Unprocessable(Problem):
+    """The body can be read and is not right."""
+
+    status = 422
+    title = "The request is not valid"
+
+
+class TooManyRequests(Problem):
+    """Slow down."""
+
+    status = 429
+    title = "Too many requests"
+
+
+class CannotDecide(Problem):
+    """What is needed for a decision is not known at this moment; nothing was done."""
+
+    status = 503
+    title = "Cannot decide at this moment"
+
+
+class OutOfSpace(Problem):
+    """A disk is full; the door is closed until there is room."""
+
+    status = 507
+    title = "There is no room left"
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    """The answer for a problem: ``application/problem+json`` with the slug in ``Hortus-Reason``."""
+    body: dict[str, object] = {"type": TYPE_PREFIX + problem.slug, "title": problem.title, "status": problem.status}
+    if problem.detail:
+        body["detail"] = problem.detail
+    if problem.errors:
+        body["errors"] = problem.errors
+    headers = {REASON_HEADER: problem.slug}
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(problem.retry_after)
+    if problem.status == Unauthenticated.status:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")

@@ -1,0 +1,158 @@
+"""The unit of work: rows, facts and the audit record commit together or not at all.
+
+A fact goes to the table ``outbox`` in the transaction that changed the aggregate; the relay publishes it afterwards.
+The table is unique on (topic, key, version), so two changes of one aggregate cannot both claim a version.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, unquote
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from uuid_utils.compat import uuid7
+
+from chassis.errors import ChangedMeanwhile
+from contracts.events import Fact
+from contracts.roles import NOBODY, Actor
+
+CHANNEL = "outbox"
+
+_INSERT_FACTS = text("""
+    INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
+    SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:types AS text[]),
+        CAST(:ids AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:actors AS text[]), CAST(:traces AS text[]), CAST(:payloads AS text[]))
+""")
+_INSERT_RECORD = text("INSERT INTO audit_outbox (record) VALUES (CAST(:record AS jsonb))")
+_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', '')")
+
+
+class UnitOfWork:
+    """One transaction's work.
+
+    ``session`` reads and writes rows; ``now`` is the database's clock at the start, aware, UTC; ``actor`` is who acts.
+    """
+
+    def __init__(self, session: AsyncSession, service: str, actor: Actor, action: str, request_id: str, traceparent: str = "") -> None:
+        self.session = session
+        self.service = service
+        self.actor = actor
+        self.action = action
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.now: datetime
+        self.facts: list[Fact] = []
+        self.resource: dict[str, str] = {}
+        self.project_id: UUID | None = actor.project_id
+        self.audited = False
+        self.concealed = False
+
+    async def begin(self) -> None:
+        """Open the transaction and read the database's clock."""
+        self.now = (await self.session.execute(text("SELECT now()"))).scalar_one()
+
+    def new_id(self) -> UUID:
+        """A fresh UUIDv7 (RFC 9562)."""
+        return uuid7()
+
+    def emit(self, fact: Fact) -> None:
+        """Tell the other services; leaves with the commit."""
+        self.facts.append(fact)
+
+    def note(self, **resource: object) -> None:
+        """Say in the audit record what was acted on; ids and counts only, never contents."""
+        self.resource.update({name: str(value) for name, value in resource.items()})
+        self.audited = True
+
+    def conceal(self) -> None:
+        """Say that the answer holds a secret that is shown once: it is not kept for a repeated request."""
+        self.concealed = True
+
+    async def commit(self) -> None:
+        """Write facts and the audit record, wake the relay, commit. Raises ChangedMeanwhile when another change came first."""
+        try:
+            await self.session.flush()
+            if self.facts:
+                await self._write_facts()
+            if self.facts or self.audited:
+                await self.session.execute(_INSERT_RECORD, {"record": json.dumps(self._record())})
+                await self.session.execute(_NOTIFY)
+            await self.session.commit()
+        except IntegrityError as error:
+            raise ChangedMeanwhile from error
+
+    async def _write_facts(self) -> None:
+        facts = self.facts
+        actor = str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
+        await self.session.execute(
+            _INSERT_FACTS,
+            {
+                "topics": [fact.topic.name for fact in facts],
+                "keys": [fact.key for fact in facts],
+                "versions": [fact.version for fact in facts],
+                "types": [fact.type for fact in facts],
+                "ids": [uuid7() for _ in facts],
+                "ats": [self.now for _ in facts],
+                "actors": [actor for _ in facts],
+                "traces": [self.traceparent for _ in facts],
+                "payloads": [fact.model_dump_json() for fact in facts],
+            },
+        )
+
+    def _record(self) -> dict[str, Any]:
+        resource = self.resource or {fact.topic.name: fact.key for fact in self.facts[:8]}
+        return {
+            "record_id": str(uuid7()),
+            "source": self.service,
+            "at": self.now.isoformat(),
+            "request_id": self.request_id,
+            "actor": who_acts(self.actor, self.service),
+            "action": self.action,
+            "resource": resource,
+            "outcome": "allowed",
+            "reason": "allowed",
+            "project_id": str(self.project_id) if self.project_id else None,
+        }
+
+
+def who_acts(actor: Actor, service: str = "") -> dict[str, Any]:
+    """The actor as an audit record names it: ids, username and role, nothing else."""
+    if actor == NOBODY and service:
+        return {"principal": "service", "service": service}
+    return actor.model_dump(
+        mode="json",
+        include={"principal", "user_id", "username", "session_id", "certificate_id", "role", "agent_id", "run_id"},
+        exclude_none=True,
+    )
+
+
+@asynccontextmanager
+async def unit_of_work(
+    engine: AsyncEngine, service: str, action: str, actor: Actor = NOBODY, request_id: str = ""
+) -> AsyncIterator[UnitOfWork]:
+    """A unit of work outside a request: commits at the end, rolls back on an exception."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        uow = UnitOfWork(session, service, actor, action, request_id or str(uuid7()))
+        await uow.begin()
+        yield uow
+        await uow.commit()
+
+
+def facts_header(facts: list[Fact]) -> str:
+    """``Hortus-Facts``: which facts an answer emitted, as ``topic:key:version`` with percent-encoded keys."""
+    return ", ".join(f"{fact.topic.name}:{quote(fact.key, safe='')}:{fact.version}" for fact in facts)
+
+
+def read_facts_header(value: str) -> dict[tuple[str, str], int]:
+    """The versions named in ``Hortus-Facts`` or ``Hortus-After`` by (topic, key). Raises ValueError."""
+    wanted: dict[tuple[str, str], int] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        topic, key, version = item.split(":")
+        place = (topic, unquote(key))
+        wanted[place] = max(int(version), wanted.get(place, 0))
+    return wanted

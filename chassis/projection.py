@@ -1,0 +1,202 @@
+"""An in-memory projection of authority topics, for whoever decides: what is known, and whether it is fresh.
+
+It reads every partition from the beginning, without a consumer group. It is fresh while each partition has a position
+younger than one second; then everything that was committed more than a second ago has been applied. ``Knowledge`` is the
+pure part; ``Projection`` feeds it from Kafka.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from chassis import bus
+from chassis.errors import CannotDecide
+from chassis.log import logger
+from chassis.settings import ProcessSettings
+from contracts.events import Fact, Topic
+
+log = logger(__name__)
+FRESH_S = 1.0
+HOLD_S = 2.0
+WAIT_S = 1.0
+SKEW_S = 2.0
+
+OnChange = Callable[[Fact | None, Fact], None]
+
+
+class Knowledge:
+    """What the facts and positions read so far amount to. Pure: clocks are passed in.
+
+    ``wall`` is Unix time in seconds, ``mono`` a monotonic clock in seconds.
+    """
+
+    def __init__(self, topics: Iterable[Topic]) -> None:
+        self.partitions = [(topic.name, number) for topic in topics for number in range(topic.partitions)]
+        self.facts: dict[str, dict[str, Fact]] = {name: {} for name, _ in self.partitions}
+        self.positions: dict[tuple[str, int], tuple[float, float]] = {}
+        self.broken: str | None = None
+        self.skewed = False
+        self._oldest: tuple[float, float] | None = None
+
+    def apply(self, fact: Fact) -> Fact | None:
+        """Take in a fact; the one it replaces, or the fact itself when its version was passed already."""
+        known = self.facts[fact.topic.name]
+        old = known.get(fact.key)
+        if old is not None and old.version >= fact.version:
+            return fact
+        known[fact.key] = fact
+        return old
+
+    def position(self, topic: str, partition: int, at: float, wall: float, mono: float) -> None:
+        """Take in a position: all that was committed before ``at`` has been read from this partition."""
+        self.skewed = at - wall > SKEW_S
+        self.positions[topic, partition] = (at, mono)
+        if len(self.positions) == len(self.partitions):
+            positions = self.positions.values()
+            self._oldest = (min(at for at, _ in positions), min(seen for _, seen in positions))
+
+    def fresh(self, wall: float, mono: float) -> bool:
+        """Whether everything committed more than a second ago is known."""
+        if self.broken or self.skewed or self._oldest is None:
+            return False
+        at, seen = self._oldest
+        return wall - at < FRESH_S and mono - seen < FRESH_S
+
+    def missing(self, wall: float, mono: float) -> list[str]:
+        """In words, what is in the way of a decision."""
+        if self.broken:
+            return [f"an authority fact cannot be read: {self.broken}"]
+        if self.skewed:
+            return ["this clock is behind the databases' clock by more than 2 s"]
+        stale = []
+        for place in self.partitions:
+            at, seen = self.positions.get(place, (0.0, 0.0))
+            if wall - at >= FRESH_S or mono - seen >= FRESH_S:
+                stale.append(f"no fresh position on {place[0]}[{place[1]}]")
+        return stale
+
+    def version(self, topic: str, key: str) -> int:
+        """The version known of an aggregate, 0 when none."""
+        fact = self.facts[topic].get(key)
+        return fact.version if fact else 0
+
+    def reached(self, wanted: Mapping[tuple[str, str], int]) -> bool:
+        """Whether all wanted versions, of those topics that are followed, are known."""
+        return all(self.version(topic, key) >= version for (topic, key), version in wanted.items() if topic in self.facts)
+
+
+class Projection:
+    """Follows authority topics and answers what is known now; ``await fresh()`` before deciding on it."""
+
+    def __init__(self, settings: ProcessSettings, topics: Iterable[Topic]) -> None:
+        self.settings = settings
+        self.topics = list(topics)
+        self.knowledge = Knowledge(self.topics)
+        self.listeners: list[OnChange] = []
+        self.error: str | None = "not connected to Kafka yet"
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def get(self, topic: Topic, key: str) -> Any:
+        """The newest known fact of an aggregate, or None."""
+        return self.knowledge.facts[topic.name].get(key)
+
+    def all(self, topic: Topic) -> Iterable[Any]:
+        """The newest known facts of a topic."""
+        return self.knowledge.facts[topic.name].values()
+
+    def on_change(self, listener: OnChange) -> None:
+        """Call ``listener(old, new)`` after every change; it must not block."""
+        self.listeners.append(listener)
+
+    def is_fresh(self) -> bool:
+        """Whether a decision can be made now."""
+        return self.knowledge.fresh(time.time(), time.monotonic())
+
+    def missing(self) -> list[str]:
+        """What keeps the projection from being ready."""
+        if self.is_fresh():
+            return []
+        return ([self.error] if self.error else []) + self.knowledge.missing(time.time(), time.monotonic())
+
+    async def fresh(self, timeout: float = HOLD_S) -> None:  # noqa: ASYNC109 - a hold, not a cancellation
+        """Hold until a decision can be made. Raises CannotDecide when that takes longer than ``timeout`` seconds."""
+        if not self.is_fresh() and not await self.until(self.is_fresh, timeout):
+            raise CannotDecide("The newest permissions are not known at this moment.", retry_after=1)
+
+    async def reached(self, wanted: Mapping[tuple[str, str], int], timeout: float = WAIT_S) -> bool:  # noqa: ASYNC109
+        """Wait up to ``timeout`` seconds until the wanted versions are known; whether they are."""
+        return await self.until(lambda: self.knowledge.reached(wanted), timeout)
+
+    async def until(self, condition: Callable[[], bool], timeout: float) -> bool:  # noqa: ASYNC109
+        """Wait until a condition on what is known holds, looking again after each change; whether it holds."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(left, 0.1))
+        return True
+
+    async def start(self) -> None:
+        """Begin to follow, in the background."""
+        self._task = asyncio.create_task(self._run(), name="projection")
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            client = bus.consumer(self.settings)
+            try:
+                await client.start()
+                client.assign([TopicPartition(name, number) for name, number in self.knowledge.partitions])
+                await client.seek_to_beginning()
+                self.error = None
+                while True:
+                    for records in (await client.getmany(timeout_ms=200)).values():
+                        for record in records:
+                            self._take(record)
+                    event, self._changed = self._changed, asyncio.Event()
+                    event.set()
+            except (OSError, KafkaError, TimeoutError) as error:
+                self.error = f"Kafka: {type(error).__name__}"
+                log.warning("projection interrupted", error=repr(error))
+            finally:
+                with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                    await asyncio.wait_for(client.stop(), 5)
+            await asyncio.sleep(0.2)
+
+    def _take(self, record: Any) -> None:
+        try:
+            read = bus.read(record)
+        except bus.Undecodable as error:
+            if self.knowledge.broken is None:
+                log.error("an authority fact cannot be read; deciding stops", place=str(error))
+            self.knowledge.broken = str(error)
+            return
+        if isinstance(read, bus.Position):
+            self.knowledge.position(record.topic, record.partition, read.at.timestamp(), time.time(), time.monotonic())
+        elif read is None:
+            self.knowledge.facts[record.topic].pop((record.key or b"").decode(), None)
+        else:
+            old = self.knowledge.apply(read)
+            if old is not read:
+                for listener in self.listeners:
+                    listener(old, read)
+
+
+def utc_now() -> datetime:
+    """This process's clock, for instants at which a right begins or ends."""
+    return datetime.now(UTC)
