@@ -1,0 +1,97 @@
+"""The ``hortus`` command.
+
+It ends with 0, or with 1: refused, or another problem; 2: not understood; 3: not signed in; 4: not found;
+5: conflict; 6: cannot be decided now, or unreachable; 130: interrupted.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hortus.cli import ledger, people, show, signin
+from hortus.cli.datasets import datasets
+from hortus.cli.jobs import agents, jobs
+from hortus.cli.options import Ambiguous, chosen
+from hortus.cli.projects import certificate, members, projects
+from hortus.client import HortusError, Refused, Unreachable
+
+USAGE = 2
+NOT_SIGNED_IN = 3
+UNREACHABLE = 6
+INTERRUPTED = 130
+BY_STATUS = {401: NOT_SIGNED_IN, 404: 4, 409: 5, 412: 5, 428: 5, 502: UNREACHABLE, 503: UNREACHABLE, 504: UNREACHABLE}
+
+app = typer.Typer(
+    name="hortus",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Ends with 0, or 1: refused or another problem, 2: not understood, 3: not signed in, 4: not found, "
+    "5: conflict, 6: cannot be decided now or unreachable, 130: interrupted.",
+)
+
+
+@app.callback()
+def hortus(
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="HORTUS_CERTIFICATE", help="Act with the project certificate in this folder (`hortus certificate create`)."),
+    ] = None,
+) -> None:
+    """Work on data that stays where it is."""
+    chosen.certificate = certificate
+
+
+app.command("setup")(people.setup)
+app.command("accept")(people.accept)
+app.command("login")(people.login)
+app.command("logout")(people.logout)
+app.command("whoami")(people.whoami)
+app.add_typer(people.users, name="users")
+app.add_typer(projects, name="projects")
+app.add_typer(members, name="members")
+app.add_typer(datasets, name="datasets")
+app.add_typer(certificate, name="certificate")
+app.add_typer(jobs, name="jobs")
+app.add_typer(agents, name="agents")
+app.command("search")(ledger.search)
+app.add_typer(ledger.audit, name="audit")
+
+
+def exit_code(error: HortusError) -> int:
+    """The number that the command ends with."""
+    if isinstance(error, signin.NotSignedIn):
+        return NOT_SIGNED_IN
+    if isinstance(error, Ambiguous):
+        return USAGE
+    if isinstance(error, Unreachable):
+        return UNREACHABLE
+    if isinstance(error, Refused):
+        return BY_STATUS.get(error.status, 1)
+    return 1
+
+
+def main() -> None:
+    """Run the command; every error is one sentence on standard error and a number."""
+    try:
+        ended = app(standalone_mode=False)
+    except HortusError as error:
+        show.say(str(error))
+        if isinstance(error, Refused) and error.status == 401:
+            show.say("Sign in with `hortus login`.")
+        sys.exit(exit_code(error))
+    except typer.TyperException as error:
+        show.say(error.format_message())
+        sys.exit(USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        show.say(f"{error.filename or 'A file'}: {error.strerror}.")
+        sys.exit(1)
+    sys.exit(ended if isinstance(ended, int) else 0)

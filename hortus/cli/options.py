@@ -1,0 +1,84 @@
+"""Options and arguments that several commands share, and how names become ids."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from hortus.cli import signin
+from hortus.client import Client, HortusError, Refused
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on standard output.")]
+ProjectOption = Annotated[
+    str, typer.Option("--project", "-p", envvar="HORTUS_PROJECT", help="The project: its name or id.", show_default=False)
+]
+Address = Annotated[
+    str | None, typer.Option("--address", envvar="HORTUS_ADDRESS", help="Where Hortus is: https://host:port.", show_default=False)
+]
+Trust = Annotated[
+    Path | None,
+    typer.Option("--trust", envvar="HORTUS_ROOT", help="PEM file of the root certificate to trust; kept from then on.", show_default=False),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="Read the password from this file (else HORTUS_PASSWORD, else a prompt)."),
+]
+Dataset = Annotated[str, typer.Argument(help="The dataset: its name or id.")]
+
+
+class Ambiguous(HortusError):
+    """A name fits several things; the command line has to say which."""
+
+
+class _Chosen:
+    certificate: Path | None = None
+
+
+chosen = _Chosen()
+
+
+@contextmanager
+def signed_in() -> Iterator[Client]:
+    """The client of who is signed in, or of the certificate that ``--certificate`` names."""
+    with signin.client(chosen.certificate) as client:
+        yield client
+
+
+def is_id(name: str) -> bool:
+    """Whether this is an id already."""
+    try:
+        return str(UUID(name)) == name.lower()
+    except ValueError:
+        return False
+
+
+def project_id(client: Client, name: str) -> str:
+    """The id of one of the caller's projects."""
+    return name if is_id(name) else _the(name, "project", client.projects.list(), lambda item: str(item["project_id"]))
+
+
+def dataset_id(client: Client, project: str, name: str) -> str:
+    """The id of a dataset in a project."""
+    return name if is_id(name) else _the(name, "dataset", client.datasets.list(project), lambda item: str(item["dataset_id"]))
+
+
+def job_id(client: Client, project: str, name: str) -> str:
+    """The id of a job in a project; of several of one name the newest."""
+    if is_id(name):
+        return name
+    ids = [job["job_id"] for job in client.jobs.list(project) if job["name"] == name]
+    if not ids:
+        raise Refused(404, "not-found", f"There is no job {name!r} that you may know of")
+    return max(ids)
+
+
+def _the(name: str, what: str, items: Iterable[Mapping[str, Any]], identify: Callable[[Mapping[str, Any]], str]) -> str:
+    ids = [identify(item) for item in items if item["name"] == name]
+    if not ids:
+        raise Refused(404, "not-found", f"There is no {what} {name!r} that you may know of")
+    if len(ids) > 1:
+        raise Ambiguous(f"Several {what}s are named {name!r}; say which by its id: {', '.join(ids)}.")
+    return ids[0]

@@ -1,0 +1,167 @@
+"""Commands for projects, their members and certificates."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hortus.cli import show, signin
+from hortus.cli.options import Json, ProjectOption, project_id, signed_in
+from hortus.client import HortusError, new_key, write_private
+
+projects = typer.Typer(no_args_is_help=True, help="Projects: sandboxes of people, data and programs.")
+members = typer.Typer(no_args_is_help=True, help="Who is what in a project.")
+certificate = typer.Typer(no_args_is_help=True, help="Project certificates, for programs that act for you in one project.")
+PROJECT = ("name", "role", "state", "description", "project_id")
+MEMBER = ("username", "role", "purpose", "starts_at", "ends_at", "user_id")
+CERTIFICATE = ("certificate_id", "user_id", "not_before", "not_after", "live")
+
+Project = Annotated[str, typer.Argument(help="The project: its name or id.")]
+User = Annotated[str, typer.Argument(help="The person: username or id.")]
+Ends = Annotated[str | None, typer.Option("--ends", help="When the role ends by itself (RFC 3339).")]
+Purpose = Annotated[str | None, typer.Option(help="What the person needs the data for.")]
+
+
+class RoleName(StrEnum):
+    """The roles of a project."""
+
+    data_owner = "data_owner"
+    data_scientist = "data_scientist"
+
+
+@projects.command("create")
+def create_project(
+    name: Annotated[str, typer.Argument(help="The project's name.")],
+    description: Annotated[str, typer.Option(help="What it is about.")] = "",
+    purpose: Annotated[str, typer.Option(help="Your own purpose in it.")] = "",
+    machine: Json = False,
+) -> None:
+    """Make a project; you become its Data Owner."""
+    with signed_in() as client:
+        show.one(client.projects.create(name, description, purpose), PROJECT, machine=machine)
+
+
+@projects.command("list")
+def list_projects(machine: Json = False) -> None:
+    """List your projects."""
+    with signed_in() as client:
+        show.rows(client.projects.list(), PROJECT, machine=machine)
+
+
+@projects.command("show")
+def show_project(project: Project, machine: Json = False) -> None:
+    """Show a project."""
+    with signed_in() as client:
+        show.one(client.projects.get(project_id(client, project)), (*PROJECT, "created_at"), machine=machine)
+
+
+@projects.command("change")
+def change_project(
+    project: Project,
+    description: Annotated[str, typer.Option(help="The new description.")],
+    machine: Json = False,
+) -> None:
+    """Change a project's description (Data Owners)."""
+    with signed_in() as client:
+        changed = client.projects.change(project_id(client, project), description=description)
+    show.one(changed, PROJECT, machine=machine)
+
+
+@members.command("add")
+def add_member(
+    user: Annotated[str, typer.Argument(help="The person's username.")],
+    role: Annotated[RoleName, typer.Argument(help="What they become.")],
+    project: ProjectOption,
+    purpose: Purpose = None,
+    starts: Annotated[str | None, typer.Option("--starts", help="When the role begins (RFC 3339); now if not given.")] = None,
+    ends: Ends = None,
+    machine: Json = False,
+) -> None:
+    """Give a person a role in a project (Data Owners)."""
+    with signed_in() as client:
+        project = project_id(client, project)
+        member = client.members.add(project, user, role.value, purpose=purpose, starts_at=starts, ends_at=ends)
+    show.one(member, MEMBER, machine=machine)
+
+
+@members.command("list")
+def list_members(project: ProjectOption, machine: Json = False) -> None:
+    """List a project's members."""
+    with signed_in() as client:
+        show.rows(client.members.list(project_id(client, project)), MEMBER, machine=machine)
+
+
+@members.command("change")
+def change_member(
+    user: User,
+    project: ProjectOption,
+    role: Annotated[RoleName | None, typer.Option(help="The new role.")] = None,
+    purpose: Purpose = None,
+    ends: Ends = None,
+    machine: Json = False,
+) -> None:
+    """Change a member's role, purpose or end (Data Owners)."""
+    with signed_in() as client:
+        project = project_id(client, project)
+        member = client.members.find(project, user)
+        changed = client.members.change(
+            project,
+            member["user_id"],
+            role=role.value if role else None,
+            purpose=purpose,
+            ends_at=ends,
+            version=member["version"],
+        )
+    show.one(changed, MEMBER, machine=machine)
+
+
+@members.command("remove")
+def remove_member(user: User, project: ProjectOption) -> None:
+    """Take a person's role away: their transfers are cut and their jobs killed (Data Owners)."""
+    with signed_in() as client:
+        project = project_id(client, project)
+        member = client.members.find(project, user)
+        client.members.remove(project, member["user_id"])
+    show.say(f"{member['username']} is no member any more.")
+
+
+@certificate.command("create")
+def create_certificate(
+    project: ProjectOption,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help=f"Where {signin.KEY_FILE} and {signin.CHAIN_FILE} go (0600); beside your sign-in if not given."),
+    ] = None,
+    machine: Json = False,
+) -> None:
+    """Make a key on this machine and have it certified for one project; use it with `hortus --certificate FOLDER …`."""
+    kept = signin.load()
+    with signed_in() as client:
+        project = project_id(client, project)
+        made = new_key(f"{project}__{kept.username}")
+        issued = client.certificates.create(project, made.csr)
+    target = folder or signin.place().parent / "certificates" / project
+    try:
+        write_private(target / signin.KEY_FILE, made.key)
+        write_private(target / signin.CHAIN_FILE, issued["chain"].encode())
+    except OSError as error:
+        raise HortusError(f"The certificate cannot be written to {target}: {error.strerror}.") from error
+    show.one({**issued, "folder": str(target)}, (*CERTIFICATE, "folder"), machine=machine)
+
+
+@certificate.command("list")
+def list_certificates(project: ProjectOption, machine: Json = False) -> None:
+    """List the project's certificates that you may see."""
+    with signed_in() as client:
+        show.rows(client.certificates.list(project_id(client, project)), CERTIFICATE, machine=machine)
+
+
+@certificate.command("revoke")
+def revoke_certificate(
+    certificate_id: Annotated[str, typer.Argument(help="The certificate's id (its serial in hex).")], project: ProjectOption
+) -> None:
+    """Withdraw a certificate."""
+    with signed_in() as client:
+        client.certificates.revoke(project_id(client, project), certificate_id)
+    show.say("The certificate is withdrawn.")
