@@ -1,6 +1,5 @@
 """Fetch Kafka and Elasticsearch by their lock files into the cache that checkouts share."""
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -8,9 +7,8 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from jgo.constants import MAVEN_CENTRAL_URL
 from remotezip import RemoteIOError, RemoteZip
 
 from compose.local.account import Account
-from compose.local.home import REPOSITORY, cache_folder, open_folder
+from compose.local.home import REPOSITORY, cache_folder, file_lock, open_folder
 from compose.local.problems import SetupProblem
 
 CONNECTIONS = 8
@@ -107,14 +105,6 @@ def fetch_all(lock: Lock, folder: Path, get: Get, *, flat: bool = False) -> int:
     """
     with file_lock(folder.with_name(folder.name + ".lock")), ThreadPoolExecutor(CONNECTIONS) as pool:
         return sum(pool.map(lambda entry: _ensure(entry, folder, get, flat=flat), lock.entries))
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; other processes wait, and the kernel lets go when this one ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _ensure(entry: Entry, folder: Path, get: Get, *, flat: bool) -> bool:

@@ -1,14 +1,21 @@
 """Where everything of one suite lies: secrets, trust, certificates, states, logs and the servers' data."""
 
+import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from compose.local import account
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ELSEWHERE = Path("/var/lib/hortus")
+OWNER = "home"
 
 
 def cache_folder() -> Path:
@@ -34,6 +41,13 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
+def _sweep() -> None:
+    # the data of a home that was deleted by hand would stay for ever, because it does not lie in it
+    for owner in ELSEWHERE.glob(f"*/{OWNER}"):
+        if not Path(os.fsdecode(owner.read_bytes())).exists():
+            shutil.rmtree(owner.parent, ignore_errors=True)
+
+
 class Home:
     """One suite's state folder; two suites have two homes and know nothing of each other."""
 
@@ -51,15 +65,30 @@ class Home:
         for folder in (self.secrets, self.tls, self.state, self.run):
             folder.mkdir(exist_ok=True, mode=0o700)
 
+    @classmethod
+    def temporary(cls) -> Self:
+        """A new home below /tmp, reachable for the servers' account; ``erase`` it in the end."""
+        folder = Path(tempfile.mkdtemp(prefix="hortus-home-"))
+        folder.chmod(0o755)
+        return cls(folder)
+
+    def erase(self) -> None:
+        """Remove the home and the servers' data with it."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
     @property
     def data(self) -> Path:
         """The servers' data: `<home>/data`, or below /var/lib/hortus where the servers' account cannot reach the home."""
         own = self.path / "data"
         if account.servers().reaches(own):
-            folder = own
-        else:
-            folder = Path("/var/lib/hortus") / hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return open_folder(folder)
+            return open_folder(own)
+        open_folder(ELSEWHERE)
+        _sweep()
+        folder = open_folder(ELSEWHERE / hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16])
+        if not (folder / OWNER).exists():
+            keep(folder / OWNER, os.fsencode(self.path))
+        return folder
 
     def server_folder(self, name: str) -> Path:
         """The data folder of the server ``name``, 0700 and its account's own."""
@@ -95,6 +124,14 @@ class Home:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             keep(path, secrets.token_urlsafe(32).encode())
         return path
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; other processes wait, and the kernel lets go when this one ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def keep(path: Path, content: bytes, mode: int = 0o600) -> None:
