@@ -1,0 +1,277 @@
+"""The command as a person meets it: run as a process, against a door."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hortus.door import Answer, Asked, Door, ledger, problem
+from tests.hortus.test_client import chain_of, described, stored
+
+USER = {"user_id": "u", "username": "ada", "email": "ada@example.org", "status": "active", "cluster_roles": [], "version": 1}
+SESSION = {
+    "session_id": "s1",
+    "access_token": "the-t0ken",
+    "expires_at": "2030-01-01T00:00:00Z",
+    "session_expires_at": "2030-01-01T12:00:00Z",
+    "user": USER,
+}
+P = "01890000-0000-7000-8000-000000000001"
+D = "01890000-0000-7000-8000-000000000002"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def environment(door: Door, tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HORTUS_")}
+    return kept | {"HORTUS_CONFIG": str(tmp_path / "config" / "sign-in.json"), "HORTUS_ROOT": str(door.root), "TERM": "dumb"}
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def go(*arguments: str, typed: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "hortus.cli", *arguments]
+        return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, env=environment | more, check=False)
+
+    return go
+
+
+@pytest.fixture
+def signed_in(door: Door, run: Run) -> Run:
+    door.on("POST", "/sessions", Answer(201, SESSION))
+    ended = run("login", "ada", "--address", door.address, "--code", "123456", HORTUS_PASSWORD="correct horse battery")
+    assert ended.returncode == 0, ended.stderr
+    door.asked.clear()
+    return run
+
+
+def test_signing_in_keeps_the_sign_in_where_only_its_owner_can_read_it(door: Door, signed_in: Run, environment: dict[str, str]) -> None:
+    path = Path(environment["HORTUS_CONFIG"])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    door.on("GET", "/users/me", USER)
+    ended = signed_in("whoami", "--json")
+    assert json.loads(ended.stdout)["username"] == "ada"
+    assert door.asked[0].headers["authorization"] == "Bearer the-t0ken"
+
+
+def test_a_password_comes_from_a_file_and_is_never_printed(door: Door, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("from the file\n")
+    door.on("POST", "/sessions", Answer(201, SESSION))
+    ended = run("login", "ada", "--address", door.address, "--code", "1", "--password-file", str(tmp_path / "password"), "--json")
+    assert door.asked[0].json["password"] == "from the file"
+    assert "from the file" not in ended.stdout + ended.stderr
+    assert "the-t0ken" not in ended.stdout + ended.stderr
+
+
+def test_there_is_no_option_that_takes_a_password(run: Run, door: Door) -> None:
+    ended = run("login", "ada", "--address", door.address, "--password", "secret")
+    assert ended.returncode == 2
+
+
+def test_a_sign_in_that_others_can_read_is_not_used(signed_in: Run, door: Door, environment: dict[str, str]) -> None:
+    Path(environment["HORTUS_CONFIG"]).chmod(0o644)
+    ended = signed_in("whoami")
+    assert ended.returncode == 1
+    assert "chmod 600" in ended.stderr
+    assert door.asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (problem(403, "role-may-not", "Your role may not do this"), 1),
+        (problem(401, "not-signed-in", "Sign in first"), 3),
+        (problem(404, "not-found", "There is no such project"), 4),
+        (problem(409, "name-taken", "The name is taken"), 5),
+        (problem(503, "not-fresh", "Cannot decide now"), 6),
+        (Answer(lose=True), 6),
+    ],
+    ids=["refused", "not signed in", "not found", "conflict", "cannot decide", "lost"],
+)
+def test_every_error_is_a_sentence_and_a_number(door: Door, signed_in: Run, answer: Answer, code: int) -> None:
+    door.on("GET", f"/projects/{P}", answer)
+    ended = signed_in("projects", "show", P, "--json")
+    assert ended.returncode == code
+    assert ended.stdout == ""
+    assert ended.stderr.endswith(".\n")
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_a_sign_in_the_number_is_three(run: Run) -> None:
+    ended = run("projects", "list")
+    assert ended.returncode == 3
+    assert ended.stderr == "You are not signed in: run `hortus login`.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["datasets", "put"],
+        ["members", "add", "bob", "king", "-p", "x"],
+        ["setup", "http://x/#y"],
+        ["jobs", "run", "/none", "-p", "x"],
+    ],
+)
+def test_what_is_not_understood_is_two(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_next_command_is_answered_by_parts_that_know_what_the_last_one_did(door: Door, signed_in: Run) -> None:
+    door.on("POST", "/projects", Answer(201, {"project_id": P, "name": "study"}, {"Hortus-Facts": f"projects:{P}:1"}))
+    door.on("GET", "/projects", {"items": [], "next": None})
+    assert signed_in("projects", "create", "study").returncode == 0
+    assert signed_in("projects", "list").returncode == 0
+    assert door.asked[1].headers["hortus-after"] == f"projects:{P}:1"
+
+
+def test_a_name_is_looked_up_and_an_ambiguous_one_is_asked_about(door: Door, signed_in: Run) -> None:
+    two = {"items": [{"name": "study", "project_id": P}, {"name": "study", "project_id": D}], "next": None}
+    one = {"items": [{"name": "study", "project_id": P}, {"name": "other", "project_id": D}], "next": None}
+    door.on("GET", "/projects", two, one, one)
+    door.on("GET", f"/projects/{P}", {"name": "study", "project_id": P})
+    ambiguous = signed_in("projects", "show", "study")
+    assert ambiguous.returncode == 2
+    assert P in ambiguous.stderr
+    assert signed_in("projects", "show", "study").returncode == 0
+    assert signed_in("projects", "show", "nobody's").returncode == 4
+
+
+def test_a_folder_is_put_in_with_its_tree(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "scans" / "a").mkdir(parents=True)
+    (tmp_path / "scans" / "a" / "1.dcm").write_bytes(b"one")
+    (tmp_path / "scans" / "2.dcm").write_bytes(b"two")
+    for name in ("mri/a/1.dcm", "mri/2.dcm"):
+        door.on("PUT", f"/projects/{P}/datasets/{D}/files/{name}", stored)
+    ended = signed_in("datasets", "put", D, str(tmp_path / "scans"), "--project", P, "--to", "mri/", "--json")
+    assert [file["path"] for file in json.loads(ended.stdout)] == ["mri/2.dcm", "mri/a/1.dcm"]
+
+
+def test_files_come_out_to_a_folder_and_a_name_that_would_leave_it_is_an_error(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    files = f"/projects/{P}/datasets/{D}/files"
+    door.on(
+        "GET",
+        files,
+        {"items": [described(b"model", "a/model.pt")], "next": None},
+        {"items": [described(b"evil", "../../evil")], "next": None},
+    )
+    door.on("GET", f"{files}/a/model.pt", Answer(body=b"model"))
+    assert signed_in("datasets", "get", D, "-p", P, "--to", str(tmp_path / "out")).returncode == 0
+    assert (tmp_path / "out" / "a" / "model.pt").read_bytes() == b"model"
+    assert signed_in("datasets", "get", D, "-p", P, "--to", str(tmp_path / "out" / "a")).returncode == 1
+    assert not list(tmp_path.glob("**/evil"))
+
+
+def test_a_watched_job_that_fails_makes_the_command_fail(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text("print('hello')\n")
+    job: dict[str, Any] = {"job_id": D, "name": "train", "state": "queued", "reason": None, "metrics": {}}
+    door.on("POST", f"/projects/{P}/jobs", Answer(201, job))
+    door.on("GET", f"/projects/{P}/jobs/{D}", job, {**job, "state": "failed", "reason": "exit code 1"})
+    ended = signed_in("jobs", "run", str(program), "-p", P, "--input", D, "--watch", "--json", "-a", "--epochs", "-a", "3")
+    assert ended.returncode == 1
+    assert json.loads(ended.stdout)["state"] == "failed"
+    assert ended.stderr.splitlines() == ["train: queued", "train: failed", "The job failed: exit code 1."]
+    sent = door.asked[0].json
+    assert sent["program"] == "print('hello')\n"
+    assert (sent["inputs"], sent["arguments"], sent["environment"]) == ([D], ["--epochs", "3"], "python")
+
+
+def test_a_log_cannot_steer_the_terminal(door: Door, signed_in: Run) -> None:
+    log = {"text": "[red]loss\x1b]0;owned\x07 0.1", "truncated": True, "budget_left": 7, "run_state": "running"}
+    door.on("GET", f"/projects/{P}/jobs/{D}/log", log)
+    ended = signed_in("jobs", "log", D, "-p", P)
+    assert "\x1b" not in ended.stdout
+    assert "[red]loss" in ended.stdout
+    assert "7 bytes" in ended.stderr
+
+
+def test_a_key_stays_here_and_only_its_owner_reads_it(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    def issue(asked: Asked) -> Answer:
+        assert "PRIVATE" not in asked.body.decode()
+        return Answer(201, {"certificate_id": "0a", "chain": "-----BEGIN CERTIFICATE-----\n", "live": True})
+
+    door.on("POST", f"/projects/{P}/certificates", issue)
+    folder = tmp_path / "mine"
+    assert signed_in("certificate", "create", "-p", P, "--folder", str(folder)).returncode == 0
+    assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == {"key.pem": 0o600, "certificate.pem": 0o600}
+
+
+def test_accepting_an_invitation_shows_the_second_factor_and_asks_for_a_code(door: Door, run: Run) -> None:
+    factor = {"username": "ada", "totp_secret": "ABC", "totp_uri": "otpauth://totp/x"}
+    door.on("POST", "/invitations/acceptance", factor)
+    door.on("POST", "/invitations/confirmation", USER)
+    ended = run("accept", "t0ken", "--address", door.address, "--json", typed="654321\n", HORTUS_PASSWORD="correct horse battery")
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout) == factor
+    assert door.asked[1].json == {"token": "t0ken", "code": "654321"}
+
+
+def test_the_one_time_link_names_the_place_and_carries_the_token(door: Door, run: Run) -> None:
+    door.on("POST", "/invitations/acceptance", {"username": "admin", "totp_secret": "ABC", "totp_uri": "otpauth://totp/x"})
+    door.on("POST", "/invitations/confirmation", {**USER, "username": "admin"})
+    ended = run("setup", f"{door.address}/setup#t0ken", typed="1\n", HORTUS_PASSWORD="correct horse battery")
+    assert ended.returncode == 0, ended.stderr
+    assert door.asked[0].json["token"] == "t0ken"
+
+
+def test_signing_out_ends_the_session_and_forgets_it(door: Door, signed_in: Run, environment: dict[str, str]) -> None:
+    door.on("DELETE", "/sessions/s1", Answer(204))
+    assert signed_in("logout").returncode == 0
+    assert "the-t0ken" not in Path(environment["HORTUS_CONFIG"]).read_text()
+    assert signed_in("whoami").returncode == 3
+
+
+def test_verifying_says_what_does_not_hold_and_fails(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    records: Any = ledger("auth", 3)
+    door.on("GET", "/audit/chains", [chain_of(records)])
+    door.on("GET", "/audit/records", {"items": records, "next": None})
+    held = signed_in("audit", "verify", "--json")
+    assert held.returncode == 0, held.stderr
+    (tmp_path / "heads").write_text(held.stdout)
+    assert signed_in("audit", "verify", "--earlier", str(tmp_path / "heads")).returncode == 0
+    door.on("GET", "/audit/records", {"items": [*records[:1], *records[2:]], "next": None})
+    broken = signed_in("audit", "verify", "--json")
+    assert broken.returncode == 1
+    assert "Where number 2 should stand there is number 3." in broken.stderr
+
+
+def test_interrupting_ends_cleanly_and_leaves_no_half_file(door: Door, signed_in: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    held = threading.Event()
+    released = threading.Event()
+
+    def slow(_: Asked) -> Answer:
+        held.set()
+        released.wait(30)
+        return Answer(body=b"model")
+
+    files = f"/projects/{P}/datasets/{D}/files"
+    door.on("GET", files, {"items": [described(b"model", "model.pt")], "next": None})
+    door.on("GET", f"{files}/model.pt", slow)
+    command = [sys.executable, "-m", "hortus.cli", "datasets", "get", D, "-p", P, "--to", str(tmp_path / "out")]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert held.wait(30)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    released.set()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_hash_of_a_put_file_is_shown(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"content")
+    door.on("PUT", f"/projects/{P}/datasets/{D}/files/f", stored)
+    ended = signed_in("datasets", "put", D, str(tmp_path / "f"), "-p", P, "--json")
+    assert json.loads(ended.stdout)[0]["sha256"] == hashlib.sha256(b"content").hexdigest()
