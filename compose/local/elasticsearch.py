@@ -61,7 +61,7 @@ class Elasticsearch(Server):
         configuration = self.folder / "config"
         self._configure(configuration, tree)
         arguments: list[str | Path] = [
-            *(java, "-Xms4m", "-Xmx48m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
+            *(java, "-Xms4m", "-Xmx48m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
             *("-Dcli.name=server", "-Dcli.script=./bin/elasticsearch", "-Dcli.libs=lib/tools/server-cli"),
             *(f"-Des.path.home={tree}", f"-Des.path.conf={configuration}", "-Des.distribution.type=tar"),
             *("-cp", f"{tree}/lib/*:{tree}/lib/cli-launcher/*", "org.elasticsearch.launcher.CliToolLauncher"),
@@ -102,7 +102,7 @@ class Elasticsearch(Server):
         hashed = f"{{PBKDF2}}{ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
         files = {
             "elasticsearch.yml": "".join(f"{key}: {value}\n" for key, value in self._settings().items()),
-            "jvm.options": f"-Xms{HEAP}\n-Xmx{HEAP}\n-XX:+UseSerialGC\n-Xlog:disable\n-Djava.io.tmpdir={self.folder / 'tmp'}\n",
+            "jvm.options": f"-Xms{HEAP}\n-Xmx{HEAP}\n-XX:+UseSerialGC\n-XX:-UsePerfData\n-Xlog:disable\n-Djava.io.tmpdir={self.folder / 'tmp'}\n",
             "users": f"{USER}:{hashed}\n",
             "users_roles": f"{ROLE}:{USER}\n",
             "roles.yml": ROLES,

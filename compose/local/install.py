@@ -46,7 +46,7 @@ def ensure_venv() -> None:
     stamp = VENV / STAMP
     if _stamped(stamp, wanted):
         return
-    with file_lock(REPOSITORY / ".venv.lock"):
+    with file_lock(cache_folder() / f"venv-{hashlib.sha256(os.fsencode(REPOSITORY)).hexdigest()[:12]}.lock"):
         if _stamped(stamp, wanted):
             return
         _say("Installing the packages that the suite runs on into .venv …")

@@ -173,7 +173,15 @@ class Kafka(Server):
         jars = reachable(kafka_jars(), "kafka-jars", self.account)
         command = [
             str(find_java(self.account)),
-            *("-Xms96m", "-Xmx384m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:MaxMetaspaceSize=128m"),
+            *(
+                "-Xms96m",
+                "-Xmx384m",
+                "-Xss512k",
+                "-XX:+UseSerialGC",
+                "-XX:-UsePerfData",
+                "-XX:TieredStopAtLevel=1",
+                "-XX:MaxMetaspaceSize=128m",
+            ),
             *(f"-Dlog4j2.configurationFile=file:{self.folder}/log4j2.properties", f"-Djava.io.tmpdir={self.folder}"),
             *("-cp", f"{jars}/*", entry, *arguments, str(self.folder / "server.properties")),
         ]

@@ -64,15 +64,19 @@ class _Spawner:
 _spawner = _Spawner()
 
 
+def boot_id() -> str:
+    """Which start of the machine this is."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def started_at(pid: int) -> str | None:
     """When the process ``pid`` started, as boot and clock ticks; None where it does not live. A reused pid differs."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in {"Z", "X"} else f"{boot}:{fields[19]}"
+    return None if fields[0] in {"Z", "X"} else f"{boot_id()}:{fields[19]}"
 
 
 class Child:
@@ -222,12 +226,16 @@ class Child:
 
 
 def end_leftovers(home: Home) -> list[str]:
-    """Kill the children that a runner of ``home`` left behind, and return their names. Reused pids are let be."""
+    """Kill the children that a runner of ``home`` left behind, with all they started, and return their names.
+
+    A pid that another process has by now is let be; so is everything recorded before the machine's last start.
+    """
     ended = []
     for record in sorted(_records(home).glob("*.json")):
         known = json.loads(record.read_text())
-        if known["started"] is not None and started_at(known["pid"]) == known["started"]:
-            _kill_group(known["pid"])
+        same_boot = known["started"] is not None and known["started"].startswith(f"{boot_id()}:")
+        # a group's number is not given to another process while one of its members lives
+        if same_boot and started_at(known["pid"]) in {known["started"], None} and _kill_group(known["pid"]):
             ended.append(record.stem)
         record.unlink(missing_ok=True)
     return ended
@@ -250,6 +258,9 @@ def _records(home: Home) -> Path:
     return folder
 
 
-def _kill_group(group: int) -> None:
-    with suppress(ProcessLookupError):
+def _kill_group(group: int) -> bool:
+    try:
         os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
