@@ -7,14 +7,14 @@ it, run the route, commit, answer. A failed commit is a failure, never a success
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy import text
@@ -34,7 +34,7 @@ from chassis.errors import (
     Unprocessable,
 )
 from chassis.outbox import UnitOfWork, facts_header, read_facts_header
-from contracts.policy import API, POLICY, Action, Decision, Service, decide
+from contracts.policy import API, POLICY, Action, Decision, Service, Who, decide
 from contracts.roles import NOBODY, Actor, Principal
 
 IDENTITY_HEADER = "Hortus-Identity"
@@ -185,6 +185,15 @@ async def _uow(request: Request) -> UnitOfWork:
 
 
 Uow = Annotated[UnitOfWork, Depends(_uow)]
+OpenUow = Callable[[], Awaitable[UnitOfWork]]
+
+
+async def _later(request: Request) -> OpenUow:
+    return functools.partial(_uow, request)
+
+
+LaterUow = Annotated[OpenUow, Depends(_later)]
+"""For doors with slow work before their transaction, which then holds no connection of the pool: ``uow = await later()``."""
 
 
 async def _claim_key(request: Request, uow: UnitOfWork) -> None:
@@ -192,6 +201,8 @@ async def _claim_key(request: Request, uow: UnitOfWork) -> None:
     key = request.headers.get("Idempotency-Key")
     if key is None or request.method != "POST" or uow.actor.principal is not Principal.PERSON:
         return
+    if Who.NOBODY in POLICY[request.state.action].who:
+        return  # bodies with passwords leave no hash here that could be guessed against
     if not 1 <= len(key) <= 128:  # noqa: PLR2004 - a bound on what is stored
         raise Unprocessable("An Idempotency-Key has 1 to 128 characters.")
     fingerprint = hashlib.sha256(request.url.path.encode() + b"\n" + await request.body()).hexdigest()
@@ -248,11 +259,12 @@ class Door(APIRoute):
 
 def _tag(response: Response) -> None:
     """``ETag`` of a single resource: its version."""
-    if isinstance(response, JSONResponse) and "etag" not in response.headers:
-        body = json.loads(bytes(response.body))
-        version = body.get("version") if isinstance(body, dict) else None
-        if isinstance(version, int):
-            response.headers["ETag"] = f'"{version}"'
+    if response.headers.get("content-type") != "application/json" or "etag" in response.headers:
+        return
+    body = json.loads(bytes(response.body))
+    version = body.get("version") if isinstance(body, dict) else None
+    if isinstance(version, int):
+        response.headers["ETag"] = f'"{version}"'
 
 
 def doors(service: Service) -> APIRouter:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
 
 from fastapi import Depends, Query
 from pydantic import BaseModel
@@ -36,6 +37,16 @@ class PageRequest:
 
     limit: int
     after: tuple[Any, ...] | None
+
+    def after_id(self) -> UUID | None:
+        """The id to go on after, for lists sorted by one. Raises InvalidCursor."""
+        if self.after is None:
+            return None
+        try:
+            (value,) = self.after
+            return UUID(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidCursor from error
 
     def page(self, rows: Sequence[R], key: Callable[[R], tuple[Any, ...]], show: Callable[[R], T]) -> Page[T]:
         """Make the page from up to ``limit + 1`` rows read in order; the extra row says that there is more."""
