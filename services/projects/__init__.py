@@ -1,0 +1,1 @@
+"""projects: sandboxes and who may do what in them, from when and until when."""

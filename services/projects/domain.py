@@ -1,0 +1,275 @@
+"""The rules of projects and memberships: pure, with the time and the ids passed in."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from chassis.errors import Conflict, Forbidden, NotFound, Unprocessable
+from contracts import events
+from contracts.events import ProjectState
+from contracts.roles import Role
+from services.projects.models import Membership, Person, Project
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,22}[A-Za-z0-9]")
+FORBIDDEN_IN_NAMES = ("__", "_featurestore")
+MAY_JOIN = frozenset({events.UserStatus.INVITED, events.UserStatus.ACTIVE})
+
+
+class BadProjectName(Unprocessable):
+    """The name breaks a rule."""
+
+    title = "This is no name for a project"
+
+
+class NameTaken(Conflict):
+    """Another project has the name, ignoring case."""
+
+    title = "Another project has this name"
+
+
+class ProjectNotActive(Conflict):
+    """The project is archived or closing."""
+
+    title = "The project takes no changes any more"
+
+
+class RoleMayNot(Forbidden):
+    """The caller is a member, and no Data Owner."""
+
+    title = "Your role does not allow this"
+
+
+class NoSuchPerson(Unprocessable):
+    """The username is not known, or its account is blocked."""
+
+    title = "There is nobody with this username"
+
+
+class AlreadyAMember(Conflict):
+    """The person has a role already: change it instead."""
+
+    title = "This person is a member already"
+
+
+class LastOwnerStays(Conflict):
+    """LAST_OWNER_STAYS: the change would leave the project without a lasting Data Owner."""
+
+    title = "A project keeps at least one Data Owner without an end date"
+
+
+class EndsBeforeItBegins(Unprocessable):
+    """The end does not lie after the beginning and after now."""
+
+    title = "A membership ends after it begins, and in the future"
+
+
+def check_name(name: str) -> str:
+    """The form of a project's name in which it is unique.
+
+    2 to 24 letters, digits and underscores of ASCII, the first and the last no underscore, not digits alone; ``__`` is kept
+    free so that ``project__username`` can be split in one way only. Raises BadProjectName.
+    """
+    key = name.lower()
+    if not NAME.fullmatch(name):
+        raise BadProjectName("2 to 24 letters, digits and underscores, beginning and ending with a letter or digit.")
+    if name.isdigit():
+        raise BadProjectName("Digits alone are no name.")
+    for part in FORBIDDEN_IN_NAMES:
+        if part in key:
+            raise BadProjectName(f"A name does not contain {part!r}.")
+    return key
+
+
+def found(
+    project_id: UUID, name: str, description: str, purpose: str, user_id: UUID, username: str, now: datetime
+) -> tuple[Project, Membership]:
+    """A new project and its creator's membership as Data Owner. Raises BadProjectName."""
+    project = Project(
+        project_id=project_id,
+        name=name,
+        name_key=check_name(name),
+        description=description,
+        purpose=purpose,
+        state=ProjectState.ACTIVE.value,
+        version=1,
+        created_at=now,
+    )
+    creator = Membership(
+        project_id=project_id,
+        user_id=user_id,
+        username=username,
+        role=Role.DATA_OWNER.value,
+        purpose=purpose,
+        starts_at=now,
+        ends_at=None,
+        version=1,
+    )
+    return project, creator
+
+
+def demand_active(project: Project) -> None:
+    """Refuse changes in a project that is archived or closing."""
+    if project.state != ProjectState.ACTIVE:
+        raise ProjectNotActive
+
+
+def describe(project: Project, description: str) -> bool:
+    """Give a project another description; whether that changed anything."""
+    demand_active(project)
+    if project.description == description:
+        return False
+    project.description = description
+    project.version += 1
+    return True
+
+
+def counts(membership: Membership, now: datetime) -> bool:
+    """Whether the membership gives its role at this instant."""
+    began = membership.starts_at <= now
+    ended = membership.ends_at is not None and membership.ends_at <= now
+    return membership.role is not None and began and not ended
+
+
+def is_held(membership: Membership, now: datetime) -> bool:
+    """Whether the membership counts now or will."""
+    return membership.role is not None and (membership.ends_at is None or membership.ends_at > now)
+
+
+def role_of(membership: Membership | None, now: datetime) -> Role:
+    """The role that a caller has now. Raises NotFound: who is no member does not learn that the project exists."""
+    if membership is None or membership.role is None or not counts(membership, now):
+        raise NotFound
+    return Role(membership.role)
+
+
+def demand_owner(membership: Membership | None, now: datetime) -> None:
+    """Refuse who is no Data Owner at this instant. Raises NotFound or RoleMayNot."""
+    if role_of(membership, now) is not Role.DATA_OWNER:
+        raise RoleMayNot
+
+
+def demand_person(person: Person | None) -> Person:
+    """Who can be given a role: somebody known, invited or active. Raises NoSuchPerson."""
+    if person is None or person.status not in MAY_JOIN:
+        raise NoSuchPerson
+    return person
+
+
+def join(
+    project: Project,
+    person: Person,
+    before: Membership | None,
+    role: Role,
+    purpose: str,
+    starts_at: datetime | None,
+    ends_at: datetime | None,
+    now: datetime,
+) -> Membership:
+    """The membership of somebody who comes, or comes back (``before``: their row); a past start is now."""
+    demand_active(project)
+    starts = max(starts_at or now, now)
+    if ends_at is not None and ends_at <= starts:
+        raise EndsBeforeItBegins
+    if before is None:
+        return Membership(
+            project_id=project.project_id,
+            user_id=person.user_id,
+            username=person.username,
+            role=role.value,
+            purpose=purpose,
+            starts_at=starts,
+            ends_at=ends_at,
+            version=1,
+        )
+    if is_held(before, now):
+        raise AlreadyAMember
+    before.role = role.value
+    before.purpose = purpose
+    before.starts_at = starts
+    before.ends_at = ends_at
+    before.version += 1
+    return before
+
+
+def change(
+    membership: Membership,
+    role: Role,
+    purpose: str,
+    ends_at: datetime | None,
+    others: Iterable[tuple[Membership, Person | None]],
+    now: datetime,
+) -> bool:
+    """Give a member these values; whether that changed anything.
+
+    ``others`` are the project's other memberships, each with its person. Raises NotFound when the membership ended,
+    EndsBeforeItBegins, LastOwnerStays.
+    """
+    if not is_held(membership, now):
+        raise NotFound
+    if (membership.role, membership.purpose, membership.ends_at) == (role.value, purpose, ends_at):
+        return False
+    if ends_at != membership.ends_at and ends_at is not None and ends_at <= max(membership.starts_at, now):
+        raise EndsBeforeItBegins
+    if is_lasting_owner(membership, now) and (role is not Role.DATA_OWNER or ends_at is not None):
+        demand_another_owner(others, now)
+    membership.role = role.value
+    membership.purpose = purpose
+    membership.ends_at = ends_at
+    membership.version += 1
+    return True
+
+
+def leave(membership: Membership | None, others: Iterable[tuple[Membership, Person | None]], now: datetime) -> Membership:
+    """Take a member's role away. Raises NotFound when they have none, LastOwnerStays."""
+    if membership is None or not is_held(membership, now):
+        raise NotFound
+    if is_lasting_owner(membership, now):
+        demand_another_owner(others, now)
+    return end(membership)
+
+
+def end(membership: Membership) -> Membership:
+    """The membership without its role, from now on."""
+    membership.role = None
+    membership.version += 1
+    return membership
+
+
+def is_lasting_owner(membership: Membership, now: datetime) -> bool:
+    """Whether this is a Data Owner now, without an end."""
+    return membership.role == Role.DATA_OWNER and counts(membership, now) and membership.ends_at is None
+
+
+def demand_another_owner(others: Iterable[tuple[Membership, Person | None]], now: datetime) -> None:
+    """LAST_OWNER_STAYS: refuse unless another lasting Data Owner is there whose account is not known to be blocked."""
+    for membership, person in others:
+        blocked = person is not None and person.status not in MAY_JOIN
+        if is_lasting_owner(membership, now) and not blocked:
+            return
+    raise LastOwnerStays
+
+
+def project_fact(project: Project) -> events.Project:
+    """What a project is now, for others to hear."""
+    return events.Project(
+        version=project.version,
+        project_id=project.project_id,
+        name=project.name,
+        description=project.description,
+        state=ProjectState(project.state),
+    )
+
+
+def membership_fact(membership: Membership) -> events.Membership:
+    """What a membership is now, for others to hear."""
+    return events.Membership(
+        version=membership.version,
+        project_id=membership.project_id,
+        user_id=membership.user_id,
+        username=membership.username,
+        role=Role(membership.role) if membership.role else None,
+        purpose=membership.purpose,
+        starts_at=membership.starts_at,
+        ends_at=membership.ends_at,
+    )

@@ -1,0 +1,165 @@
+"""All the SQL of projects. Reads of memberships name their project."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlmodel import col
+
+from services.projects.models import Membership, Person, Project
+
+CHANNEL = "memberships"
+
+
+async def project(session: AsyncSession, project_id: UUID, *, lock: bool = False) -> Project | None:
+    """A project by its id; ``lock`` makes every other change in it wait."""
+    query = select(Project).where(col(Project.project_id) == project_id)
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def name_is_taken(session: AsyncSession, name_key: str) -> bool:
+    """Whether a project has this name already."""
+    query = select(func.count()).select_from(Project).where(col(Project.name_key) == name_key)
+    return (await session.execute(query)).scalar_one() > 0
+
+
+async def projects_of(
+    session: AsyncSession, user_id: UUID, among: Collection[UUID], after: UUID | None, limit: int, now: datetime
+) -> list[tuple[Project, Membership]]:
+    """The projects in which a person has a role now, oldest first, of those whose ids are ``among``."""
+    query = (
+        select(Project, Membership)
+        .join(Membership, col(Membership.project_id) == col(Project.project_id))
+        .where(
+            col(Membership.user_id) == user_id,
+            col(Project.project_id).in_(among),
+            col(Membership.role).is_not(None),
+            col(Membership.starts_at) <= now,
+            col(Membership.ends_at).is_(None) | (col(Membership.ends_at) > now),
+        )
+        .order_by(col(Project.project_id))
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(col(Project.project_id) > after)
+    return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+
+
+async def membership(session: AsyncSession, project_id: UUID, user_id: UUID, *, lock: bool = False) -> Membership | None:
+    """A person's row in a project, also when they left."""
+    query = select(Membership).where(col(Membership.project_id) == project_id, col(Membership.user_id) == user_id)
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def members(session: AsyncSession, project_id: UUID, after: UUID | None, limit: int, now: datetime) -> list[Membership]:
+    """Who has a role in a project, now or later, by their ids."""
+    query = (
+        select(Membership)
+        .where(
+            col(Membership.project_id) == project_id,
+            col(Membership.role).is_not(None),
+            col(Membership.ends_at).is_(None) | (col(Membership.ends_at) > now),
+        )
+        .order_by(col(Membership.user_id))
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(col(Membership.user_id) > after)
+    return list((await session.execute(query)).scalars())
+
+
+async def others(session: AsyncSession, project_id: UUID, user_id: UUID) -> list[tuple[Membership, Person | None]]:
+    """The memberships of everybody else in a project, each with its person where auth has named them."""
+    query = (
+        select(Membership, Person)
+        .outerjoin(Person, col(Person.user_id) == col(Membership.user_id))
+        .where(col(Membership.project_id) == project_id, col(Membership.user_id) != user_id, col(Membership.role).is_not(None))
+    )
+    return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+
+
+async def person(session: AsyncSession, username: str) -> Person | None:
+    """Somebody by their username."""
+    return (await session.execute(select(Person).where(col(Person.username) == username))).scalar_one_or_none()
+
+
+async def person_by_id(session: AsyncSession, user_id: UUID) -> Person | None:
+    """Somebody by their id."""
+    return (await session.execute(select(Person).where(col(Person.user_id) == user_id))).scalar_one_or_none()
+
+
+async def ended(session: AsyncSession, limit: int) -> list[Membership]:
+    """Memberships whose end has come by the database's clock and was not said yet, locked."""
+    query = (
+        select(Membership)
+        .where(col(Membership.role).is_not(None), col(Membership.ends_at) <= func.clock_timestamp())
+        .order_by(col(Membership.project_id), col(Membership.user_id))
+        .limit(limit)
+        .with_for_update()
+    )
+    return list((await session.execute(query)).scalars())
+
+
+async def seconds_to_next_end(session: AsyncSession) -> float | None:
+    """How long until the next membership ends, in seconds; None while none has an end."""
+    query = select(func.extract("epoch", func.min(Membership.ends_at) - func.clock_timestamp())).where(
+        col(Membership.role).is_not(None), col(Membership.ends_at).is_not(None)
+    )
+    seconds = (await session.execute(query)).scalar_one()
+    return None if seconds is None else float(seconds)
+
+
+async def wake(session: AsyncSession) -> None:
+    """Tell every replica, with the commit, that an end may have moved."""
+    await session.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
+
+
+class Changes:
+    """Waits for what ``wake`` commits, in any replica."""
+
+    def __init__(self) -> None:
+        self._happened = asyncio.Event()
+        self._lost = False
+
+    def told(self, *_: object) -> None:
+        """An end may have moved."""
+        self._happened.set()
+
+    def lost(self, *_: object) -> None:
+        """The connection that listened is gone."""
+        self._lost = True
+        self._happened.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a change, at most this long. Raises ConnectionError when changes cannot be heard any more."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._happened.wait(), seconds)
+        self._happened.clear()
+        if self._lost:
+            raise ConnectionError("the connection that listened for changes was lost")
+
+
+@contextlib.asynccontextmanager
+async def changes(engine: AsyncEngine) -> AsyncIterator[Changes]:
+    """Listen for changes, on a connection of its own."""
+    made = Changes()
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        if driver is None:
+            raise ConnectionError("no connection to listen on")
+        driver.add_termination_listener(made.lost)
+        await driver.add_listener(CHANNEL, made.told)
+        try:
+            yield made
+        finally:
+            driver.remove_termination_listener(made.lost)
+            if not driver.is_closed():
+                await driver.remove_listener(CHANNEL, made.told)

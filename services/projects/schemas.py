@@ -1,0 +1,105 @@
+"""Request and answer shapes of projects."""
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from contracts.roles import Role
+
+BREAKS = "\n\t"
+FIRST_YEAR = 2000
+LAST_YEAR = 9000
+BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _plain(value: str) -> str:
+    """Text in NFC without control characters, unassigned code points or marks that turn the reading direction."""
+    for character in value:
+        if character in BREAKS:
+            continue
+        if unicodedata.category(character) in {"Cc", "Cs", "Cn", "Co"} or character in BIDI:
+            raise ValueError("contains a character that cannot be shown")
+    return unicodedata.normalize("NFC", value).strip()
+
+
+def _sane(value: datetime) -> datetime:
+    if not FIRST_YEAR <= value.year <= LAST_YEAR:
+        raise ValueError(f"lies outside the years {FIRST_YEAR} to {LAST_YEAR}")
+    return value.astimezone(UTC)
+
+
+Text = Annotated[str, Field(max_length=2000), AfterValidator(_plain)]
+Purpose = Annotated[str, Field(max_length=500), AfterValidator(_plain)]
+Instant = Annotated[AwareDatetime, AfterValidator(_sane)]
+Username = Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
+
+
+class Request(BaseModel):
+    """Requests take no field that they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewProject(Request):
+    """A project to create; the rules of its name stand in the domain."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    description: Text = ""
+    purpose: Purpose = ""
+
+
+class ProjectChange(Request):
+    """What can be changed of a project."""
+
+    description: Text | None = None
+
+
+class NewMember(Request):
+    """Somebody to add; without ``starts_at`` from now, without ``ends_at`` for good."""
+
+    username: Username
+    role: Role
+    purpose: Purpose = ""
+    starts_at: Instant | None = None
+    ends_at: Instant | None = None
+
+
+class MemberChange(Request):
+    """What can be changed of a membership; an absent field stays, ``ends_at`` null takes the end away."""
+
+    role: Role | None = None
+    purpose: Purpose | None = None
+    ends_at: Instant | None = None
+
+
+class ProjectView(BaseModel):
+    """A project as one of its members sees it; ``role`` is the caller's."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    project_id: UUID
+    name: str
+    description: str
+    purpose: str
+    state: str
+    role: Role
+    version: int
+    created_at: datetime
+
+
+class MemberView(BaseModel):
+    """A membership; ``starts_at`` may lie ahead."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    project_id: UUID
+    user_id: UUID
+    username: str
+    role: Role
+    purpose: str
+    starts_at: datetime
+    ends_at: datetime | None
+    version: int
