@@ -1,0 +1,116 @@
+"""The tables of ca: certificates from intent to end, and what ca has to know of people, projects and runs."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import Column, DateTime, MetaData
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+
+class Table(SQLModel, registry=registry(metadata=MetaData())):
+    """The base of ca's tables."""
+
+
+class CertificateState(StrEnum):
+    """Where a certificate is: announced and not signed yet, counting, or over."""
+
+    INTENDED = "intended"
+    LIVE = "live"
+    REVOKED = "revoked"
+
+
+class Ending(StrEnum):
+    """Why a certificate stopped counting."""
+
+    WITHDRAWN = "withdrawn"
+    EXPIRED = "expired"
+    MEMBERSHIP_ENDED = "membership ended"
+    PERSON_NOT_ACTIVE = "person not active"
+    PROJECT_CLOSED = "project closed"
+    RUN_ENDED = "run ended"
+    AGENT_WITHDRAWN = "agent withdrawn"
+
+
+def _instant(*, nullable: bool = False) -> Column[datetime]:
+    return Column(DateTime(timezone=True), nullable=nullable)
+
+
+class Certificate(Table, table=True):
+    """A certificate; ``certificate_id`` is its serial in hex. ``fingerprint`` and ``chain`` are empty while it is intended."""
+
+    __tablename__ = "certificates"
+
+    certificate_id: str = Field(primary_key=True)
+    kind: str
+    state: str = CertificateState.INTENDED
+    project_id: UUID | None = None
+    user_id: UUID | None = None
+    agent_id: UUID | None = None
+    run_id: UUID | None = None
+    fencing_token: int | None = None
+    csr_sha256: str
+    not_before: datetime = Field(sa_column=_instant())
+    not_after: datetime = Field(sa_column=_instant())
+    fingerprint: str = ""
+    chain: str = ""
+    created_at: datetime = Field(sa_column=_instant())
+    ended_at: datetime | None = Field(default=None, sa_column=_instant(nullable=True))
+    ending: str | None = None
+    version: int = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether it counts."""
+        return self.state == CertificateState.LIVE
+
+
+class Person(Table, table=True):
+    """A person as auth said last; only an active one may hold certificates."""
+
+    __tablename__ = "people"
+
+    user_id: UUID = Field(primary_key=True)
+    username: str
+    active: bool
+    version: int
+
+
+class Project(Table, table=True):
+    """A project as projects said last; an open one is neither being deleted nor deleted."""
+
+    __tablename__ = "projects"
+
+    project_id: UUID = Field(primary_key=True)
+    name: str
+    open: bool
+    version: int
+
+
+class Member(Table, table=True):
+    """A membership as projects said last; ``role`` is none when it was taken away."""
+
+    __tablename__ = "members"
+
+    project_id: UUID = Field(primary_key=True)
+    user_id: UUID = Field(primary_key=True)
+    username: str
+    role: str | None
+    starts_at: datetime = Field(sa_column=_instant())
+    ends_at: datetime | None = Field(sa_column=_instant(nullable=True))
+    version: int
+
+
+class Run(Table, table=True):
+    """A run as jobs said last; ``active`` while it is leased or running."""
+
+    __tablename__ = "runs"
+
+    run_id: UUID = Field(primary_key=True)
+    project_id: UUID
+    user_id: UUID
+    active: bool
+    fencing_token: int
+    csr: str | None
+    version: int
