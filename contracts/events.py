@@ -87,7 +87,13 @@ USERS = _topic(
 SESSIONS = _topic(Topic("sessions", Service.AUTH, (GATEWAY,), ("session_id",), authority=True))
 SIGNING_KEYS = _topic(Topic("signing-keys", Service.AUTH, (GATEWAY,), ("key_id",), authority=True))
 PROJECTS = _topic(
-    Topic("projects", Service.PROJECTS, (Service.AUTH, Service.DATASETS, Service.JOBS, Service.SEARCH, Service.AUDIT), ("project_id",), text=True)
+    Topic(
+        "projects",
+        Service.PROJECTS,
+        (Service.AUTH, Service.CA, Service.DATASETS, Service.JOBS, Service.SEARCH, Service.AUDIT),
+        ("project_id",),
+        text=True,
+    )
 )
 MEMBERSHIPS = _topic(
     Topic(
