@@ -1,0 +1,419 @@
+"""The story of one study, on real servers and real data: `make demo`.
+
+Each step prints one line when its promises hold, and the first that does not ends the story with a number other than 0.
+The table is the Wisconsin diagnostic breast-cancer data (569 people, 30 measurements) that scikit-learn ships.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from compose.local.home import Home
+from compose.local.problems import SetupProblem
+from compose.local.suite import Suite
+from examples.wdbc.people import Ended, Person
+from examples.wdbc.watch import Probe, Upload, processes_with
+from hortus.client import HortusError, Refused
+
+HERE = Path(__file__).parent
+KIB = 1024
+BUDGET = 64 * KIB
+ACCURACY = 0.93
+REVOKED_SECONDS = 1.0
+SETTLE_SECONDS = 15.0
+WATCHED_AFTERWARDS = 1.0
+
+
+class Broken(Exception):
+    """A promise does not hold."""
+
+
+def promise(holds: bool, sentence: str) -> None:
+    """Go on only where it holds."""
+    if not holds:
+        raise Broken(sentence)
+
+
+def table() -> Path:
+    """The study's data: a CSV file in the installed scikit-learn."""
+    found = importlib.util.find_spec("sklearn")
+    promise(found is not None and found.origin is not None, "scikit-learn is not installed, and it ships the data")
+    return Path(str(found and found.origin)).parent / "datasets" / "data" / "breast_cancer.csv"
+
+
+class Story:
+    """Who and what the steps have in common; ``tell`` takes the lines."""
+
+    def __init__(self, suite: Suite, folder: Path, tell: Callable[[str], None] = print) -> None:
+        self.suite = suite
+        self.folder = folder
+        self.tell = tell
+        self.administrator = self._person("administrator")
+        self.owner = self._person("owner")
+        self.scientist = self._person("scientist")
+        self.auditor = self._person("auditor")
+        self.study: dict[str, Any] = {}
+        self.data: dict[str, Any] = {}
+        self.training: dict[str, Any] = {}
+        self.own: dict[str, Any] = {}
+
+    def note(self, line: str) -> None:
+        """A line below the step's."""
+        self.tell(f"     · {line}")
+
+    def _person(self, name: str) -> Person:
+        return Person(self.folder / name, self.suite.address, self.suite.certificate_addresses[0], self.suite.root)
+
+
+def people(story: Story) -> str:
+    """1. The administrator creates an owner and a scientist; all sign in with password and one-time code."""
+    link = story.suite.setup_link()
+    promise(link is not None, "a fresh Hortus offers its first administrator a one-time link")
+    story.administrator.join(str(link).rpartition("#")[2])
+    story.administrator.sign_in()
+    for person, email, roles in (
+        (story.owner, "owner@hospital.example", []),
+        (story.scientist, "scientist@institute.example", []),
+        (story.auditor, "auditor@hospital.example", ["--cluster-role", "auditor"]),
+    ):
+        invited = story.administrator.hortus("users", "create", email, *roles)
+        person.join(invited["invitation"])
+        person.sign_in()
+        promise(person.hortus("whoami")["status"] == "active", f"{email} is active and signed in")
+    refusal(lambda: story.scientist.hortus("users", "list"), 403, "a scientist lists the accounts")
+    return f"{story.administrator.username}, {story.owner.username}, {story.scientist.username} and {story.auditor.username} are signed in"
+
+
+def study(story: Story) -> str:
+    """2. The owner makes the study and puts the table in; on disk there is no plain text."""
+    owner = story.owner
+    story.study = owner.hortus("projects", "create", "wdbc-study", "--description", "Which tumours are malignant?")
+    description = "Wisconsin diagnostic breast cancer table: 569 fine needle aspirates"
+    story.data = owner.hortus("datasets", "create", "wdbc", "-p", story.study["project_id"], "--description", description)
+    source = table()
+    stored = owner.hortus("datasets", "put", "wdbc", str(source), "-p", "wdbc-study")[0]
+    promise(stored["size"] == source.stat().st_size, "the whole table arrived")
+    rows = [row for row in source.read_bytes().splitlines()[1:] if row]
+    blobs = [file for file in story.suite.blobs.rglob("*") if file.is_file()]
+    promise(sum(blob.stat().st_size for blob in blobs) >= stored["size"], "the table lies in the folder of blobs")
+    searched, size = 0, 0
+    for file in blobs:
+        content = file.read_bytes()
+        promise(not any(row in content for row in rows), f"no row of the table lies in plain text in {file.name}")
+    for folder in {story.suite.home.path, story.suite.home.data}:
+        for file in folder.rglob("*"):
+            content = written(file)
+            searched, size = searched + 1, size + len(content)
+            promise(not any(row in content for row in rows[::50]), f"no row of the table lies in plain text in {file}")
+    return f"{len(rows)} rows in {len(blobs)} blob(s), not one in plain text, nor in the {size / 1e6:.0f} MB of all {searched} files"
+
+
+def written(file: Path) -> bytes:
+    """What is written in a file, without the holes of a sparse one; nothing where it is no file, or is gone already."""
+    found = []
+    try:
+        with file.open("rb") as opened:
+            start, end = 0, file.stat().st_size
+            while start < end:
+                start = os.lseek(opened.fileno(), start, os.SEEK_DATA)
+                hole = os.lseek(opened.fileno(), start, os.SEEK_HOLE)
+                found.append(os.pread(opened.fileno(), hole - start, start))
+                start = hole
+    except OSError:
+        # A folder, a socket, a file removed by its server, or nothing but a hole at the end.
+        return b"".join(found)
+    return b"".join(found)
+
+
+def membership(story: Story) -> str:
+    """3. Before being a member the scientist gets 404 and no hit; as data_scientist they find the dataset."""
+    project = story.study["project_id"]
+    scientist = story.scientist
+    refusal(lambda: scientist.hortus("projects", "show", project), 404, "the study is shown to a stranger")
+    refusal(lambda: scientist.hortus("datasets", "ls", story.data["dataset_id"], "-p", project), 404, "a stranger lists its files")
+    waited = until(lambda: hits(story.owner), "the owner finds the dataset by searching")
+    story.note(f"the index knew of the dataset {waited:.2f} s after it was asked")
+    promise(hits(scientist) == [], "a stranger's search finds nothing")
+    story.owner.hortus("members", "add", scientist.username, "data_scientist", "-p", project, "--purpose", "training a classifier")
+    began = time.monotonic()
+    until(lambda: hits(scientist), "the scientist finds the dataset by searching")
+    promise(hits(scientist)[0]["id"] == story.data["dataset_id"], "what is found is the study's dataset")
+    return f"404 and no hit before; as data_scientist found after {time.monotonic() - began:.2f} s"
+
+
+def train(story: Story) -> str:
+    """4. The scientist trains a model in the sandbox: metrics come back, the network does not answer, the log has a budget."""
+    scientist, project = story.scientist, story.study["project_id"]
+    began = time.monotonic()
+    job = scientist.hortus("jobs", "run", str(HERE / "train.py"), "-p", "wdbc-study", "-i", "wdbc", "--environment", "torch", "--watch")
+    took = time.monotonic() - began
+    story.training = job
+    accuracy = job["metrics"]["test_accuracy"]
+    promise(accuracy >= ACCURACY, f"the test accuracy {accuracy:.3f} is at least {ACCURACY}")
+    got, refused, text = 0, "", ""
+    for _ in range(20):
+        try:
+            seen = scientist.hortus("jobs", "log", job["job_id"], "-p", project)["text"]
+        except Ended as end:
+            refused = end.said
+            break
+        text = text or seen
+        got += len(seen.encode())
+    network = [line for line in text.splitlines() if line.lower().startswith("network: ")]
+    promise(len(network) == 1, "the log shows what became of the attempt to reach the network")
+    promise(network[0].startswith("network: refused"), f"the program did not reach the network: {network[0]}")
+    story.note(f"the program said: {network[0]}")
+    size = table().stat().st_size
+    promise(0 < got <= BUDGET < size, f"of {size} bytes printed the scientist got {got}, at most {BUDGET}")
+    promise(bool(refused), "asking again and again ends with a refusal")
+    story.note(f"it printed the whole table ({size} bytes): {got} bytes were shown, then: {refused}")
+    return f"test accuracy {accuracy:.3f} after {took:.1f} s, no network, {got / KIB:.1f} KiB of log of at most 64"
+
+
+def walls(story: Story) -> str:
+    """5. Nothing leaves by the scientist: not the table, not the model, not a copy made in a project of their own."""
+    scientist, owner = story.scientist, story.owner
+    project, model = story.study["project_id"], story.training["output_dataset_id"]
+    out = story.folder / "out"
+    files = owner.hortus("datasets", "ls", model, "-p", project)
+    for dataset, what in ((story.data["dataset_id"], "the table"), (model, "the model")):
+        said = refusal(lambda dataset=dataset: take(scientist, project, dataset, out), 403, f"the scientist takes {what}")  # type: ignore[misc]
+        story.note(f"{what}: {said}")
+
+    story.own = scientist.hortus("projects", "create", "my-own-garden")
+    share = owner.hortus("datasets", "share", "wdbc", story.own["project_id"], "-p", "wdbc-study")
+    accepted = scientist.hortus("datasets", "accept", share["share_id"], "-p", story.own["project_id"])
+    promise(accepted["state"] == "accepted", "the share is accepted")
+    copied = scientist.hortus("jobs", "run", str(HERE / "copy.py"), "-p", "my-own-garden", "-i", story.data["dataset_id"], "--watch")
+    copy = copied["output_dataset_id"]
+    promise(bool(scientist.hortus("datasets", "ls", copy, "-p", "my-own-garden")), "the job copied the table")
+    for dataset, what in ((copy, "the copy"), (story.data["dataset_id"], "the shared dataset")):
+        said = refusal(
+            lambda dataset=dataset: take(scientist, story.own["project_id"], dataset, out),  # type: ignore[misc]
+            403,
+            f"the scientist takes {what} as the owner of their project",
+        )
+        story.note(f"{what}: {said}")
+    promise(not out.exists() or not [file for file in out.rglob("*") if file.is_file()], "nothing was written to disk")
+
+    owner.hortus("datasets", "get", model, "-p", project, "--to", str(out / "model"))
+    taken = [file for file in (out / "model").rglob("*") if file.is_file()]
+    promise(len(taken) == len(files), "the study's owner takes the model")
+    return f"403 four times; the study's owner took the model ({sum(file.stat().st_size for file in taken)} bytes)"
+
+
+def removal(story: Story) -> str:
+    """6. The owner removes the scientist while a job and an upload of theirs run: everything ends within a second."""
+    scientist, owner, study_id = story.scientist, story.owner, story.study["project_id"]
+    follow_up = owner.hortus("projects", "create", "wdbc-follow-up")["project_id"]
+    owner.hortus("members", "add", scientist.username, "data_owner", "-p", follow_up)
+    inbox = scientist.hortus("datasets", "create", "inbox", "-p", follow_up)["dataset_id"]
+    folder = story.folder / "certificate"
+    scientist.hortus("certificate", "create", "-p", study_id, "--folder", str(folder))
+    mark = f"story-{study_id}"
+    job = scientist.hortus("jobs", "run", str(HERE / "endless.py"), "-p", study_id, "--wall-seconds", "300", "-a", mark)
+    until(lambda: processes_with(mark), "the endless job runs", 60)
+
+    eager: dict[str, Any] = {"attempts": 1, "timeout": 10.0}
+    with (
+        scientist.client(**eager) as tokens,
+        scientist.client(**eager) as searching,
+        scientist.client(**eager) as sending,
+        scientist.certified(folder, **eager) as certified,
+        owner.client() as deciding,
+        owner.client() as deciding_too,
+    ):
+        deciding_too.users.me()
+        deciding.users.me()
+        upload = Upload(lambda pieces: sending.datasets.put(follow_up, inbox, pieces, "trickle.csv"))
+        probes = [
+            Probe("token", lambda: tokens.projects.get(study_id) and None),
+            Probe("certificate", lambda: next(certified.datasets.list(study_id), None) and None),
+            Probe("search", lambda: None if next(searching.search("aspirates", project_id=study_id), None) else "no hit"),
+            Probe("job's process", lambda: None if processes_with(mark) else "gone"),
+        ]
+        with running(probes, upload):
+            for probe in probes:
+                promise(probe.allowed_once(), f"before the removal {probe.name} lets the scientist in")
+            promise(upload.flows(), "before the removal the upload flows")
+            with ThreadPoolExecutor(2) as both:
+                removed = time.monotonic()
+                first = both.submit(deciding.members.remove, study_id, scientist.user_id)
+                second = both.submit(deciding_too.members.remove, follow_up, scientist.user_id)
+                first.result()
+                second.result()
+            acknowledged = time.monotonic() - removed
+            for probe in probes:
+                probe.refused_since(removed, SETTLE_SECONDS)
+            upload.cut(SETTLE_SECONDS)
+            time.sleep(WATCHED_AFTERWARDS)
+        surfaces = [probe.result(removed) for probe in probes]
+        surfaces.append(upload.result(removed))
+        story.note(f"the removal was acknowledged after {acknowledged:.3f} s")
+        for surface in surfaces:
+            story.note(f"{surface.name:<14} refused after {surface.seconds:.3f} s: {surface.answer}")
+        for surface in surfaces:
+            promise(surface.seconds <= REVOKED_SECONDS, f"{surface.name} is refused within {REVOKED_SECONDS:.0f} s")
+            promise(surface.rate >= 20, f"{surface.name} was asked at least 20 times a second ({surface.rate:.1f})")
+            promise(surface.allowed_after == 0, f"{surface.name} stays refused")
+        state = deciding.jobs.wait(study_id, job["job_id"], seconds=30)
+        promise(state["state"] in {"cancelled", "failed"}, "the job did not succeed")
+        stored = [file["path"] for file in deciding.datasets.files(follow_up, inbox)]
+        promise(stored == [], "the half upload is no file")
+    slowest = max(surfaces, key=lambda surface: surface.seconds)
+    return f"{len(surfaces)} surfaces refused, the slowest ({slowest.name}) after {slowest.seconds:.3f} s; the job is {state['state']}"
+
+
+def answers(story: Story) -> str:
+    """7. The auditor lists who did what, refusals included, and verifies the chains and the numbering."""
+    auditor = story.auditor
+    scientist, owner, administrator = story.scientist.user_id, story.owner.user_id, story.administrator.user_id
+    expected = [
+        (administrator, "user.create", {"allowed"}),
+        (owner, "file.upload", {"allowed"}),
+        (scientist, "project.read", {"refused"}),
+        (scientist, "job.submit", {"allowed"}),
+        (scientist, "file.download", {"refused"}),
+        (owner, "file.download", {"opened", "closed"}),
+        (owner, "member.remove", {"allowed"}),
+    ]
+    with auditor.client() as client:
+
+        def missing() -> list[tuple[str, str, str]]:
+            found = {
+                (who, action, str(record["outcome"]))
+                for who, action in {(who, action) for who, action, _ in expected}
+                for record in client.audit.records(actor=who, action=action)
+            }
+            return [
+                (who, action, outcome) for who, action, outcomes in expected for outcome in outcomes if (who, action, outcome) not in found
+            ]
+
+        until(lambda: not missing(), "every deed of the story is in the ledger", detail=lambda: str(missing()))
+        refused = list(client.audit.records(actor=scientist, outcome="refused"))
+        promise(all(record["reason"] for record in refused), "every refusal has its reason")
+        reasons = sorted({record["reason"] for record in refused})
+        checks = client.audit.verify()
+    story.note(f"{len(refused)} refusals of the scientist, for: {', '.join(reasons)}")
+    promise("origins-are-foreign" in reasons, "the refused copy is in the ledger with its reason")
+    verified = auditor.hortus("audit", "verify")
+    promise(bool(verified) and all(check["holds"] for check in verified), "the command finds the same")
+    broken = [f"{check.source}: {check.findings[0]}" for check in checks if not check.holds]
+    promise(not broken, f"the ledger holds {broken}")
+    records = sum(check.records for check in checks)
+    refusal(lambda: story.owner.hortus("audit", "list"), 403, "somebody who is no auditor reads the ledger")
+    return f"{records} records of {len(checks)} sources recomputed: chains and numbers hold"
+
+
+STEPS: list[Callable[[Story], str]] = [people, study, membership, train, walls, removal, answers]
+
+
+def refusal(deed: Callable[[], object], status: int, what: str) -> str:
+    """Do it and expect to be refused with this status; gives the reason in words."""
+    code = {403: 1, 404: 4}[status]
+    try:
+        deed()
+    except Ended as end:
+        promise(end.code == code, f"{what}: refused with {status}, and not with “{end.said}”")
+        return end.said
+    except Refused as refused:
+        promise(refused.status == status, f"{what}: refused with {status}, and not with {refused.status}")
+        return str(refused)
+    raise Broken(f"{what}: refused with {status}")
+
+
+def take(person: Person, project: str, dataset: str, out: Path) -> None:
+    """Download the first file of a dataset with the library, which shows the status of a refusal."""
+    with person.client() as client:
+        file = next(client.datasets.files(project, dataset))
+        client.datasets.download(project, dataset, file, out / file["path"])
+
+
+def hits(person: Person) -> list[dict[str, Any]]:
+    """What a person finds by the words of the dataset's description."""
+    found: list[dict[str, Any]] = person.hortus("search", "fine needle aspirates", "--kind", "datasets")
+    return found
+
+
+def until(holds: Callable[[], object], sentence: str, seconds: float = SETTLE_SECONDS, detail: Callable[[], str] = str) -> float:
+    """Wait until it holds, and say how long that took; breaks the promise after ``seconds``."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > seconds:
+            raise Broken(f"{sentence}, within {seconds:.0f} s {detail()}".strip())
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@contextmanager
+def running(probes: list[Probe], upload: Upload) -> Iterator[None]:
+    """Everything asks and sends, and stops in the end."""
+    upload.start()
+    for probe in probes:
+        probe.start()
+    try:
+        yield
+    finally:
+        for probe in probes:
+            probe.stop()
+        upload.stop()
+
+
+def tell_steps(story: Story) -> None:
+    """Go through all steps, one line each; raises Broken, HortusError or Ended at the first that does not hold."""
+    for number, step in enumerate(STEPS, 1):
+        began = time.monotonic()
+        try:
+            result = step(story)
+        except (Broken, HortusError, Ended) as error:
+            story.tell(f"✘ {number}. {sentence_of(step)}\n     {error}")
+            raise
+        story.tell(f"✔ {number}. {sentence_of(step)} ({time.monotonic() - began:.1f} s)\n     → {result}")
+
+
+def sentence_of(step: Callable[[Story], str]) -> str:
+    """The step's promise, from its docstring."""
+    return str(step.__doc__).strip().splitlines()[0].split(". ", 1)[1]
+
+
+def main() -> int:
+    """Start a Hortus of its own, tell the story, stop it, leave nothing behind."""
+    parser = argparse.ArgumentParser(description="One study from the first sign-in to the audit, on real servers.")
+    parser.add_argument("--home", type=Path, help="keep the state in this folder (it must not exist yet)")
+    given = parser.parse_args()
+    home = Home(given.home) if given.home else Home.temporary()
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="hortus-story-") as folder:
+            suite = Suite(home)
+            print("  Starting Kafka, Elasticsearch, PostgreSQL, Valkey, seven services, the gateway and an agent …", flush=True)
+            suite.start()
+            print(f"✔ 0. Everything is ready at {suite.address} ({time.monotonic() - began:.1f} s)", flush=True)
+            try:
+                tell_steps(Story(suite, Path(folder), lambda line: print(line, flush=True)))
+            finally:
+                suite.stop()
+    except (Broken, HortusError, Ended):
+        print("The story broke off; the state is in " + str(home.path), file=sys.stderr)
+        return 1
+    except SetupProblem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if not given.home:
+        home.erase()
+    print(f"✔ The story holds ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""People of the story: each types `hortus` commands on a machine of their own, with an authenticator in their pocket."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyotp
+
+from hortus.client import Client, FileMemory
+
+STEP_SECONDS = 30
+FRESH_SECONDS = 60.0
+
+
+class Ended(Exception):
+    """A command ended with another number than 0; ``said`` is its sentence."""
+
+    def __init__(self, code: int, said: str) -> None:
+        self.code = code
+        self.said = said
+        super().__init__(f"{said} (exit code {code})")
+
+
+class Person:
+    """Somebody with a password, an authenticator and a folder of their own for the `hortus` command."""
+
+    def __init__(self, folder: Path, address: str, certificate_address: str, root: Path) -> None:
+        self.folder = folder
+        self.username = ""
+        self.user_id = ""
+        self._address = address
+        self._certificate_address = certificate_address
+        self._root = root
+        self._password = secrets.token_urlsafe(18)
+        self._secret = ""
+        self._last_step = 0
+        folder.mkdir(parents=True, mode=0o700)
+
+    def join(self, token: str) -> None:
+        """Accept an invitation: set a password and the second factor, and confirm it with a code."""
+        with Client(self._address, self._root) as client:
+            factor = client.invitations.accept(token, self._password)
+            self._secret = factor["totp_secret"]
+            user = client.invitations.confirm(token, self.code())
+        self.username, self.user_id = user["username"], user["user_id"]
+
+    def code(self) -> str:
+        """The next code that was not used yet: a code counts once, and one step ahead is accepted."""
+        while (step := max(self._last_step + 1, int(time.time()) // STEP_SECONDS)) > int(time.time()) // STEP_SECONDS + 1:
+            time.sleep(0.2)
+        self._last_step = step
+        return pyotp.TOTP(self._secret).at(step * STEP_SECONDS)
+
+    def sign_in(self) -> None:
+        """`hortus login` with password and code."""
+        self._run(["login", self.username], HORTUS_CODE=self.code())
+
+    def hortus(self, *arguments: str) -> Any:
+        """Type a command with ``--json`` and get what it printed; raises ``Ended`` with its sentence and number."""
+        self._stay_signed_in()
+        return json.loads(self._run([*arguments, "--json"]) or "null")
+
+    def says(self, *arguments: str) -> None:
+        """Type a command that prints no result."""
+        self._stay_signed_in()
+        self._run(list(arguments))
+
+    def client(self, **settings: Any) -> Client:
+        """The library with the same sign-in."""
+        self._stay_signed_in()
+        kept = self._sign_in()
+        return Client(self._address, self._root, token=kept["token"], memory=self._memory(kept), **settings)
+
+    def certified(self, folder: Path, **settings: Any) -> Client:
+        """The library with a project certificate, at the certificate port."""
+        pair = (folder / "certificate.pem", folder / "key.pem")
+        return Client(self._certificate_address, self._root, certificate=pair, memory=self._memory(self._sign_in()), **settings)
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "sign-in.json"
+
+    def _memory(self, kept: dict[str, str]) -> FileMemory:
+        return FileMemory(self._config.with_name(self._config.name + ".facts"), kept["session_id"])
+
+    def _sign_in(self) -> dict[str, str]:
+        kept: dict[str, str] = json.loads(self._config.read_text())
+        return kept
+
+    def _stay_signed_in(self) -> None:
+        ends = datetime.fromisoformat(self._sign_in()["token_expires_at"])
+        if (ends - datetime.now(UTC)).total_seconds() < FRESH_SECONDS:
+            self.sign_in()
+
+    def _run(self, arguments: list[str], **more: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HORTUS_")} | {
+            "HORTUS_CONFIG": str(self._config),
+            "HORTUS_ADDRESS": self._address,
+            "HORTUS_CERTIFICATE_ADDRESS": self._certificate_address,
+            "HORTUS_ROOT": str(self._root),
+            "HORTUS_PASSWORD": self._password,
+        }
+        command = [sys.executable, "-m", "hortus.cli", *arguments]
+        ended = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            raise Ended(ended.returncode, ended.stderr.strip().splitlines()[0] if ended.stderr.strip() else "no word")
+        return ended.stdout
