@@ -98,7 +98,7 @@ def change_member(
     project: ProjectOption,
     role: Annotated[RoleName | None, typer.Option(help="The new role.")] = None,
     purpose: Purpose = None,
-    ends: Ends = None,
+    ends: Annotated[str | None, typer.Option("--ends", help="When the role ends by itself (RFC 3339), or `never`.")] = None,
     machine: Json = False,
 ) -> None:
     """Change a member's role, purpose or end (Data Owners)."""
@@ -110,7 +110,8 @@ def change_member(
             member["user_id"],
             role=role.value if role else None,
             purpose=purpose,
-            ends_at=ends,
+            ends_at=None if ends == "never" else ends,
+            open_end=ends == "never",
             version=member["version"],
         )
     show.one(changed, MEMBER, machine=machine)

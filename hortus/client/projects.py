@@ -74,13 +74,14 @@ class Members:
         role: Role | None = None,
         purpose: str | None = None,
         ends_at: str | None = None,
+        open_end: bool = False,
         version: int | None = None,
     ) -> Member:
-        """Change what is given; without ``version`` the newest is changed."""
+        """Change what is given, or with ``open_end`` take the end away; without ``version`` the newest is changed."""
         if version is None:
             version = self.find(project_id, user_id)["version"]
         body = {"role": role, "purpose": purpose, "ends_at": ends_at}
-        given = {name: value for name, value in body.items() if value is not None}
+        given = {name: value for name, value in body.items() if value is not None or (name == "ends_at" and open_end)}
         return cast("Member", self._wire.call("PATCH", f"/projects/{project_id}/members/{user_id}", given, version=version))
 
     def remove(self, project_id: str, user_id: str) -> None:

@@ -173,6 +173,16 @@ def test_files_come_out_to_a_folder_and_a_name_that_would_leave_it_is_an_error(d
     assert not list(tmp_path.glob("**/evil"))
 
 
+def test_the_end_of_a_role_can_be_moved_and_taken_away(door: Door, signed_in: Run) -> None:
+    members = f"/projects/{P}/members"
+    door.on("GET", members, {"items": [{"username": "bob", "user_id": "u2", "version": 3}], "next": None})
+    door.on("PATCH", f"{members}/u2", {"username": "bob"})
+    assert signed_in("members", "change", "bob", "-p", P, "--ends", "2030-01-01T00:00:00Z").returncode == 0
+    assert signed_in("members", "change", "bob", "-p", P, "--ends", "never").returncode == 0
+    sent = [(asked.json, asked.headers["if-match"]) for asked in door.asked if asked.method == "PATCH"]
+    assert sent == [({"ends_at": "2030-01-01T00:00:00Z"}, '"3"'), ({"ends_at": None}, '"3"')]
+
+
 def test_a_watched_job_that_fails_makes_the_command_fail(door: Door, signed_in: Run, tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text("print('hello')\n")
