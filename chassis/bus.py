@@ -30,8 +30,8 @@ class Position:
     at: datetime
 
 
-def producer(settings: ProcessSettings, transactional_id: str | None = None) -> AIOKafkaProducer:
-    """An idempotent producer, or a transactional one with a fixed id that fences its predecessors."""
+def producer(settings: ProcessSettings, transactional_id: str | None = None, max_batch_size: int = 16 * 1024) -> AIOKafkaProducer:
+    """An idempotent producer, or a transactional one with a fixed id that fences its predecessors; sizes in bytes."""
     return AIOKafkaProducer(
         bootstrap_servers=settings.kafka,
         security_protocol="SSL",
@@ -41,6 +41,7 @@ def producer(settings: ProcessSettings, transactional_id: str | None = None) -> 
         transactional_id=transactional_id,
         transaction_timeout_ms=10_000,
         linger_ms=0,
+        max_batch_size=max_batch_size,
         request_timeout_ms=10_000,
         retry_backoff_ms=50,
     )

@@ -94,3 +94,12 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
         return Claims(UUID(claims["sub"]), UUID(claims["sid"]), int(claims["exp"]))
     except (JOSEError, KeyError, ValueError, TypeError) as error:
         raise InvalidToken from error
+
+
+def key_id(token: str) -> str | None:
+    """The key id that a token names, unchecked: good for knowing what to wait for and for nothing else."""
+    try:
+        named = jwt.get_unverified_header(token[:MAX_LENGTH]).get("kid")
+    except JOSEError:
+        return None
+    return named if isinstance(named, str) else None

@@ -1,0 +1,1 @@
+"""The only door from outside: it authenticates, decides, records and forwards."""

@@ -1,0 +1,327 @@
+"""What the authority topics say about a caller at this moment, as the actor that a decision is made about.
+
+Nothing here waits for Kafka: the projection is in memory, and the data plane asks it for freshness before it asks here.
+What was worked out for a credential is remembered for as long as the facts that it rests on are the newest ones and no
+right begins or ends.
+"""
+
+import base64
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from chassis.errors import Unauthenticated
+from chassis.outbox import who_acts
+from chassis.projection import Projection
+from contracts.events import (
+    CERTIFICATES,
+    MEMBERSHIPS,
+    SESSIONS,
+    SIGNING_KEYS,
+    USERS,
+    Certificate,
+    CertificateKind,
+    Fact,
+    Membership,
+    UserStatus,
+)
+from contracts.policy import Action, Decision, decide
+from contracts.roles import NOBODY, Actor, Principal, Role
+from gateway.authenticate import NOTHING_SHOWN, Credential, ShownCertificate
+
+TOPICS = (USERS, SESSIONS, SIGNING_KEYS, MEMBERSHIPS, CERTIFICATES)
+REMEMBERED = 256
+YOUNG_SESSION_S = 60.0
+YOUNG_CERTIFICATE_S = 180.0
+FOREVER = math.inf
+
+
+class SessionEnded(Unauthenticated):
+    """The session behind the token was ended or has run out."""
+
+    title = "The session has ended"
+
+
+class AccountNotActive(Unauthenticated):
+    """The person's account is invited, blocked or deactivated."""
+
+    title = "The account is not active"
+
+
+class CertificateNotLive(Unauthenticated):
+    """The certificate was revoked, has run out, or is not on the list of those that count."""
+
+    title = "The certificate does not count"
+
+
+class MembershipEnded(Unauthenticated):
+    """The certificate's person is no member of its project at this moment."""
+
+    title = "The membership that the certificate rests on has ended"
+
+
+class NotKnownYet(Exception):
+    """A young credential is not on the list of those that count, and may come: ``topic`` and ``key`` say what to wait for."""
+
+    def __init__(self, topic: str, key: str, refusal: Unauthenticated) -> None:
+        super().__init__(topic)
+        self.topic = topic
+        self.key = key
+        self.refusal = refusal
+
+
+@dataclass(eq=False)
+class Standing:
+    """An actor and what follows from it.
+
+    ``until``: when this stops being true by the clock alone (Unix seconds); ``header``: the identity header's value;
+    ``record``: the actor as an audit record names it, canonical JSON.
+    """
+
+    actor: Actor
+    until: float
+    basis: tuple[tuple[dict[str, Fact], str, Fact | None], ...]
+    stamp: int
+    header: bytes = b""
+    record: str = ""
+    decisions: dict[Action, Decision] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Render the actor once."""
+        self.header = base64.urlsafe_b64encode(self.actor.model_dump_json(exclude_defaults=True).encode()).rstrip(b"=")
+        self.record = json.dumps(who_acts(self.actor), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def decide(self, action: Action) -> Decision:
+        """The policy's answer; pure, so it is asked once for each action."""
+        known = self.decisions.get(action)
+        if known is None:
+            known = self.decisions[action] = decide(self.actor, action)
+        return known
+
+    def holds(self, later: "Standing") -> bool:
+        """Whether what was begun under this standing may go on under a later one of the same credential: no right was lost."""
+        old, new = self.actor, later.actor
+        return (
+            old.role == new.role
+            and old.fencing_token == new.fencing_token
+            and old.cluster_roles <= new.cluster_roles
+            and all(new.projects.get(project) == role for project, role in old.projects.items())
+        )
+
+
+NOBODY_STANDING = Standing(NOBODY, FOREVER, (), 0)
+
+
+class Authority:
+    """Looks credentials up in the projection of the authority topics."""
+
+    def __init__(self, projection: Projection) -> None:
+        self._facts = projection.knowledge.facts
+        self._users = self._facts[USERS.name]
+        self._sessions = self._facts[SESSIONS.name]
+        self._certificates = self._facts[CERTIFICATES.name]
+        self._memberships = self._facts[MEMBERSHIPS.name]
+        self._of_person: dict[str, dict[str, Membership]] = {}
+        self._stamps: dict[str, int] = {}
+        self._keys: dict[str, dict[str, str]] = {}
+        for fact in self._memberships.values():
+            self._learn(None, fact)
+        for fact in self._facts[SIGNING_KEYS.name].values():
+            self._learn(None, fact)
+        projection.on_change(self._learn)
+
+    def _learn(self, _old: Fact | None, new: Fact) -> None:
+        if isinstance(new, Membership):
+            person = str(new.user_id)
+            self._of_person.setdefault(person, {})[new.key] = new
+            self._stamps[person] = self._stamps.get(person, 0) + 1
+        elif new.topic is SIGNING_KEYS:
+            key: Any = new
+            if key.live:
+                self._keys[key.key_id] = dict(key.jwk)
+            else:
+                self._keys.pop(key.key_id, None)
+
+    def has_key(self, key_id: str | None) -> bool:
+        """Whether a live signing key has this id."""
+        return key_id in self._keys
+
+    def keys(self) -> dict[str, dict[str, str]]:
+        """The live signing keys by key id, as JWK."""
+        return self._keys
+
+    def standing(self, credential: Credential, project_id: str | None, now: float) -> Standing:
+        """The actor that ``credential`` is at ``now`` (Unix seconds), for a request whose path names ``project_id`` or no project.
+
+        Raises a subclass of Unauthenticated when it does not count, and NotKnownYet when it is young and unknown.
+        """
+        if credential is NOTHING_SHOWN:
+            return NOBODY_STANDING
+        known: Standing | None = credential.standings.get(project_id)
+        if known is not None and now < known.until and self._unchanged(known, credential):
+            return known
+        made = self._work_out(credential, project_id, now)
+        if len(credential.standings) >= REMEMBERED:
+            credential.standings.clear()
+        credential.standings[project_id] = made
+        return made
+
+    def _unchanged(self, standing: Standing, credential: Credential) -> bool:
+        for facts, key, fact in standing.basis:
+            if facts.get(key) is not fact:
+                return False
+        return standing.stamp < 0 or standing.stamp == self._stamps.get(credential.principal_key, 0)
+
+    def _work_out(self, credential: Credential, project_id: str | None, now: float) -> Standing:
+        search = _Search(now)
+        shown = credential.certificate
+        certificate = self._certificate(search, shown) if shown is not None else None
+        if certificate is not None and certificate.kind is CertificateKind.AGENT:
+            return search.standing(
+                Actor(
+                    principal=Principal.AGENT,
+                    agent_id=certificate.agent_id,
+                    certificate_id=certificate.certificate_id,
+                    versions=search.versions,
+                )
+            )
+        about: dict[str, Any] = {}
+        if credential.session_id is not None:
+            session = self._session(search, credential)
+            about |= {"session_id": session.session_id, "factor_at": session.factor_at}
+        person = credential.user_id or (shown.user_id if shown else None) or ""
+        user = self._user(search, person, credential, now)
+        about |= {"user_id": user.user_id, "username": user.username}
+        if certificate is None:
+            about["cluster_roles"] = user.cluster_roles
+            return self._person(search, about, person, project_id)
+        about["certificate_id"] = certificate.certificate_id
+        own = self._membership(search, str(certificate.project_id), person)
+        if own is None:
+            raise MembershipEnded
+        if certificate.kind is CertificateKind.JOB:
+            return search.standing(
+                Actor(
+                    principal=Principal.JOB,
+                    project_id=certificate.project_id,
+                    run_id=certificate.run_id,
+                    fencing_token=certificate.fencing_token,
+                    versions=search.versions,
+                    **about,
+                )
+            )
+        return self._in_one_project(search, about, own, project_id)
+
+    def _person(self, search: "_Search", about: dict[str, Any], person: str, project_id: str | None) -> Standing:
+        """A person who signed in: the role in the project of the path, or all roles when the path names none."""
+        if project_id is not None:
+            membership = self._membership(search, project_id, person)
+            about |= {"project_id": project_id}
+            if membership is not None:
+                about |= {"role": membership.role, "purpose": membership.purpose}
+            return search.standing(Actor(principal=Principal.PERSON, versions=search.versions, **about))
+        projects: dict[Any, Role] = {}
+        for membership in self._of_person.get(person, {}).values():
+            if search.counts(membership) and membership.role is not None:
+                projects[membership.project_id] = membership.role
+                search.versions[f"{MEMBERSHIPS.name}:{membership.key}"] = membership.version
+        stamp = self._stamps.get(person, 0)
+        return search.standing(Actor(principal=Principal.PERSON, projects=projects, versions=search.versions, **about), stamp)
+
+    def _in_one_project(self, search: "_Search", about: dict[str, Any], own: Membership, project_id: str | None) -> Standing:
+        """A person by a project certificate: in every other project they are nobody's member."""
+        if project_id is None and own.role is not None:
+            about["projects"] = {own.project_id: own.role}
+        elif project_id == str(own.project_id):
+            about |= {"project_id": own.project_id, "role": own.role, "purpose": own.purpose}
+        else:
+            about["project_id"] = project_id
+        return search.standing(Actor(principal=Principal.PERSON, versions=search.versions, **about))
+
+    def _session(self, search: "_Search", credential: Credential) -> Any:
+        session: Any = search.look(self._sessions, SESSIONS.name, str(credential.session_id))
+        if session is None:
+            raise _unknown(SESSIONS.name, str(credential.session_id), SessionEnded(), young=search.now - credential.since < YOUNG_SESSION_S)
+        expires = session.expires_at.timestamp()
+        if not session.live or expires <= search.now or str(session.user_id) != credential.user_id:
+            raise SessionEnded
+        search.ends(expires)
+        return session
+
+    def _user(self, search: "_Search", person: str, credential: Credential, now: float) -> Any:
+        user: Any = search.look(self._users, USERS.name, person)
+        if user is None:
+            raise _unknown(USERS.name, person, AccountNotActive(), young=now - credential.since < YOUNG_SESSION_S)
+        if user.status is not UserStatus.ACTIVE:
+            raise AccountNotActive
+        return user
+
+    def _membership(self, search: "_Search", project_id: str, person: str) -> Membership | None:
+        found: Any = search.look(self._memberships, MEMBERSHIPS.name, f"{project_id}:{person}")
+        return found if found is not None and search.counts(found) else None
+
+    def _certificate(self, search: "_Search", shown: ShownCertificate) -> Certificate:
+        fact: Any = search.look(self._certificates, CERTIFICATES.name, shown.certificate_id)
+        if fact is None:
+            young = search.now - shown.not_before < YOUNG_CERTIFICATE_S
+            raise _unknown(CERTIFICATES.name, shown.certificate_id, CertificateNotLive(), young=young)
+        certificate: Certificate = fact
+        said = (
+            certificate.kind,
+            certificate.fingerprint,
+            *map(_text, (certificate.project_id, certificate.user_id, certificate.agent_id, certificate.run_id)),
+        )
+        if said != (shown.kind, shown.fingerprint, shown.project_id, shown.user_id, shown.agent_id, shown.run_id):
+            raise CertificateNotLive
+        if not certificate.live or not certificate.not_before.timestamp() <= search.now < certificate.not_after.timestamp():
+            raise CertificateNotLive
+        search.ends(certificate.not_after.timestamp())
+        return certificate
+
+
+class _Search:
+    """One working-out: what was looked at, and until when its result holds by the clock."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.until = FOREVER
+        self.basis: list[tuple[dict[str, Fact], str, Fact | None]] = []
+        self.versions: dict[str, int] = {}
+
+    def look(self, facts: dict[str, Fact], topic: str, key: str) -> Fact | None:
+        fact = facts.get(key)
+        self.basis.append((facts, key, fact))
+        if fact is not None:
+            self.versions[f"{topic}:{key}"] = fact.version
+        return fact
+
+    def ends(self, instant: float) -> None:
+        self.until = min(self.until, instant)
+
+    def counts(self, membership: Membership) -> bool:
+        """Whether a membership gives a role now; its next beginning or end bounds the result."""
+        if membership.role is None:
+            return False
+        begins = membership.starts_at.timestamp()
+        if self.now < begins:
+            self.ends(begins)
+            return False
+        if membership.ends_at is None:
+            return True
+        ends = membership.ends_at.timestamp()
+        if ends <= self.now:
+            return False
+        self.ends(ends)
+        return True
+
+    def standing(self, actor: Actor, stamp: int = -1) -> Standing:
+        return Standing(actor, self.until, tuple(self.basis), stamp)
+
+
+def _unknown(topic: str, key: str, refusal: Unauthenticated, *, young: bool) -> Exception:
+    return NotKnownYet(topic, key, refusal) if young else refusal
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

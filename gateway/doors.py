@@ -1,0 +1,161 @@
+"""Which row of the policy a request is for: method and path, through a trie made from ``contracts.policy`` once.
+
+A path is percent-decoded once, like the service behind will do, and matched on its decoded segments. What could be read
+differently by two readers (encoded slashes, dot segments, empty segments, control characters) is no path at all.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from chassis.errors import NotFound, Problem
+from contracts.policy import API, POLICY, Action, Rule
+
+MAX_PATH = 4096
+MAX_QUERY = 8192
+_PLAIN = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+_ENCODED = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_HEX = re.compile(r"[0-9a-f]{1,40}")
+_ODD = frozenset({"Cc", "Cs", "Cn", "Zl", "Zp"})
+_AMBIGUOUS = ("/", "\\")
+
+
+class MalformedPath(Problem):
+    """The path cannot be read in one way only."""
+
+    status = 400
+    title = "The path is malformed"
+
+
+class UnknownPath(NotFound):
+    """No row of the policy has this path."""
+
+    title = "No such path"
+
+
+class MethodNotAllowed(Problem):
+    """The path has rows, none for this method."""
+
+    status = 405
+    title = "The path does not take this method"
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__()
+        self.allowed = ", ".join(sorted(allowed))
+
+
+@dataclass(frozen=True)
+class Door:
+    """One row as the gateway serves it. ``in_project``: the path names a project."""
+
+    action: Action
+    rule: Rule
+    names: tuple[str, ...]
+    in_project: bool
+
+
+@dataclass(slots=True)
+class _Node:
+    fixed: dict[str, "_Node"] = field(default_factory=dict)
+    one: "_Node | None" = None
+    rest: dict[str, Door] = field(default_factory=dict)
+    doors: dict[str, Door] = field(default_factory=dict)
+
+
+class Doors:
+    """The trie over all rows."""
+
+    def __init__(self, policy: Mapping[Action, Rule] = POLICY) -> None:
+        self._root = _Node()
+        for action, rule in policy.items():
+            self._enter(action, rule)
+
+    def _enter(self, action: Action, rule: Rule) -> None:
+        node = self._root
+        names: list[str] = []
+        segments = (API + rule.path).split("/")[1:]
+        for segment in segments:
+            if not segment.startswith("{"):
+                node = node.fixed.setdefault(segment, _Node())
+                continue
+            name, _, kind = segment.strip("{}").partition(":")
+            names.append(name)
+            if kind != "path":
+                node.one = node.one or _Node()
+                node = node.one
+        door = Door(action, rule, tuple(names), "project_id" in names)
+        table = node.rest if segments[-1].endswith(":path}") else node.doors
+        if rule.method in table:
+            raise ValueError(f"two rows for {rule.method} {rule.path}")
+        table[rule.method] = door
+
+    def find(self, method: str, raw_path: bytes) -> tuple[Door, list[str]]:
+        """The row for a request and the values of its path parameters, in the row's order.
+
+        ``raw_path`` is the path as sent, without the query. Raises MalformedPath, UnknownPath or MethodNotAllowed.
+        """
+        segments = segments_of(raw_path)
+        values: list[str] = []
+        node = self._root
+        rest: tuple[dict[str, Door], list[str]] | None = None
+        for number, segment in enumerate(segments):
+            if node.rest:
+                rest = (node.rest, [*values, "/".join(segments[number:])])
+            step = node.fixed.get(segment)
+            if step is None:
+                if node.one is None:
+                    break
+                values.append(segment)
+                step = node.one
+            node = step
+        else:
+            if node.doors:
+                return _chosen(node.doors, method, values)
+        if rest is None:
+            raise UnknownPath
+        return _chosen(rest[0], method, rest[1])
+
+
+def _chosen(table: dict[str, Door], method: str, values: list[str]) -> tuple[Door, list[str]]:
+    door = table.get(method)
+    if door is None:
+        raise MethodNotAllowed(table)
+    for number, name in enumerate(door.names):
+        if name == "certificate_id":
+            if not _HEX.fullmatch(values[number]):
+                raise UnknownPath
+        elif name.endswith("_id"):
+            if not _UUID.fullmatch(values[number]):
+                raise UnknownPath
+            values[number] = values[number].lower()
+        elif values[number].endswith("/") or not values[number]:
+            raise UnknownPath
+    return door, values
+
+
+def segments_of(raw_path: bytes) -> list[str]:
+    """The decoded segments of a path. Raises MalformedPath."""
+    if len(raw_path) > MAX_PATH:
+        raise MalformedPath("The path is longer than 4 KiB.")
+    segments = raw_path.decode("ascii").split("/")[1:] if _PLAIN.fullmatch(raw_path) else _decoded(raw_path)
+    if "" in segments[:-1] or "." in segments or ".." in segments:
+        raise MalformedPath("The path has an empty or a dot segment.")
+    return segments
+
+
+def _decoded(raw_path: bytes) -> list[str]:
+    if not _ENCODED.fullmatch(raw_path):
+        raise MalformedPath("The path has characters that must be percent-encoded.")
+    segments = []
+    for part in raw_path.split(b"/")[1:]:
+        try:
+            segment = unquote_to_bytes(part).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedPath("The path is not UTF-8.") from error
+        if any(mark in segment for mark in _AMBIGUOUS) or any(unicodedata.category(letter) in _ODD for letter in segment):
+            raise MalformedPath("The path has a control character, an encoded slash or an unassigned character.")
+        segments.append(segment)
+    return segments

@@ -1,0 +1,186 @@
+"""Every request in flight, by the person or agent it runs for, so that a lost right cuts it at once, uploads included.
+
+A request goes on only while its credential still stands and the policy still says yes. That is asked again whenever a
+fact about its principal arrives, and at the instant when its right ends by the clock.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from chassis.errors import Unauthenticated
+from contracts.events import Fact
+from contracts.policy import Action
+from gateway.authenticate import Credential
+from gateway.authority import FOREVER, NOBODY_STANDING, Authority, NotKnownYet, Standing
+
+SOON_S = 2.0
+STALL_S = 300.0
+CUT = "cut"
+CLIENT_LEFT = "client-left"
+STALLED = "stalled"
+
+
+class Cuttable(Protocol):
+    """A connection that can be ended now."""
+
+    def cut(self) -> None:
+        """End it."""
+
+
+class UpstreamSide(Protocol):
+    """The upstream's half of a request in flight."""
+
+    def fail(self, error: BaseException) -> None:
+        """End it; whoever waits for it gets ``error``."""
+
+
+class Over(Exception):
+    """The request was ended from outside; ``reason`` goes into its record."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Flight:
+    """One request in flight. ``over`` is None, or why it was ended; ``deadline`` is for a client that takes no more (loop's time)."""
+
+    __slots__ = (
+        "action",
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "credential",
+        "deadline",
+        "over",
+        "project_id",
+        "standing",
+        "timer",
+        "upstream",
+    )
+
+    def __init__(self, client: Cuttable, credential: Credential, action: Action, project_id: str | None, standing: Standing) -> None:
+        self.client = client
+        self.credential = credential
+        self.action = action
+        self.project_id = project_id
+        self.standing = standing
+        self.upstream: UpstreamSide | None = None
+        self.over: str | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = 0.0
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def end(self, reason: str) -> None:
+        """End both halves now."""
+        if self.over is not None:
+            return
+        self.over = reason
+        if reason != CLIENT_LEFT:
+            self.client.cut()
+        if self.upstream is not None:
+            self.upstream.fail(Over(reason))
+
+    def client_left(self) -> None:
+        """The client closed its connection."""
+        self.end(CLIENT_LEFT)
+
+    def check(self) -> None:
+        """Raise Over when the request was ended from outside."""
+        if self.over is not None:
+            raise Over(self.over)
+
+
+class InFlight:
+    """The registry. ``on_cut`` is told how many requests a lost right has just ended."""
+
+    def __init__(self, authority: Authority, on_cut: Callable[[int], None] = lambda _count: None) -> None:
+        self._authority = authority
+        self._flights: dict[str, set[Flight]] = {}
+        self._on_cut = on_cut
+
+    def __len__(self) -> int:
+        return sum(len(flights) for flights in self._flights.values())
+
+    def __iter__(self) -> Iterator[Flight]:
+        for flights in list(self._flights.values()):
+            yield from list(flights)
+
+    def enter(self, flight: Flight) -> None:
+        """Register a request, in the same turn of the event loop in which its standing was found."""
+        key = flight.credential.principal_key
+        found = self._flights.get(key)
+        if found is None:
+            self._flights[key] = {flight}
+        else:
+            found.add(flight)
+        if flight.standing.until != FOREVER and flight.standing.until - time.time() < SOON_S:
+            self._watch_clock(flight)
+
+    def leave(self, flight: Flight) -> None:
+        """The request is over."""
+        key = flight.credential.principal_key
+        found = self._flights[key]
+        found.discard(flight)
+        if not found:
+            del self._flights[key]
+        if flight.timer is not None:
+            flight.timer.cancel()
+
+    def heard(self, _old: Fact | None, new: Fact) -> None:
+        """A fact changed: review every request that it may speak about."""
+        about: Any = new
+        for name in ("user_id", "agent_id"):
+            key = getattr(about, name, None)
+            if key is not None:
+                self._review_all(str(key))
+
+    def _review_all(self, key: str) -> None:
+        flights = self._flights.get(key)
+        if flights:
+            cut = sum(self._review(flight) for flight in list(flights))
+            if cut:
+                self._on_cut(cut)
+
+    def _review(self, flight: Flight) -> bool:
+        """Cut the request unless it may go on; whether it was cut."""
+        if flight.over is not None or flight.standing is NOBODY_STANDING:
+            return False
+        try:
+            later = self._authority.standing(flight.credential, flight.project_id, time.time())
+        except (Unauthenticated, NotKnownYet):
+            flight.end(CUT)
+            return True
+        if later is not flight.standing:
+            if not flight.standing.holds(later) or not later.decide(flight.action).allowed:
+                flight.end(CUT)
+                return True
+            flight.standing = later
+            if later.until - time.time() < SOON_S:
+                self._watch_clock(flight)
+        return False
+
+    def _watch_clock(self, flight: Flight) -> None:
+        if flight.timer is not None:
+            flight.timer.cancel()
+        left = max(0.0, flight.standing.until - time.time())
+        flight.timer = asyncio.get_running_loop().call_later(left, self._instant, flight)
+
+    def _instant(self, flight: Flight) -> None:
+        flight.timer = None
+        if time.time() < flight.standing.until:
+            self._watch_clock(flight)
+        elif self._review(flight):
+            self._on_cut(1)
+
+    def sweep(self, now: float) -> None:
+        """Once a second: set precise timers for what ends soon, and end what stands still. ``now`` is the loop's time."""
+        wall = time.time()
+        for flight in self:
+            if flight.timer is None and flight.standing.until - wall < SOON_S:
+                self._watch_clock(flight)
+            if 0.0 < flight.deadline < now:
+                flight.end(STALLED)

@@ -1,0 +1,368 @@
+"""The data plane: one bare ASGI application for both public ports.
+
+Path → policy row → credential → standing → decision → record → forward. Whatever is missing on the way is a refusal.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import uuid_utils
+
+from chassis.errors import CannotDecide, Forbidden, NotFound, Problem, TooLarge, Unauthenticated, problem_response
+from chassis.log import logger
+from chassis.projection import WAIT_S, Projection
+from contracts.events import Outcome
+from contracts.policy import Decision, Reason, Rule
+from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, InvalidCredential
+from gateway.authority import NOBODY_STANDING, Authority, NotKnownYet, Standing
+from gateway.doors import Doors, MethodNotAllowed
+from gateway.forward import Connection, Forwarder, Headers
+from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over
+from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
+from gateway.measures import Measures
+from gateway.request import Request, facts_named
+from gateway.spool import SpoolUnavailable
+
+log = logger(__name__)
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+SAFETY: Headers = [
+    (b"strict-transport-security", b"max-age=63072000"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+]
+_STALE = "cannot-decide"
+_UPSTREAM_BROKE = "upstream-broke"
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_NOT_HANDED_OUT = frozenset(
+    {b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"date", b"server"}
+    | {b"hortus-identity", b"set-cookie"}
+    | {name for name, _ in SAFETY}
+)
+_FACTS = b"hortus-facts"
+_REASON = b"hortus-reason"
+_SUCCESS = range(200, 300)
+
+
+class NotSignedIn(Unauthenticated):
+    """The door is for those who show who they are."""
+
+
+class RoleMayNot(Forbidden):
+    """The caller's roles do not let them in here."""
+
+
+class WrongPrincipal(Forbidden):
+    """The door is for another kind of party."""
+
+
+_REFUSALS: dict[Reason, type[Problem]] = {
+    Reason.NOT_SIGNED_IN: NotSignedIn,
+    Reason.NOT_A_MEMBER: NotFound,
+    Reason.ROLE_MAY_NOT: RoleMayNot,
+    Reason.WRONG_PRINCIPAL: WrongPrincipal,
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Something that the gateway answers itself, to everybody."""
+
+    action: str
+    media_type: bytes
+    body: bytes
+
+
+class Refused(Exception):
+    """The policy said no: ``problem`` for the caller, ``reason`` for the record."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.reason)
+        self.problem = _REFUSALS.get(decision.reason, NotFound)()
+        self.reason = decision.reason.value
+
+
+class Plane:
+    """Serves every request from outside. ``pages`` are what the gateway answers itself, by path."""
+
+    def __init__(
+        self,
+        *,
+        projection: Projection,
+        authority: Authority,
+        authenticator: Authenticator,
+        forwarder: Forwarder,
+        in_flight: InFlight,
+        ledger: Ledger,
+        pages: Mapping[bytes, Page],
+        measures: Measures,
+    ) -> None:
+        self._doors = Doors()
+        self._projection = projection
+        self._authority = authority
+        self._authenticator = authenticator
+        self._forwarder = forwarder
+        self._in_flight = in_flight
+        self._ledger = ledger
+        self._spool = ledger.spool
+        self._pages = pages
+        self._measures = measures
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
+        began = time.perf_counter()
+        request = Request(scope)
+        status = 0
+        try:
+            if not self._spool.accepts:
+                raise SpoolUnavailable(retry_after=1)
+            request.read(scope)
+            status = await self._serve(request, receive, send)
+        except Refused as refused:
+            status = await self._refuse(request, refused.problem, refused.reason, send)
+        except Problem as problem:
+            status = await self._refuse(request, problem, problem.slug, send)
+        finally:
+            request.client.flight = None
+            door = request.door
+            self._measures.answered(door.rule.service if door else "gateway", status, time.perf_counter() - began)
+
+    async def _serve(self, request: Request, receive: Receive, send: Send) -> int:
+        page = self._pages.get(request.raw_path)
+        if page is not None:
+            return await self._show(request, page, send)
+        door, values = self._doors.find(request.method, request.raw_path)
+        access = request.access
+        request.door, request.values = door, values
+        access.action = door.action.value
+        access.resource = resource_of(door.names, values)
+        project_id = access.project_id = values[0] if door.in_project else None
+        credential = await self._credential(request)
+        if credential is NOTHING_SHOWN:
+            standing = NOBODY_STANDING
+        else:
+            standing = await self._standing(request, credential, project_id)
+            access.actor = standing.record
+        decision = standing.decide(door.action)
+        if not decision.allowed:
+            raise Refused(decision)
+        if door.rule.carries_bytes and self._spool.error is not None:
+            raise SpoolUnavailable(retry_after=1)
+        limit = door.rule.max_body
+        if limit is not None and request.length is not None and request.length > limit:
+            raise TooLarge(f"This door takes {limit} bytes.")
+        flight = Flight(request.client, credential, door.action, project_id, standing)
+        request.client.flight = flight
+        self._in_flight.enter(flight)
+        try:
+            return await self._forward(request, door.rule, flight, receive, send)
+        except Over as over:
+            self._record(request, Outcome.FAILED, over.reason, None, flight)
+            return 0
+        finally:
+            self._in_flight.leave(flight)
+
+    async def _credential(self, request: Request) -> Credential:
+        try:
+            return self._authenticator.credential(request.authorization, request.der)
+        except InvalidCredential:
+            key = self._authenticator.unknown_key(request.authorization) if request.authorization else None
+            if key is None or not await self._projection.until(lambda: self._authority.has_key(key), WAIT_S):
+                raise
+            return self._authenticator.credential(request.authorization, request.der)
+
+    async def _standing(self, request: Request, credential: Credential, project_id: str | None) -> Standing:
+        """The caller's standing by fresh knowledge. No pause between the look at freshness and the look-up.
+
+        Raises CannotDecide, or Unauthenticated when the credential does not count.
+        """
+        projection = self._projection
+        wanted = request.wanted()
+        if wanted and not await projection.reached(wanted):
+            raise CannotDecide("What Hortus-After names is not known here yet.", retry_after=1)
+        deadline = 0.0
+        while True:
+            if not projection.is_fresh():
+                await projection.fresh()
+            try:
+                return self._authority.standing(credential, project_id, time.time())
+            except NotKnownYet as unknown:
+                topic, key = unknown.topic, unknown.key
+                deadline = deadline or self._loop.time() + WAIT_S
+                if not await projection.until(lambda: projection.knowledge.version(topic, key) > 0, deadline - self._loop.time()):  # noqa: B023 - awaited here
+                    raise unknown.refusal from None
+
+    async def _forward(self, request: Request, rule: Rule, flight: Flight, receive: Receive, send: Send) -> int:
+        def begin(connection: Connection) -> None:
+            flight.check()
+            flight.upstream = connection
+
+        head = b"%bhortus-identity: %b\r\n%b\r\n" % (b"".join(request.forwarded), flight.standing.header, request.trace)
+        connection = await self._forwarder.exchange(
+            rule.service,
+            request.line,
+            head,
+            repeatable=request.method in _REPEATABLE,
+            head=request.method == "HEAD",
+            body=request.has_body,
+            begin=begin,
+        )
+        pump: asyncio.Task[None] | None = None
+        try:
+            if request.has_body:
+                pump = self._loop.create_task(self._pump(request, rule, flight, connection, receive))
+                await connection.head()
+            return await self._answer(request, rule, flight, connection, send)
+        finally:
+            if pump is not None and not pump.done():
+                pump.cancel()
+            flight.upstream = None
+            connection.release()
+
+    async def _pump(self, request: Request, rule: Rule, flight: Flight, connection: Connection, receive: Receive) -> None:
+        """Carry the request's body to the service as fast as it takes it; a failure ends the exchange."""
+        limit = rule.max_body
+        try:
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    flight.client_left()
+                    return
+                data: bytes = message["body"]
+                more: bool = message["more_body"]
+                flight.bytes_in += len(data)
+                if limit is not None and flight.bytes_in > limit:
+                    connection.fail(TooLarge(f"This door takes {limit} bytes."))
+                    return
+                await self._still_fresh(flight)
+                if request.chunked:
+                    framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+                    data = framed if more else framed + b"0\r\n\r\n"
+                if data:
+                    await connection.write(data)
+                if not more:
+                    connection.finish()
+                    return
+        except (Problem, Over) as error:
+            connection.fail(error)
+
+    async def _still_fresh(self, flight: Flight) -> None:
+        """Bytes move only while it is known who may do what; a pause in that knowledge is a pause of the transfer."""
+        if flight.standing is NOBODY_STANDING or self._projection.is_fresh():
+            return
+        try:
+            await self._projection.fresh()
+        except CannotDecide:
+            flight.end(_STALE)
+        flight.check()
+
+    async def _answer(self, request: Request, rule: Rule, flight: Flight, connection: Connection, send: Send) -> int:
+        """Hand the service's answer to the client and record it."""
+        status = connection.status
+        headers, facts, said = _handed_out(connection.headers)
+        if facts is not None and status in _SUCCESS and not await self._in_force(facts):
+            if status == 204:  # noqa: PLR2004 - No Content has no length; Accepted without a body has one
+                headers.append((b"content-length", b"0"))
+            status = 202
+        opened = rule.carries_bytes and status in _SUCCESS
+        if opened:
+            await self._spool.durable(self._record(request, Outcome.OPENED, "allowed", status, None))
+        outcome, reason = (Outcome.CLOSED, "allowed") if opened else outcome_of(status, said)
+        digest = hashlib.sha256() if opened else None
+        try:
+            await self._still_fresh(flight)
+            flight.check()
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            if connection.complete:
+                data = connection.take()
+                if digest is not None:
+                    digest.update(data)
+                flight.bytes_out = len(data)
+                await send({"type": "http.response.body", "body": data})
+            else:
+                await self._stream(flight, connection, send, digest)
+            flight.check()
+        except (Over, Problem) as error:
+            reason = error.reason if isinstance(error, Over) else _UPSTREAM_BROKE
+            outcome = Outcome.FAILED
+            if reason != CLIENT_LEFT:
+                request.client.cut()
+        self._record(request, outcome, reason, status, flight, digest.hexdigest() if digest else None)
+        return status
+
+    async def _stream(self, flight: Flight, connection: Connection, send: Send, digest: Any) -> None:
+        """Carry the body as it arrives; while the client takes nothing, nothing more is read from the service."""
+        while data := await connection.read():
+            await self._still_fresh(flight)
+            flight.check()
+            if digest is not None:
+                digest.update(data)
+            flight.deadline = self._loop.time() + STALL_S
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            flight.bytes_out += len(data)
+        flight.deadline = 0.0
+        flight.check()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _in_force(self, facts: bytes) -> bool:
+        """Whether this replica decides by the facts that an answer emitted; waits a moment for them."""
+        return await self._projection.reached(facts_named(facts))
+
+    async def _show(self, request: Request, page: Page, send: Send) -> int:
+        if request.method != "GET":
+            raise MethodNotAllowed(["GET"])
+        request.access.action = page.action
+        await self._credential(request)
+        headers = [(b"content-type", page.media_type), (b"content-length", b"%d" % len(page.body)), *SAFETY]
+        self._record(request, Outcome.ALLOWED, "allowed", 200, None)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": page.body})
+        return 200
+
+    async def _refuse(self, request: Request, problem: Problem, reason: str, send: Send) -> int:
+        """Answer with a problem document, and record it."""
+        response = problem_response(problem)
+        outcome = Outcome.REFUSED if problem.status < 500 else Outcome.FAILED  # noqa: PLR2004 - RFC 9110
+        if self._spool.accepts:
+            self._record(request, outcome, reason, problem.status, request.client.flight)
+        else:
+            self._measures.unrecorded()
+        headers = [*response.raw_headers, *SAFETY]
+        if isinstance(problem, MethodNotAllowed):
+            headers.append((b"allow", problem.allowed.encode()))
+        if request.expects:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+        return problem.status
+
+    def _record(
+        self, request: Request, outcome: Outcome, reason: str, status: int | None, flight: Flight | None, sha256: str | None = None
+    ) -> int:
+        traffic = Traffic(flight.bytes_in, flight.bytes_out, sha256) if flight is not None else Traffic()
+        return self._ledger.record(str(uuid_utils.uuid7()), request.access, outcome, reason, status, traffic)
+
+
+def _handed_out(received: Headers) -> tuple[Headers, bytes | None, str | None]:
+    """The headers of a service's answer that the client gets, and what ``Hortus-Facts`` and ``Hortus-Reason`` say."""
+    headers: Headers = []
+    facts: bytes | None = None
+    reason: str | None = None
+    for header in received:
+        name = header[0]
+        if name in _NOT_HANDED_OUT:
+            continue
+        if name == _FACTS:
+            facts = header[1]
+        elif name == _REASON:
+            reason = header[1].decode("latin-1")
+        headers.append(header)
+    headers += SAFETY
+    return headers, facts, reason
