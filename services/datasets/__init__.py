@@ -1,0 +1,1 @@
+"""Datasets: files in projects, encrypted at rest, shared without a copy, with their origins on them."""

@@ -1,0 +1,67 @@
+"""The assembly of datasets: settings, where bytes lie, what is swept, and who watches reads in flight."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from chassis.app import Runtime, Spec
+from chassis.db import plain_dsn
+from chassis.settings import Settings
+from contracts.policy import Service
+from services.datasets import service
+from services.datasets.blobs import Blobs
+from services.datasets.flights import Flights
+from services.datasets.handlers import hears
+from services.datasets.routes import router
+from services.datasets.service import Limits, Storage
+from services.datasets.vault import MasterKey
+
+GIB = 1024**3
+
+
+class DatasetsSettings(Settings):
+    """Settings of datasets. Sizes are bytes, times seconds.
+
+    ``blob_reserve`` is what stays free on the disk of a ``file://`` store; ``orphan_age_s`` is how old a blob of no file
+    is before it is deleted: longer than the time between the end of an upload and its commit can be.
+    """
+
+    blob_url: str
+    master_key_file: Path
+    blob_reserve: int = GIB // 4
+    staging_max_bytes: int = 64 * GIB
+    staging_max_files: int = 10_000
+    orphan_age_s: float = 3600.0
+    sweep_s: float = 600.0
+
+
+@contextlib.asynccontextmanager
+async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
+    """Open the store and watch reads in flight, in every process that answers requests."""
+    settings: DatasetsSettings = runtime.settings
+    flights = Flights(plain_dsn(settings.database_url), functools.partial(service.still_allowed, runtime.engine))
+    runtime.extra["storage"] = Storage(
+        engine=runtime.engine,
+        master=MasterKey.load(settings.master_key_file),
+        blobs=Blobs(settings.blob_url, settings.blob_reserve),
+        limits=Limits(settings.staging_max_bytes, settings.staging_max_files),
+        flights=flights,
+    )
+    watching = asyncio.create_task(flights.watch(), name="flights")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def sweep_blobs(runtime: Runtime) -> None:
+    """Delete, every ten minutes, what uploads that failed left behind."""
+    while True:
+        await service.sweep(runtime.extra["storage"], runtime.settings.orphan_age_s)
+        await asyncio.sleep(runtime.settings.sweep_s)
+
+
+spec = Spec(Service.DATASETS, DatasetsSettings, router, hears, background=(sweep_blobs,), lifespan=lifespan)

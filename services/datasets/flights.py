@@ -1,0 +1,120 @@
+"""Reads in flight that rest on something which can end: each is cut when its permission ends, on every replica.
+
+Whoever changes a share, a run or a membership says ``NOTIFY flights`` in its transaction. Every process listens, and asks
+again at least twice a second anyway; when it cannot ask, it cuts everything (fail closed).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import asyncpg
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from chassis.log import logger
+from services.datasets.models import FLIGHTS, RunRead
+
+log = logger(__name__)
+LOOK_S = 0.4
+ANSWER_S = 0.5
+RECONNECT_S = 0.5
+
+StillAllowed = Callable[[frozenset[RunRead]], Awaitable[frozenset[RunRead]]]
+
+
+class TransferCut(Exception):
+    """The permission ended while bytes were on their way: the connection is aborted."""
+
+
+class Flight:
+    """One read in flight."""
+
+    def __init__(self, read: RunRead) -> None:
+        self.read = read
+        self.cut = asyncio.Event()
+
+
+class Flights:
+    """The reads in flight of this process. ``still`` says which of some reads are allowed at this moment."""
+
+    def __init__(self, dsn: str, still: StillAllowed) -> None:
+        self._dsn = dsn
+        self._still = still
+        self._flights: set[Flight] = set()
+        self._wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    @contextlib.contextmanager
+    def enter(self, read: RunRead) -> Iterator[Flight]:
+        """Be in the registry for as long as bytes flow."""
+        flight = Flight(read)
+        self._flights.add(flight)
+        try:
+            yield flight
+        finally:
+            self._flights.discard(flight)
+
+    async def watch(self) -> None:
+        """Cut what is no longer allowed, until cancelled."""
+        while True:
+            connection = None
+            try:
+                connection = await asyncpg.connect(self._dsn, timeout=5)
+                await connection.add_listener(FLIGHTS, self._notified)
+                while not connection.is_closed():
+                    await self._look()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("not listening for ended permissions, asking instead", error=type(error).__name__)
+                await self._look()
+            finally:
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(0)
+
+    def _notified(self, *_: object) -> None:
+        self._wake.set()
+
+    async def _look(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), LOOK_S)
+        self._wake.clear()
+        if not self._flights:
+            return
+        flights = list(self._flights)
+        try:
+            allowed = await asyncio.wait_for(self._still(frozenset(flight.read for flight in flights)), ANSWER_S)
+        except Exception as error:  # noqa: BLE001 - whoever cannot know who may do what, now, refuses
+            log.error("cannot know whether reads in flight are allowed: all are cut", error=type(error).__name__, count=len(flights))
+            allowed = frozenset()
+        for flight in flights:
+            if flight.read not in allowed:
+                flight.cut.set()
+
+
+class GuardedStream(StreamingResponse):
+    """A stream that is aborted when its flight is cut, also while the reader does not read."""
+
+    def __init__(self, flights: Flights, read: RunRead, content: Any, **arguments: Any) -> None:
+        super().__init__(content, **arguments)
+        self._flights = flights
+        self._read = read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the bytes. Raises TransferCut."""
+        with self._flights.enter(self._read) as flight:
+            sending = asyncio.ensure_future(super().__call__(scope, receive, send))
+            cut = asyncio.ensure_future(flight.cut.wait())
+            try:
+                await asyncio.wait({sending, cut}, return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    log.info("transfer cut", run_id=str(self._read.run_id), dataset_id=str(self._read.dataset_id))
+                    raise TransferCut
+                sending.result()
+            finally:
+                cut.cancel()
+                sending.cancel()
+                await asyncio.gather(sending, cut, return_exceptions=True)
