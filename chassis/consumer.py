@@ -291,7 +291,7 @@ class Consumer:
         where = {"topic": first.topic, "partition": first.partition, "keys": sorted({fact.key for fact in facts})}
         async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
             await uow.session.execute(_CLAIM, where)
-            versions: dict[str, int] = dict((await uow.session.execute(_VERSIONS, where)).tuples().all())
+            versions: dict[str, int] = {row.key: row.version for row in await uow.session.execute(_VERSIONS, where)}
             for fact in facts:
                 if fact.version > versions[fact.key]:
                     handler = self.hears.handlers.get(fact.type)
