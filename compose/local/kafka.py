@@ -118,7 +118,8 @@ class Kafka(Server):
 
     def allow(self, rules: Iterable[Access]) -> None:
         """Add access rules to those that there are, for tests."""
-        _settle(self.admin().create_acls([_binding(rule) for rule in rules], request_timeout=SECONDS))
+        admin = self.admin()  # held until its answers are there
+        _settle(admin.create_acls([_binding(rule) for rule in rules], request_timeout=SECONDS))
 
     def _apply_topics(self, admin: AdminClient, plans: list[TopicPlan]) -> None:
         there = admin.list_topics(timeout=SECONDS).topics

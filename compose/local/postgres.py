@@ -65,6 +65,10 @@ class Postgres(SocketServer):
         )
         self.child.start()
         self.child.wait_until(self._answers, self.start_seconds)
+        closed = self.folder / "closed"
+        if not closed.exists():
+            self.run_sql("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;")
+            self._write(closed, "")
 
     @property
     def tree(self) -> Path:
