@@ -1,0 +1,1 @@
+"""auth: who people are: accounts, passwords, second factors, sessions and the keys that sign tokens."""

@@ -1,0 +1,66 @@
+"""The assembly of auth."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from chassis.app import Runtime, Spec
+from chassis.outbox import unit_of_work
+from chassis.settings import Settings
+from contracts.policy import Service
+from services.auth import service, vault
+from services.auth.handlers import hears
+from services.auth.routes import router
+
+TEND_S = 60.0
+
+
+class AuthSettings(Settings):
+    """The settings of auth; ``token_s`` is how long an access token is valid, in seconds."""
+
+    master_key_file: Path
+    setup_file: Path
+    administrator_email: str = "admin@localhost"
+    token_s: int = 300
+    hash_threads: int = 2
+
+
+@contextlib.asynccontextmanager
+async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
+    """Open the master key and the threads that hash passwords."""
+    passwords = vault.Passwords(runtime.settings.hash_threads)
+    runtime.extra |= {"vault": vault.Vault(vault.read_master_key(runtime.settings.master_key_file)), "passwords": passwords}
+    try:
+        yield
+    finally:
+        passwords.close()
+
+
+async def set_up(runtime: Runtime) -> None:
+    """See to it that there is a key that signs, which opens with this master key, and a way to the first administrator."""
+    safe: vault.Vault = runtime.extra["vault"]
+    async with unit_of_work(runtime.engine, Service.AUTH.value, "signing-key.create") as uow:
+        key = await service.signing_key(uow, safe)
+        safe.signing_key(key.key_id, key.sealed)
+    async with unit_of_work(runtime.engine, Service.AUTH.value, "administrator.invite") as uow:
+        await service.invite_first_administrator(uow, runtime.settings.administrator_email, runtime.settings.setup_file)
+
+
+async def tend(runtime: Runtime) -> None:
+    """Set up once, then forget old failures from time to time."""
+    await set_up(runtime)
+    while True:
+        async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
+            await service.forget_attempts(uow)
+        await asyncio.sleep(TEND_S)
+
+
+spec = Spec(
+    service=Service.AUTH,
+    settings=AuthSettings,
+    router=router,
+    hears=hears,
+    background=(tend,),
+    lifespan=lifespan,
+)

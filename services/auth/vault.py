@@ -1,0 +1,186 @@
+"""What auth does with secrets: password hashes, sealing under the master key, one-time tokens and new signing keys."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import pyotp
+from argon2 import PasswordHasher, Type
+from argon2.exceptions import InvalidHashError, VerificationError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from chassis import tokens
+from chassis.errors import CannotDecide
+
+MASTER_KEY_BYTES = 32
+NONCE_BYTES = 12
+FORMAT = b"\x01"
+TOKEN_BYTES = 32
+TOTP_SECRET_CHARACTERS = 32
+MEMORY_KIB = 19 * 1024
+PASSES = 2
+LANES = 1
+
+T = TypeVar("T")
+
+
+class BadMasterKey(Exception):
+    """The master key's file cannot be used, or does not open what was sealed."""
+
+
+def read_master_key(path: Path) -> bytes:
+    """The 32 bytes in a file of base64url. Raises BadMasterKey."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (OSError, UnicodeDecodeError, binascii.Error, ValueError) as error:
+        raise BadMasterKey(f"{path}: {type(error).__name__}") from error
+    if len(key) != MASTER_KEY_BYTES:
+        raise BadMasterKey(f"{path}: {len(key)} bytes instead of {MASTER_KEY_BYTES}")
+    return key
+
+
+class Vault:
+    """Seals secrets with AES-256-GCM, each bound to the id that it belongs to, and hashes names with a key."""
+
+    def __init__(self, master_key: bytes) -> None:
+        self._aead = AESGCM(master_key)
+        self._name_key = hmac.digest(master_key, b"hortus.auth.names", "sha256")
+        self.signing_key = lru_cache(maxsize=8)(self._open_signing_key)
+
+    def _seal(self, secret: bytes, bound_to: bytes) -> bytes:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return FORMAT + nonce + self._aead.encrypt(nonce, secret, bound_to)
+
+    def _open(self, sealed: bytes, bound_to: bytes) -> bytes:
+        try:
+            if sealed[:1] != FORMAT:
+                raise BadMasterKey("unknown format of a sealed secret")
+            return self._aead.decrypt(sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :], bound_to)
+        except InvalidTag as error:
+            raise BadMasterKey("a sealed secret does not open with this master key") from error
+
+    def seal_totp(self, secret: str, user_id: UUID) -> bytes:
+        """A TOTP secret (base32), sealed for one account."""
+        return self._seal(secret.encode(), b"totp:" + user_id.bytes)
+
+    def open_totp(self, sealed: bytes, user_id: UUID) -> str:
+        """The TOTP secret of an account. Raises BadMasterKey."""
+        return self._open(sealed, b"totp:" + user_id.bytes).decode()
+
+    def new_signing_key(self, key_id: str) -> tuple[bytes, dict[str, str]]:
+        """A fresh P-256 key: its private JWK sealed, and its public JWK."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        sealed = self._seal(json.dumps(tokens.private_jwk(key)).encode(), b"signing-key:" + key_id.encode())
+        return sealed, {**tokens.public_jwk(key.public_key()), "kid": key_id}
+
+    def _open_signing_key(self, key_id: str, sealed: bytes) -> dict[str, str]:
+        jwk: dict[str, str] = json.loads(self._open(sealed, b"signing-key:" + key_id.encode()))
+        return jwk
+
+    def blind(self, name: str) -> bytes:
+        """A keyed hash of a name somebody typed, which may be a password typed into the wrong field."""
+        return hmac.digest(self._name_key, name.encode(), "sha256")
+
+
+def new_token() -> str:
+    """A one-time token: 256 random bits, base64url."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def token_hash(token: str) -> bytes:
+    """How a one-time token is stored; it is random, so no salt is needed."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def new_totp_secret() -> str:
+    """160 random bits in base32 (RFC 4226 section 4)."""
+    return pyotp.random_base32(TOTP_SECRET_CHARACTERS)
+
+
+class Passwords:
+    """Argon2id at the cost OWASP names (19 MiB, 2 passes, 1 lane), in few threads and with a bounded queue."""
+
+    def __init__(self, threads: int = 2, waiting: int = 64) -> None:
+        self._hasher = PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES, type=Type.ID)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
+        self._room = threads + waiting
+        self._dummy = self._hasher.hash(secrets.token_urlsafe(16))
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def hash(self, password: str) -> str:
+        """The hash to store, with its salt and parameters. Raises CannotDecide when too many wait."""
+        return await self._run(self._hash, password)
+
+    async def check(self, password: str, stored: str | None) -> tuple[bool, str | None]:
+        """Whether the password is right, and a new hash to store where the old one has other parameters.
+
+        Without a stored hash the work is the same, and the answer is no. Raises CannotDecide when too many wait.
+        """
+        return await self._run(self._check, password, stored)
+
+    def _hash(self, password: str) -> str:
+        return self._hasher.hash(password)
+
+    def _check(self, password: str, stored: str | None) -> tuple[bool, str | None]:
+        try:
+            self._hasher.verify(stored or self._dummy, password)
+        except (VerificationError, InvalidHashError):
+            return False, None
+        if stored is None:
+            return False, None
+        return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        if self._room <= 0:
+            raise CannotDecide("Too many people sign in at this moment.", retry_after=1)
+        self._room -= 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        finally:
+            self._room += 1
+
+
+def keep_token(path: Path, token: str) -> None:
+    """Write a one-time token as the one line of a file that only its owner reads, whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def kept_token(path: Path) -> str | None:
+    """The token in a file, or None where there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+
+
+def forget_token(path: Path) -> None:
+    """Remove the file of a token that is spent."""
+    path.unlink(missing_ok=True)

@@ -1,0 +1,22 @@
+"""The settings of auth in tests."""
+
+import base64
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.world import World, Worlds
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    master = tmp_path / "master.key"
+    master.write_text(base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return {"master_key_file": master, "setup_file": tmp_path / "setup"}
+
+
+@pytest.fixture
+async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
+    return await worlds.open("auth", **settings)
