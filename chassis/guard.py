@@ -52,6 +52,8 @@ class NotSignedIn(Unauthenticated):
 class NotAMember(NotFound):
     """The caller may not know whether the project exists."""
 
+    slug = "not-a-member"
+
 
 class RoleMayNot(Forbidden):
     """The caller's role does not allow it."""
@@ -259,9 +261,10 @@ class Door(APIRoute):
 
 def _tag(response: Response) -> None:
     """``ETag`` of a single resource: its version."""
-    if response.headers.get("content-type") != "application/json" or "etag" in response.headers:
+    content = getattr(response, "body", b"")
+    if not content or response.headers.get("content-type") != "application/json" or "etag" in response.headers:
         return
-    body = json.loads(bytes(response.body))
+    body = json.loads(bytes(content))
     version = body.get("version") if isinstance(body, dict) else None
     if isinstance(version, int):
         response.headers["ETag"] = f'"{version}"'
