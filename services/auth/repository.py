@@ -1,12 +1,13 @@
 """All the SQL of auth."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import delete, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlmodel import col
 
 from contracts.events import UserStatus
@@ -15,6 +16,14 @@ from services.auth.models import Attempts, Credential, Invitation, Session, Sign
 
 SET_UP_LOCK = 0x61757468
 NAMES_LOCK = 0x6E616D65
+Engine = AsyncEngine
+
+
+@contextlib.asynccontextmanager
+async def reading(engine: Engine) -> AsyncIterator[AsyncSession]:
+    """A short look at the database before slow work; it holds no connection afterwards."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        yield session
 
 
 async def clock(session: AsyncSession) -> datetime:

@@ -6,8 +6,6 @@ from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-
 from chassis import tokens
 from chassis.errors import NotFound
 from chassis.guard import OpenUow, expect
@@ -51,10 +49,10 @@ def _acts(uow: UnitOfWork, user: User, session_id: UUID | None = None) -> None:
     uow.actor = Actor(principal=Principal.PERSON, user_id=user.user_id, username=user.username, session_id=session_id)
 
 
-async def _free_username(session: AsyncSession, email: str) -> str:
+async def _free_username(uow: UnitOfWork, email: str) -> str:
     candidates = domain.usernames(email)
     while names := list(islice(candidates, NAMES_AT_ONCE)):
-        taken = await repository.taken_usernames(session, names)
+        taken = await repository.taken_usernames(uow.session, names)
         for name in names:
             if name not in taken:
                 return name
@@ -72,7 +70,7 @@ async def invite(uow: UnitOfWork, email: str, roles: frozenset[ClusterRole]) -> 
     hashed = vault.token_hash(token)
     user = await repository.user_with_email(uow.session, normal)
     if user is None:
-        username = await _free_username(uow.session, normal)
+        username = await _free_username(uow, normal)
         user, invitation = domain.invite(uow.new_id(), username, normal, roles, hashed, uow.now)
         uow.session.add(user)
         await uow.session.flush()
@@ -89,13 +87,13 @@ async def invite(uow: UnitOfWork, email: str, roles: frozenset[ClusterRole]) -> 
     return user, token
 
 
-async def accept(later: OpenUow, engine: AsyncEngine, safe: Vault, passwords: Passwords, token: str, password: str) -> SecondFactor:
+async def accept(later: OpenUow, engine: repository.Engine, safe: Vault, passwords: Passwords, token: str, password: str) -> SecondFactor:
     """Choose a password and get a second factor; a repetition replaces both until they are confirmed.
 
     Raises InvitationNotOpen, CannotDecide.
     """
     hashed = vault.token_hash(token)
-    async with AsyncSession(engine) as session:
+    async with repository.reading(engine) as session:
         domain.demand_open(*await repository.invitation_by_token(session, hashed), await repository.clock(session))
     password_hash = await passwords.hash(password)
     uow = await later()
@@ -131,7 +129,7 @@ async def confirm(uow: UnitOfWork, safe: Vault, token: str, code: str) -> User:
 
 async def sign_in(
     later: OpenUow,
-    engine: AsyncEngine,
+    engine: repository.Engine,
     safe: Vault,
     passwords: Passwords,
     name: str,
@@ -144,7 +142,7 @@ async def sign_in(
     The slow check of the password runs outside the transaction; what it rested on is compared again under lock. Raises
     SlowDown, CannotDecide.
     """
-    async with AsyncSession(engine) as session:
+    async with repository.reading(engine) as session:
         known = await repository.user_named(session, domain.normal_name(name))
         credential = await repository.credential(session, known.user_id) if known else None
         key = safe.blind(str(known.user_id) if known else domain.normal_name(name))
@@ -260,7 +258,7 @@ async def invite_first_administrator(uow: UnitOfWork, email: str, setup_file: Pa
     if invitation is None:
         normal = domain.normal_email(email)
         await repository.lock_names(uow.session)
-        username = await _free_username(uow.session, normal)
+        username = await _free_username(uow, normal)
         roles = frozenset({ClusterRole.ADMINISTRATOR})
         user, invitation = domain.invite(uow.new_id(), username, normal, roles, vault.token_hash(token), uow.now, first=True)
         uow.session.add(user)
