@@ -26,13 +26,21 @@ from contracts.events import TOPICS
 from contracts.policy import Service
 
 GATEWAY, AGENT, RUNNER = "gateway", "agent", "runner"
+SETUP = "first-administrator"
 READY_SECONDS = 120.0
+SETUP_SECONDS = 10.0
 STOP_SECONDS = 15.0
 WATCH_SECONDS = 0.5
 LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 60.0
 
 Progress = Callable[[str], None]
+
+
+def setup_link(home: Home, address: str) -> str | None:
+    """The first administrator's one-time link at ``address``; None where there is an administrator already."""
+    file = home.secrets / SETUP
+    return f"{address}/setup#{file.read_text().strip()}" if file.exists() else None
 
 
 class Process:
@@ -183,11 +191,11 @@ class Suite:
     @property
     def setup_file(self) -> Path:
         """Where auth writes the first administrator's one-time link."""
-        return self.home.secrets / "first-administrator"
+        return self.home.secrets / SETUP
 
     def setup_link(self) -> str | None:
         """The first administrator's one-time link; None where auth wrote none, because there is an administrator."""
-        return self.setup_file.read_text().strip() if self.setup_file.exists() else None
+        return setup_link(self.home, self.address)
 
     def start(self) -> None:
         """Start everything and return when each part says that it is ready.
@@ -275,8 +283,19 @@ class Suite:
         gateways = self._make_gateways() if self.services else []
         waits = [pool.submit(self._launch, process) for process in (*self._make_services(), *gateways)]
         _all([*waits, index])
+        if Service.AUTH in self.services:
+            self._await_setup_link()
         if environments is not None:
             self._start_agent(environments.result())
+
+    def _await_setup_link(self) -> None:
+        # auth writes the link once its set-up has run, a moment after it is ready; later starts may have none to write
+        seen = self.home.state / "set-up"
+        deadline = time.monotonic() + SETUP_SECONDS
+        while not seen.exists() and time.monotonic() < deadline:
+            if self.setup_file.exists():
+                seen.touch()
+            time.sleep(WATCH_SECONDS / 10)
 
     def _start_bus(self) -> None:
         self._start_server(self.kafka, "Kafka answers")

@@ -24,11 +24,12 @@ from compose.local.ports import demand_free
 from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
 from compose.local.process import end_leftovers, started_at
-from compose.local.suite import RUNNER, Suite
+from compose.local.suite import RUNNER, Suite, setup_link
 from contracts.policy import Service
 
 PR_SET_CHILD_SUBREAPER = 36
 PEOPLE_PORT, CERTIFICATE_PORT = 8443, 8444
+PASSED_ON = ("HORTUS_LOG_LEVEL", "HORTUS_ADMINISTRATOR_EMAIL")
 READY_LINE = "\x04ready"
 DOWN_SECONDS = 90.0
 POLL_SECONDS = 0.1
@@ -157,6 +158,7 @@ def supervise() -> int:
         names=[name for name in os.environ.get("HORTUS_HOSTNAMES", "").split(",") if name],
         replicas=int(os.environ.get("HORTUS_REPLICAS", "1")),
         respawn=True,
+        settings={name: os.environ[name] for name in PASSED_ON if name in os.environ},
         progress=_tell,
         announce=_announce,
     )
@@ -189,10 +191,10 @@ def _already(home: Home) -> int:
 
 
 def _closing(home: Home, first: str) -> str:
-    link = home.secrets / "first-administrator"
+    link = setup_link(home, _described(home)["address"])
     lines = [first]
-    if link.exists():
-        lines.append(f"  first administrator  {link.read_text().strip()}   (works once, for 24 h)")
+    if link is not None:
+        lines.append(f"  first administrator  {link}   (works once, for 24 h)")
     lines += [
         f"  trust                {home.trust / 'root.pem'}   (import it as an authority in the browser, or `curl --cacert`)",
         f"  logs                 {home.log}",
