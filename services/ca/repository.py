@@ -16,6 +16,9 @@ Q = TypeVar("Q", bound=Executable)
 LIVE = col(Certificate.state) == CertificateState.LIVE
 ISSUED = col(Certificate.state) != CertificateState.INTENDED
 DUE_AT_ONCE = 200
+_KNOWN = text("""SELECT coalesce((SELECT version FROM projects WHERE project_id = :project_id), 0) AS project,
+                 coalesce((SELECT version FROM people WHERE user_id = :user_id), 0) AS person,
+                 coalesce((SELECT version FROM members WHERE project_id = :project_id AND user_id = :user_id), 0) AS member""")
 _NEXT_DUE = text("""SELECT least(min(c.not_after), min(m.ends_at)) FROM certificates c
                     LEFT JOIN members m ON m.project_id = c.project_id AND m.user_id = c.user_id WHERE c.state = 'live'""")
 
@@ -36,6 +39,13 @@ async def member(session: AsyncSession, project_id: UUID, user_id: UUID) -> Memb
     """A membership, kept as it is until the transaction ends."""
     found = select(Member).where(col(Member.project_id) == project_id, col(Member.user_id) == user_id)
     return (await session.execute(_newest(found).with_for_update(read=True))).scalar_one_or_none()
+
+
+async def versions(session: AsyncSession, project_id: UUID, user_id: UUID) -> tuple[int, int, int]:
+    """How much is known of a project, a person and their membership: the version of each, 0 for none. Locks nothing."""
+    found = await session.execute(_KNOWN, {"project_id": project_id, "user_id": user_id})
+    known = found.one()
+    return known.project, known.person, known.member
 
 
 async def put(session: AsyncSession, row: Table) -> None:

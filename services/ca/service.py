@@ -188,21 +188,21 @@ async def _parties(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Parties:
 
 
 async def _known(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Person, Member]:
-    """What a caller's certificate rests on, once this service knows as much of it as the gateway did."""
+    """What a caller's certificate rests on, once this service knows as much of it as the gateway did; waits at most 1 s."""
     user_id = uow.actor.user_id
     if user_id is None:
         raise NotFound
     seen = uow.actor.versions
+    least = (1, max(1, seen.get(f"{USERS.name}:{user_id}", 1)), max(1, seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 1)))
     deadline = time.monotonic() + KNOWN_WAIT_S
-    while True:
-        project, person, member = await _parties(uow, project_id, user_id)
-        if project is not None and person is not None and member is not None:
-            caught_up = person.version >= seen.get(f"{USERS.name}:{user_id}", 0)
-            if caught_up and member.version >= seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 0):
-                return project, person, member
+    while any(known < wanted for known, wanted in zip(await repository.versions(uow.session, project_id, user_id), least, strict=True)):
         if time.monotonic() >= deadline:
             raise CannotDecide("The project or its membership has not arrived here yet.", retry_after=1)
         await asyncio.sleep(KNOWN_LOOK_S)
+    project, person, member = await _parties(uow, project_id, user_id)
+    if project is None or person is None or member is None:
+        raise NotFound
+    return project, person, member
 
 
 async def _settle(uow: UnitOfWork, runs: Iterable[Run]) -> None:

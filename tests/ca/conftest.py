@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 from compose.local.home import Home
@@ -106,6 +106,10 @@ def run(state: RunState = RunState.LEASED, *, version: int = 2, fencing_token: i
 
 def agent_fact(request: str | None, *, version: int = 1, live: bool = True) -> Agent:
     return Agent(agent_id=AGENT, version=version, name="node-1", csr=request, live=live)
+
+
+def private_key() -> str:
+    return new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def openssl(*arguments: str, given: str = "") -> str:

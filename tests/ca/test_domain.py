@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from contracts.roles import Actor, Principal, Role
 from services.ca import domain, signer
 from services.ca.domain import CsrRefused, Holder, Terms, TooManyCertificates
 from services.ca.models import Certificate, CertificateState, Ending
-from tests.ca.conftest import ADA, AGENT, BOB, RUN, csr, judged, membership, new_key, openssl, project, run, user
+from tests.ca.conftest import ADA, AGENT, BOB, RUN, csr, judged, membership, new_key, openssl, private_key, project, run, user
 from tests.world import OURS
 
 NOW = datetime(2026, 6, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -60,10 +60,6 @@ def off_the_curve() -> str:
     key = new_key()
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return pem_block(der_of(csr(key)).replace(point, point[:-32] + bytes(32)))
-
-
-def private_key() -> str:
-    return new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 BAD = {
