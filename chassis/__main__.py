@@ -12,13 +12,15 @@ def main() -> None:
     services = [service.value for service in Service]
     parser = argparse.ArgumentParser(prog="python -m chassis", description=__doc__)
     parser.add_argument("what", choices=[*services, "migrate"], help="the service to run, or `migrate`")
-    parser.add_argument("service", nargs="*", choices=services, help="with `migrate`: the services to bring up to date")
+    parser.add_argument("service", nargs="*", metavar="service", help="with `migrate`: the services to bring up to date")
     parser.add_argument("--only", choices=["api", "events"], help="run one half of the service")
     arguments = parser.parse_args()
     if arguments.what != "migrate":
         app.main(arguments.what, arguments.only)
         return
     for service in arguments.service:
+        if service not in services:
+            parser.error(f"{service} is none of {', '.join(services)}")
         own = f"HORTUS_{service.upper()}_DATABASE_OWNER_URL"
         url = os.environ.get(own) or os.environ.get("HORTUS_DATABASE_OWNER_URL")
         if not url:
