@@ -144,7 +144,7 @@ class Authenticator:
         else:
             raise InvalidCredential("The certificate speaks for nobody here.")
         shown = ShownCertificate(
-            f"{certificate.serial_number:x}",
+            f"{certificate.serial_number:032x}",
             hashlib.sha256(der).hexdigest(),
             kind,
             not_before=certificate.not_valid_before_utc.timestamp(),

@@ -5,13 +5,13 @@ What was worked out for a credential is remembered for as long as the facts that
 right begins or ends.
 """
 
-import base64
 import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from chassis.errors import Unauthenticated
+from chassis.guard import write_identity
 from chassis.outbox import who_acts
 from chassis.projection import Projection
 from contracts.events import (
@@ -89,7 +89,7 @@ class Standing:
 
     def __post_init__(self) -> None:
         """Render the actor once."""
-        self.header = base64.urlsafe_b64encode(self.actor.model_dump_json(exclude_defaults=True).encode()).rstrip(b"=")
+        self.header = write_identity(self.actor).encode()
         self.record = json.dumps(who_acts(self.actor), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def decide(self, action: Action) -> Decision:

@@ -12,11 +12,12 @@ from typing import Any
 
 import uuid_utils
 
-from chassis.errors import CannotDecide, Forbidden, NotFound, Problem, TooLarge, Unauthenticated, problem_response
+from chassis.errors import CannotDecide, Problem, TooLarge, problem_response
+from chassis.guard import refusal
 from chassis.log import logger
 from chassis.projection import WAIT_S, Projection
 from contracts.events import Outcome
-from contracts.policy import Decision, Reason, Rule
+from contracts.policy import Decision, Rule
 from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, InvalidCredential
 from gateway.authority import NOBODY_STANDING, Authority, NotKnownYet, Standing
 from gateway.doors import Doors, MethodNotAllowed
@@ -50,26 +51,6 @@ _REASON = b"hortus-reason"
 _SUCCESS = range(200, 300)
 
 
-class NotSignedIn(Unauthenticated):
-    """The door is for those who show who they are."""
-
-
-class RoleMayNot(Forbidden):
-    """The caller's roles do not let them in here."""
-
-
-class WrongPrincipal(Forbidden):
-    """The door is for another kind of party."""
-
-
-_REFUSALS: dict[Reason, type[Problem]] = {
-    Reason.NOT_SIGNED_IN: NotSignedIn,
-    Reason.NOT_A_MEMBER: NotFound,
-    Reason.ROLE_MAY_NOT: RoleMayNot,
-    Reason.WRONG_PRINCIPAL: WrongPrincipal,
-}
-
-
 @dataclass(frozen=True)
 class Page:
     """Something that the gateway answers itself, to everybody."""
@@ -84,7 +65,7 @@ class Refused(Exception):
 
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.reason)
-        self.problem = _REFUSALS.get(decision.reason, NotFound)()
+        self.problem = refusal(decision)
         self.reason = decision.reason.value
 
 

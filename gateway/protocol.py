@@ -48,6 +48,15 @@ class ClientProtocol(tls.protocol(None)):  # type: ignore[misc]
         if self.cycle is not None:
             self.cycle.disconnected = True
 
+    def data_received(self, data: bytes) -> None:
+        head = self.head_since if self.scope is not None else 0.0
+        super().data_received(data)
+        # the parser keeps a header back until its line has ended, so an endless one shows only here
+        if head and head == self.head_since and not self.transport.is_closing():
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self.send_400_response("")
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"]["connection"] = self
