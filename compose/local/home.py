@@ -44,8 +44,21 @@ def open_folder(folder: Path) -> Path:
 def _sweep() -> None:
     # the data of a home that was deleted by hand would stay for ever, because it does not lie in it
     for owner in ELSEWHERE.glob(f"*/{OWNER}"):
-        if not Path(os.fsdecode(owner.read_bytes())).exists():
+        if not Path(os.fsdecode(owner.read_bytes())).exists() and not working_in(owner.parent):
             shutil.rmtree(owner.parent, ignore_errors=True)
+
+
+def working_in(folder: Path) -> list[int]:
+    """The processes whose working folder is ``folder`` or below it, as far as this account may know."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            inside = link.readlink().is_relative_to(folder)
+        except OSError:
+            continue
+        if inside:
+            found.append(int(link.parent.name))
+    return found
 
 
 class Home:

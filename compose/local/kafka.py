@@ -169,7 +169,8 @@ class Kafka(Server):
             _settle(admin.create_acls(list(wanted - there), request_timeout=SECONDS))
         if there - wanted:
             _settle(admin.delete_acls([_filter(binding) for binding in there - wanted], request_timeout=SECONDS))
-        self.child.wait_until(lambda: set(admin.describe_acls(everything, request_timeout=SECONDS).result(SECONDS)) == wanted, SECONDS)
+        if self.child is not None:
+            self.child.wait_until(lambda: set(admin.describe_acls(everything, request_timeout=SECONDS).result(SECONDS)) == wanted, SECONDS)
 
     def _java(self, name: str, entry: str, *arguments: str) -> Child:
         jars = reachable(kafka_jars(), "kafka-jars", self.account)

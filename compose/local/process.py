@@ -17,7 +17,7 @@ from typing import TypeVar
 import psutil
 
 from compose.local.account import Account, current
-from compose.local.home import Home, keep
+from compose.local.home import Home, keep, working_in
 from compose.local.problems import SetupProblem, tail
 
 T = TypeVar("T")
@@ -153,20 +153,18 @@ class Child:
         """Ask the child to end with signal ``number``; after ``seconds`` kill it and all it started. Safe to repeat."""
         if self._process is None:
             return
+        family = self._descendants()
         if self.running:
             self._process.send_signal(number)
             self._process.send_signal(signal.SIGCONT)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                _kill_group(self._process.pid)
-        self._gone()
+        self._end(family)
 
     def kill(self) -> None:
         """Kill the child and all it started, at once, as a crash would."""
         if self._process is not None:
-            _kill_group(self._process.pid)
-            self._gone()
+            self._end(self._descendants())
 
     def pause(self) -> None:
         """Stop the child's clockwork (SIGSTOP): it lives, keeps its connections and does nothing."""
@@ -178,13 +176,7 @@ class Child:
 
     def resident(self) -> int:
         """Resident memory of the child and all its descendants in bytes."""
-        total = 0
-        with suppress(psutil.NoSuchProcess, SetupProblem):
-            first = psutil.Process(self.pid)
-            for process in [first, *first.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-        return total
+        return resident(self._process.pid) if self._process is not None else 0
 
     def wait_until(self, ready: Callable[[], bool], seconds: float, fix: str = "") -> None:
         """Return once ``ready`` says so; raises SetupProblem with the log's end when the child ended or time ran out."""
@@ -217,12 +209,35 @@ class Child:
         """``sentence``, what to do about it, and the end of the log."""
         return SetupProblem(f"{sentence}; {fix or 'its log says why'}: {self.log}\n{tail(self.log)}")
 
-    def _gone(self) -> None:
+    def _descendants(self) -> list[psutil.Process]:
+        # a PostgreSQL's processes are in groups of their own, so the child's group is not all that there is
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).children(recursive=True)
+        return []
+
+    def _end(self, family: list[psutil.Process]) -> None:
         if self._process is None:
             return
         _kill_group(self._process.pid)
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
         (_records(self.home) / f"{self.name}.json").unlink(missing_ok=True)
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process and all its descendants in bytes; what they share is counted once. 0 where it is gone."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        for process in [first, *first.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.AccessDenied:
+                    total += process.memory_info().rss
+    return total
 
 
 def end_leftovers(home: Home) -> list[str]:
@@ -238,6 +253,9 @@ def end_leftovers(home: Home) -> list[str]:
         if same_boot and started_at(known["pid"]) in {known["started"], None} and _kill_group(known["pid"]):
             ended.append(record.stem)
         record.unlink(missing_ok=True)
+    for pid in working_in(home.data):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     return ended
 
 

@@ -23,7 +23,7 @@ from compose.local.home import REPOSITORY, Home, keep
 from compose.local.ports import demand_free
 from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
-from compose.local.process import end_leftovers, started_at
+from compose.local.process import end_leftovers, resident, started_at
 from compose.local.suite import RUNNER, Suite, setup_link
 from contracts.policy import Service
 
@@ -110,7 +110,7 @@ def status() -> int:
     for name, port in described["parts"].items():
         record = home.run / "processes" / f"{name}.json"
         pid = json.loads(record.read_text())["pid"] if record.exists() else None
-        memory = _resident(pid)
+        memory = resident(pid) if pid is not None else 0
         missing = ["it does not run"] if memory == 0 else operators.missing(port, home.tls_folder(RUNNER)) if port else []
         total += memory
         troubled += bool(missing)
@@ -254,17 +254,6 @@ def _ports() -> dict[str, int]:
 
 def _host() -> str:
     return os.environ.get("HORTUS_HOST") or "127.0.0.1"
-
-
-def _resident(pid: int | None) -> int:
-    total = 0
-    if pid is not None:
-        with suppress(psutil.NoSuchProcess):
-            first = psutil.Process(pid)
-            for process in [first, *first.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-    return total
 
 
 def _supervisor(home: Home) -> int | None:

@@ -125,6 +125,22 @@ def test_a_left_group_is_ended_after_its_leader_is_gone(home: Home) -> None:
         assert eventually(lambda: started_at(follower) is None)
 
 
+def test_what_still_works_in_the_servers_data_is_ended(home: Home) -> None:
+    with subprocess.Popen(SLEEP, cwd=home.server_folder("postgres"), start_new_session=True) as orphan:
+        end_leftovers(home)
+        assert orphan.wait(5) == -signal.SIGKILL
+
+
+def test_stopping_takes_along_what_left_the_childs_group(home: Home) -> None:
+    child = Child(home, "forker", ["/bin/sh", "-c", "setsid /bin/sleep 600 & echo $!; wait"], base_environment())
+    child.start()
+    child.wait_until(lambda: bool(child.said().strip()), 10)
+    runaway = int(child.said())
+    assert eventually(lambda: os.getpgid(runaway) == runaway)
+    child.stop()
+    assert eventually(lambda: started_at(runaway) is None)
+
+
 def test_a_reused_pid_is_let_be(home: Home) -> None:
     with subprocess.Popen(SLEEP, start_new_session=True) as stranger:
         record(home, "left", stranger.pid, f"{boot_id()}:1")
