@@ -95,11 +95,11 @@ def people(story: Story) -> str:
 def study(story: Story) -> str:
     """2. The owner makes the study and puts the table in; on disk there is no plain text."""
     owner = story.owner
-    story.study = owner.hortus("projects", "create", "wdbc-study", "--description", "Which tumours are malignant?")
+    story.study = owner.hortus("projects", "create", "wdbc_study", "--description", "Which tumours are malignant?")
     description = "Wisconsin diagnostic breast cancer table: 569 fine needle aspirates"
     story.data = owner.hortus("datasets", "create", "wdbc", "-p", story.study["project_id"], "--description", description)
     source = table()
-    stored = owner.hortus("datasets", "put", "wdbc", str(source), "-p", "wdbc-study")[0]
+    stored = owner.hortus("datasets", "put", "wdbc", str(source), "-p", "wdbc_study")[0]
     promise(stored["size"] == source.stat().st_size, "the whole table arrived")
     rows = [row for row in source.read_bytes().splitlines()[1:] if row]
     blobs = [file for file in story.suite.blobs.rglob("*") if file.is_file()]
@@ -153,7 +153,7 @@ def train(story: Story) -> str:
     """4. The scientist trains a model in the sandbox: metrics come back, the network does not answer, the log has a budget."""
     scientist, project = story.scientist, story.study["project_id"]
     began = time.monotonic()
-    job = scientist.hortus("jobs", "run", str(HERE / "train.py"), "-p", "wdbc-study", "-i", "wdbc", "--environment", "torch", "--watch")
+    job = scientist.hortus("jobs", "run", str(HERE / "train.py"), "-p", "wdbc_study", "-i", "wdbc", "--environment", "torch", "--watch")
     took = time.monotonic() - began
     story.training = job
     accuracy = job["metrics"]["test_accuracy"]
@@ -188,13 +188,13 @@ def walls(story: Story) -> str:
         said = refusal(lambda dataset=dataset: take(scientist, project, dataset, out), 403, f"the scientist takes {what}")  # type: ignore[misc]
         story.note(f"{what}: {said}")
 
-    story.own = scientist.hortus("projects", "create", "my-own-garden")
-    share = owner.hortus("datasets", "share", "wdbc", story.own["project_id"], "-p", "wdbc-study")
+    story.own = scientist.hortus("projects", "create", "my_own_garden")
+    share = owner.hortus("datasets", "share", "wdbc", story.own["project_id"], "-p", "wdbc_study")
     accepted = scientist.hortus("datasets", "accept", share["share_id"], "-p", story.own["project_id"])
     promise(accepted["state"] == "accepted", "the share is accepted")
-    copied = scientist.hortus("jobs", "run", str(HERE / "copy.py"), "-p", "my-own-garden", "-i", story.data["dataset_id"], "--watch")
+    copied = scientist.hortus("jobs", "run", str(HERE / "copy.py"), "-p", "my_own_garden", "-i", story.data["dataset_id"], "--watch")
     copy = copied["output_dataset_id"]
-    promise(bool(scientist.hortus("datasets", "ls", copy, "-p", "my-own-garden")), "the job copied the table")
+    promise(bool(scientist.hortus("datasets", "ls", copy, "-p", "my_own_garden")), "the job copied the table")
     for dataset, what in ((copy, "the copy"), (story.data["dataset_id"], "the shared dataset")):
         said = refusal(
             lambda dataset=dataset: take(scientist, story.own["project_id"], dataset, out),  # type: ignore[misc]
@@ -213,7 +213,7 @@ def walls(story: Story) -> str:
 def removal(story: Story) -> str:
     """6. The owner removes the scientist while a job and an upload of theirs run: everything ends within a second."""
     scientist, owner, study_id = story.scientist, story.owner, story.study["project_id"]
-    follow_up = owner.hortus("projects", "create", "wdbc-follow-up")["project_id"]
+    follow_up = owner.hortus("projects", "create", "wdbc_follow_up")["project_id"]
     owner.hortus("members", "add", scientist.username, "data_owner", "-p", follow_up)
     inbox = scientist.hortus("datasets", "create", "inbox", "-p", follow_up)["dataset_id"]
     folder = story.folder / "certificate"
