@@ -1,0 +1,373 @@
+"""Bodies on their way: streamed with back-pressure in both directions, recorded when they carry data, and cut when a right is lost."""
+
+import asyncio
+import contextlib
+import hashlib
+import resource
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from uuid_utils.compat import uuid7
+
+from contracts.events import CertificateKind, Session, User, UserStatus
+from contracts.roles import Role
+from tests.gateway.stage import Someone, Stage, problem, read, say, until
+
+PROJECT = uuid7()
+DATASET = uuid7()
+FILE = f"/projects/{PROJECT}/datasets/{DATASET}/files/a/b.bin"
+PIECE = bytes(range(256)) * 256
+
+
+class Endless:
+    """A service that sends, or takes, a body without an end; it knows how much has passed and how it ended."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.ended = asyncio.Event()
+        self.gone = False
+
+    async def sends(self, _scope: Any, receive: Any, send: Any) -> None:
+        watching = asyncio.create_task(self._watch(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not self.gone:
+            await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+            self.passed += len(PIECE)
+            await asyncio.sleep(0)
+        await watching
+        self.ended.set()
+
+    async def takes(self, _scope: Any, receive: Any, _send: Any) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.ended.set()
+                return
+            self.passed += len(message["body"])
+
+    async def _watch(self, receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+
+
+async def pieces(pause: float = 0.0) -> AsyncIterator[bytes]:
+    while True:
+        yield PIECE
+        await asyncio.sleep(pause)
+
+
+async def test_a_download_arrives_whole_and_is_recorded_when_opened_and_when_closed(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    body = PIECE * 300
+
+    async def sends(_scope: object, receive: object, send: Any) -> None:
+        await read(receive)
+        await say(send, 200, body, (b"etag", b'"3"'))
+
+    stage.answer = sends
+    answer = await (await stage.client(ada)).get(FILE)
+    assert answer.content == body
+    assert answer.headers["content-length"] == str(len(body))
+    opened, closed = await stage.records()
+    assert (opened["outcome"], closed["outcome"]) == ("opened", "closed")
+    assert opened["request_id"] == closed["request_id"]
+    assert opened["record_id"] != closed["record_id"]
+    assert closed["bytes_out"] == len(body)
+    assert closed["sha256"] == hashlib.sha256(body).hexdigest()
+    assert closed["resource"]["path"] == "a/b.bin"
+
+
+async def test_the_opened_record_is_on_disk_before_the_first_byte_leaves(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    spool = stage.gateway.spool
+    gate = asyncio.Event()
+    durable = spool.durable
+
+    async def later(number: int) -> None:
+        await gate.wait()
+        await durable(number)
+
+    monkeypatch.setattr(spool, "durable", later)
+    asking = asyncio.create_task((await stage.client(ada)).get(FILE))
+    await until(lambda: stage.seen)
+    await asyncio.sleep(0.2)
+    assert not asking.done()
+    gate.set()
+    assert (await asking).status_code == 200
+
+
+async def test_a_refusal_of_the_service_carries_no_bytes_and_is_one_record(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+
+    async def refuses(_scope: object, _receive: object, send: Any) -> None:
+        await say(send, 403, b"{}", (b"hortus-reason", b"origins-are-foreign"))
+
+    stage.answer = refuses
+    assert (await (await stage.client(ada)).get(FILE)).status_code == 403
+    assert [(record["outcome"], record["reason"]) for record in await stage.records()] == [("refused", "origins-are-foreign")]
+
+
+async def test_an_upload_arrives_whole_with_and_without_a_length(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    client = await stage.client(ada)
+
+    async def some() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield PIECE
+
+    assert (await client.put(FILE, content=PIECE * 200)).json()["size"] == len(PIECE) * 200
+    assert (await client.put(FILE, content=some())).json()["size"] == len(PIECE) * 200
+    assert stage.seen[-1]["headers"]["transfer-encoding"] == "chunked"
+    assert [record["bytes_in"] for record in await stage.records()] == [len(PIECE) * 200] * 2
+
+
+async def test_a_slow_reader_holds_the_service_back_and_fills_no_memory(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    endless = Endless()
+    stage.answer = endless.sends
+    async with (await stage.client(ada)).stream("GET", FILE) as answer:
+        received = answer.aiter_raw()
+        await anext(received)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        stopped, since = -1, time.monotonic()
+        while time.monotonic() - since < 1.0:
+            if endless.passed != stopped:
+                stopped, since = endless.passed, time.monotonic()
+                assert stopped < 64 * 1024 * 1024
+            await asyncio.sleep(0.05)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 48 * 1024
+        more = 0
+        async for piece in received:
+            more += len(piece)
+            if more > stopped + 8 * len(PIECE):
+                break
+    await asyncio.wait_for(endless.ended.wait(), 5)
+    closed = (await stage.records())[-1]
+    assert (closed["outcome"], closed["reason"]) == ("failed", "client-left")
+    assert closed["bytes_out"] > 0
+
+
+async def test_a_service_that_takes_nothing_holds_the_client_back(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    sent = 0
+    release = asyncio.Event()
+
+    async def waits(_scope: object, receive: Any, send: Any) -> None:
+        await release.wait()
+        await read(receive)
+        await say(send, 201)
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            yield PIECE
+            sent += len(PIECE)
+
+    stage.answer = waits
+    uploading = asyncio.create_task((await stage.client(ada)).put(FILE, content=counted()))
+    stopped, since = -1, time.monotonic()
+    while time.monotonic() - since < 1.0:
+        if sent != stopped:
+            stopped, since = sent, time.monotonic()
+        await asyncio.sleep(0.05)
+    assert 0 < stopped < 32 * 1024 * 1024
+    release.set()
+    assert (await uploading).status_code == 201
+    assert sent == 1000 * len(PIECE)
+
+
+async def _cut(stage: Stage, client: httpx2.AsyncClient, lose: Any, *, upload: bool) -> float:
+    """Begin a transfer, lose the right, and return the seconds until both sides had ended."""
+    endless = Endless()
+    stage.answer = endless.takes if upload else endless.sends
+
+    async def transfer() -> None:
+        if upload:
+            await client.put(FILE, content=pieces(0.001))
+        else:
+            async with client.stream("GET", FILE) as answer:
+                async for _ in answer.aiter_raw():
+                    pass
+
+    running = asyncio.create_task(transfer())
+    await until(lambda: endless.passed > 10 * len(PIECE))
+    began = time.monotonic()
+    lose()
+    with contextlib.suppress(httpx2.TransportError):
+        await asyncio.wait_for(running, 5)
+        pytest.fail("the transfer ended as if it were whole")
+    await asyncio.wait_for(endless.ended.wait(), 5)
+    took = time.monotonic() - began
+    await until(lambda: len(stage.gateway.in_flight) == 0)
+    last = (await stage.records())[-1]
+    assert (last["outcome"], last["reason"]) == ("failed", "cut")
+    return took
+
+
+@pytest.mark.parametrize("upload", [False, True])
+async def test_a_lost_right_cuts_a_transfer_on_both_sides_within_a_second(stage: Stage, upload: bool) -> None:
+    now = datetime.now(UTC)
+
+    def removed(ada: Someone) -> None:
+        stage.joins(ada, PROJECT, None, version=2)
+
+    def degraded(ada: Someone) -> None:
+        stage.joins(ada, PROJECT, Role.DATA_SCIENTIST, version=2)
+
+    def signed_out(ada: Someone) -> None:
+        stage.tell(
+            Session(version=2, session_id=ada.session_id, user_id=ada.user_id, live=False, factor_at=now, expires_at=now + timedelta(hours=1))
+        )
+
+    def blocked(ada: Someone) -> None:
+        stage.tell(User(version=2, user_id=ada.user_id, username="x", status=UserStatus.BLOCKED, cluster_roles=frozenset()))
+
+    for lose in (removed, degraded, signed_out, blocked):
+        ada = stage.signs_in()
+        stage.joins(ada, PROJECT)
+        assert await _cut(stage, await stage.client(ada), lambda lose=lose, ada=ada: lose(ada), upload=upload) < 1.0, lose.__name__
+
+
+async def test_a_revoked_certificate_cuts_its_transfer(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    holder = stage.holds(CertificateKind.PROJECT, project_id=PROJECT, user_id=ada.user_id)
+    client = await stage.client(holder=holder)
+    took = await _cut(stage, client, lambda: stage.tell(holder.fact.model_copy(update={"version": 2, "live": False})), upload=False)
+    assert took < 1.0
+
+
+async def test_a_transfer_ends_at_the_instant_when_the_membership_does(stage: Stage) -> None:
+    ada = stage.signs_in()
+    ends = datetime.now(UTC) + timedelta(seconds=3)
+    stage.joins(ada, PROJECT, ends_at=ends)
+    await _cut(stage, await stage.client(ada), lambda: None, upload=False)
+    assert 0 <= time.time() - ends.timestamp() < 0.5
+
+
+async def test_others_and_harmless_changes_cut_nothing(stage: Stage) -> None:
+    ada, eve = stage.signs_in(), stage.signs_in()
+    stage.joins(ada, PROJECT)
+    stage.joins(eve, PROJECT)
+    endless = Endless()
+    stage.answer = endless.sends
+    async with (await stage.client(ada)).stream("GET", FILE) as answer:
+        received = answer.aiter_raw()
+        await anext(received)
+        stage.joins(eve, PROJECT, None, version=2)
+        stage.joins(ada, uuid7())
+        stage.joins(ada, PROJECT, version=2, ends_at=datetime.now(UTC) + timedelta(hours=1))
+        goal = endless.passed + 100 * len(PIECE)
+        async for _ in received:
+            if endless.passed > goal:
+                break
+        assert len(stage.gateway.in_flight) == 1
+
+
+async def test_a_transfer_pauses_while_nothing_fresh_is_known_and_is_cut_when_that_lasts(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    endless = Endless()
+    stage.answer = endless.sends
+    async with (await stage.client(ada)).stream("GET", FILE) as answer:
+        received = answer.aiter_raw()
+        await anext(received)
+        stage.pulsing = False
+        with pytest.raises(httpx2.TransportError):
+            async with asyncio.timeout(6):
+                async for _ in received:
+                    pass
+    assert (await stage.records())[-1]["reason"] == "cannot-decide"
+
+
+async def test_a_service_that_dies_in_the_middle_ends_the_clients_answer_too(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+
+    async def dies(_scope: object, receive: object, send: Any) -> None:
+        await read(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000000")]})
+        await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+        raise ConnectionResetError
+
+    stage.answer = dies
+    with pytest.raises(httpx2.TransportError):
+        await (await stage.client(ada)).get(FILE)
+    await until(lambda: len(stage.gateway.in_flight) == 0)
+    last = (await stage.records())[-1]
+    assert (last["outcome"], last["reason"]) == ("failed", "upstream-broke")
+
+
+async def test_an_early_refusal_of_an_upload_reaches_the_client(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+
+    async def full(_scope: object, _receive: object, send: Any) -> None:
+        await say(send, 507, b"{}", (b"hortus-reason", b"out-of-space"), (b"content-type", b"application/problem+json"))
+
+    stage.answer = full
+    client = await stage.client(ada)
+    answer = await client.put(FILE, content=PIECE * 100)
+    assert answer.status_code == 507
+    assert (await client.put(FILE, content=b"")).status_code == 507
+
+
+async def test_a_client_that_expects_continue_is_told_so_only_when_let_in(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    for token, line in ((ada.token, b"HTTP/1.1 100 Continue"), ("x.y.z", b"HTTP/1.1 401 Unauthorized")):
+        reader, writer = await stage.raw()
+        head = f"PUT /api/v1{FILE} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\nauthorization: Bearer {token}\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readline()).strip() == line
+        if b"100" in line:
+            await reader.readline()
+            writer.write(b"hello")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        else:
+            assert b"connection: close" in (await reader.read()).lower()
+        writer.close()
+
+
+async def test_a_client_that_leaves_ends_the_request_at_the_service(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    left = asyncio.Event()
+
+    async def thinks(_scope: object, receive: Any, _send: object) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    stage.answer = thinks
+    asking = asyncio.create_task((await stage.client(ada)).get(f"/projects/{PROJECT}"))
+    await until(lambda: stage.seen)
+    asking.cancel()
+    await asyncio.wait_for(left.wait(), 5)
+    await until(lambda: len(stage.gateway.in_flight) == 0)
+    assert (await stage.records())[-1]["reason"] == "client-left"
+
+
+async def test_nothing_in_flight_and_no_connection_is_left_behind(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    client = await stage.client(ada)
+    await asyncio.gather(*[client.get(f"/projects/{PROJECT}") for _ in range(50)])
+    assert len(stage.gateway.in_flight) == 0
+    assert all(not replica.busy for upstream in stage.gateway.forwarder._upstreams.values() for replica in upstream.replicas)
+    for server in stage.upstreams.values():
+        server.should_exit = True
+    await until(lambda: not any(server.server_state.connections for server in stage.upstreams.values()))
+    refused = await client.get(f"/projects/{PROJECT}")
+    assert (refused.status_code, problem(refused)) == (503, "upstream-unavailable")
