@@ -85,7 +85,7 @@ def own_namespace() -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """Mount something, with the arguments of mount(2). Raises OSError."""
+    """Mount something, as the system call of this name does. Raises OSError."""
     encoded = [None if value is None else value.encode() for value in (source, target, kind, data)]
     check(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 

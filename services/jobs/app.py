@@ -1,0 +1,93 @@
+"""The assembly of jobs: its doors, what it hears, the timers of leases, and the notices to agents."""
+
+import asyncio
+import contextlib
+
+from kombu.exceptions import OperationalError
+
+from chassis.app import Runtime, Spec
+from chassis.log import logger
+from chassis.outbox import unit_of_work
+from chassis.settings import Settings
+from contracts.policy import Service
+from services.jobs import notices, repository, service
+from services.jobs.handlers import hears
+from services.jobs.routes import router
+from services.jobs.service import Terms
+
+log = logger(__name__)
+LONGEST_REST_S = 2.0
+LONGEST_PAUSE_S = 5.0
+
+
+class JobsSettings(Settings):
+    """Settings of jobs: how long a lease lasts without renewal (seconds), and how many leases a run gets."""
+
+    valkey_url: str
+    local_agent_token_sha256: str | None = None
+    run_lease_s: float = 10.0
+    most_leases: int = 3
+
+
+async def know_local_agent(runtime: Runtime) -> None:
+    """Announce the agent on the same machine, then rest."""
+    token = runtime.settings.local_agent_token_sha256
+    if token:
+        async with unit_of_work(runtime.engine, Service.JOBS.value, "agent.create") as uow:
+            await service.know_local_agent(uow, bytes.fromhex(token))
+    await asyncio.Event().wait()
+
+
+async def end_what_is_over(runtime: Runtime) -> None:
+    """Act at the instant at which a lease runs out or the membership behind a run ends."""
+    terms = Terms(runtime.settings.run_lease_s, runtime.settings.most_leases)
+    async with repository.changes(runtime.engine) as changed:
+        while True:
+            changed.clear()
+            async with unit_of_work(runtime.engine, Service.JOBS.value, "run.end") as uow:
+                ended = await service.end_what_is_over(uow, terms)
+                left = await repository.seconds_to_next_end(uow.session)
+            if not ended:
+                await _rest(changed, LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
+
+
+async def announce(runtime: Runtime) -> None:
+    """Tell the agents of every waiting run.
+
+    A run is marked before the notice is sent, so that sending holds no lock; one that waits on is announced again after
+    half a minute, and agents look by themselves as well: a crash or a lost notice in between loses nothing.
+    """
+    office = notices.post_office(runtime.settings.valkey_url)
+    pause = 0.1
+    try:
+        async with repository.changes(runtime.engine) as changed:
+            while True:
+                changed.clear()
+                async with unit_of_work(runtime.engine, Service.JOBS.value, "run.announce") as uow:
+                    waiting = await service.unannounced(uow)
+                try:
+                    if waiting:
+                        await asyncio.to_thread(notices.send, office, waiting)
+                    pause = 0.1
+                except (OperationalError, OSError) as error:
+                    log.warning("agents cannot be told", error=type(error).__name__)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, LONGEST_PAUSE_S)
+                if not waiting:
+                    await _rest(changed, LONGEST_REST_S)
+    finally:
+        office.close()
+
+
+async def _rest(changed: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(changed.wait(), seconds)
+
+
+spec = Spec(
+    service=Service.JOBS,
+    settings=JobsSettings,
+    router=router,
+    hears=hears,
+    background=(know_local_agent, end_what_is_over, announce),
+)
