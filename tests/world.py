@@ -48,7 +48,7 @@ from chassis.app import Background, Runtime, Spec
 from chassis.consumer import Consumer, Lane
 from chassis.guard import IDENTITY_HEADER, REQUEST_HEADER, write_identity
 from chassis.outbox import UnitOfWork, unit_of_work
-from compose.local.postgres import Postgres
+from compose.local.postgres import SUPERUSER, Postgres
 from contracts.events import FACTS, TOPICS, Fact
 from contracts.policy import API
 from contracts.roles import NOBODY, Actor, ClusterRole, Principal, Role
@@ -156,11 +156,16 @@ def record_of(fact: Fact) -> Record:
 
 
 class Databases:
-    """Fresh databases: one migrated template for each service, copied for each test."""
+    """Clean databases: one migrated template for each service, copied when none that was given back is at hand.
+
+    A database that is given back is emptied to what its migrations put there; one that cannot be emptied is dropped.
+    """
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
         self._templates: dict[str, str] = {}
+        self._empty: dict[str, str] = {}
+        self._clean: dict[str, list[str]] = {}
         self._count = itertools.count(1)
 
     async def template(self, service: str) -> str:
@@ -169,31 +174,56 @@ class Databases:
             name = f"template_{service}"
             _, owner_url = await asyncio.to_thread(self.postgres.create_database, name, owner=f"{service}_owner", runtime=service)
             await asyncio.to_thread(db.migrate, service, owner_url)
+            self._empty[service] = await self._emptying(name)
             self._templates[service] = name
         return self._templates[service]
 
     async def fresh(self, service: str) -> tuple[str, str]:
-        """Make a database; its name and the address for the service's own role."""
+        """A clean database; its name and the address for the service's own role."""
         template = await self.template(service)
-        name = f"test_{service}_{next(self._count)}"
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {service}_owner")
+        if self._clean.get(service):
+            name = self._clean[service].pop()
+        else:
+            name = f"test_{service}_{next(self._count)}"
+            await self._execute("postgres", f"CREATE DATABASE {name} TEMPLATE {template} OWNER {service}_owner")
         password = await asyncio.to_thread(self.postgres.home.secret, f"postgres/{service}")
         return name, self.postgres.url(service, password, name)
 
-    def owner_url(self, service: str, name: str) -> str:
-        """The address of a database for the role that migrates."""
-        return self.postgres.url(f"{service}_owner", self.postgres.home.secret(f"postgres/{service}_owner"), name)
-
-    async def drop(self, name: str) -> None:
-        """Drop a database, whoever still uses it."""
-        await self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-    async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(db.plain_dsn(self.postgres.superuser_url))
+    async def give_back(self, service: str, name: str) -> None:
+        """Empty a database for another test."""
         try:
-            await connection.execute(statement)
+            await self._execute(name, self._empty[service])
+        except (asyncpg.PostgresError, OSError, TimeoutError):
+            await self._execute("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            raise
+        self._clean.setdefault(service, []).append(name)
+
+    async def _emptying(self, name: str) -> str:
+        """The statements that bring a database back to what its migrations left."""
+        connection = await asyncpg.connect(self._dsn(name))
+        try:
+            rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '_version$'")
+            tables = [str(row[0]) for row in rows]
+            statements = ["SET LOCAL lock_timeout = '5s'", f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"]
+            for table in tables:
+                seeds = await connection.fetchval(f"SELECT json_agg(t)::text FROM {table} t")
+                if seeds is not None:
+                    literal = seeds.replace("'", "''")
+                    statements.append(f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, '{literal}')")
         finally:
             await connection.close()
+        return "; ".join(["BEGIN", *statements, "COMMIT"])
+
+    async def _execute(self, database: str, statements: str) -> None:
+        connection = await asyncpg.connect(self._dsn(database))
+        try:
+            await connection.execute(statements)
+        finally:
+            await connection.close()
+
+    def _dsn(self, database: str) -> str:
+        user, password = SUPERUSER, self.postgres.home.secret(f"postgres/{SUPERUSER}")
+        return db.plain_dsn(self.postgres.url(user, password, database))
 
 
 class World:
@@ -325,7 +355,7 @@ class Worlds:
         spec = chassis_app.load(service)
         if beside is None:
             name, url = await self.databases.fresh(service)
-            self._stack.push_async_callback(self.databases.drop, name)
+            self._stack.push_async_callback(self.databases.give_back, service, name)
         else:
             url = beside.database_url
         given: dict[str, Any] = {
