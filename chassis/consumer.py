@@ -119,7 +119,7 @@ _PASS = text("SELECT pass FROM partitions_heard WHERE topic = :topic AND partiti
 _UNSEEN = text("SELECT key FROM inbox WHERE topic = :topic AND partition = :partition AND pass < :pass ORDER BY key FOR UPDATE")
 _FORGET = text("DELETE FROM inbox WHERE topic = :topic AND key = ANY(CAST(:keys AS text[]))")
 _DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
-                       VALUES (:topic, CAST(:id AS text), 1, 'dead-letter.v1', :id, now(), :service, '', :payload)""")
+                       VALUES (:topic, :key, 1, 'dead-letter.v1', :id, now(), :service, '', :payload)""")
 
 
 @dataclass
@@ -172,7 +172,8 @@ class Consumer:
                 log.warning("consumer interrupted", error=repr(error))
             finally:
                 with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                    await asyncio.wait_for(client.stop(), 5)
+                    async with asyncio.timeout(5):
+                        await client.stop()
                 self.lanes.clear()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
@@ -318,7 +319,14 @@ class Consumer:
             "error": type(error).__name__,
         }
         async with self.engine.begin() as connection:
-            values = {"topic": f"dead.{self.service}", "id": uuid7(), "service": self.service, "payload": json.dumps(letter)}
+            letter_id = uuid7()
+            values = {
+                "topic": f"dead.{self.service}",
+                "key": str(letter_id),
+                "id": letter_id,
+                "service": self.service,
+                "payload": json.dumps(letter),
+            }
             await connection.execute(_DEAD_LETTER, values)
             await connection.execute(text("SELECT pg_notify('outbox', '')"))
 

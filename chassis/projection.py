@@ -142,7 +142,8 @@ class Projection:
             if left <= 0:
                 return False
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(left, 0.1))
+                async with asyncio.timeout(min(left, 0.1)):
+                    await self._changed.wait()
         return True
 
     async def start(self) -> None:
@@ -175,7 +176,8 @@ class Projection:
                 log.warning("projection interrupted", error=repr(error))
             finally:
                 with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                    await asyncio.wait_for(client.stop(), 5)
+                    async with asyncio.timeout(5):
+                        await client.stop()
             await asyncio.sleep(0.2)
 
     def _take(self, record: Any) -> None:

@@ -179,7 +179,8 @@ class Relay:
                     await self._mark(connection, ready)
                 if len(rows) < BATCH:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(wake.wait(), max(0.0, due - time.monotonic()) if not held else self.settings.position_s)
+                        async with asyncio.timeout(max(0.0, due - time.monotonic()) if not held else self.settings.position_s):
+                            await wake.wait()
         except ProducerFenced as error:
             raise LeaseLost from error
         finally:
@@ -214,7 +215,8 @@ class Relay:
                 recorded = await self._publish_records(producer, connection)
                 if len(rows) < BATCH and recorded < BATCH:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(wake.wait(), self.settings.position_s if held else 1.0)
+                        async with asyncio.timeout(self.settings.position_s if held else 1.0):
+                            await wake.wait()
         finally:
             await _close(producer, connection)
 
@@ -269,5 +271,6 @@ def relayed_topics(service: str) -> list[Topic]:
 
 async def _close(producer: AIOKafkaProducer, connection: asyncpg.Connection) -> None:
     with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        await asyncio.wait_for(producer.stop(), 5)
+        async with asyncio.timeout(5):
+            await producer.stop()
     await connection.close(timeout=2)

@@ -5,6 +5,7 @@ in DER or PEM could be taken for an HMAC secret.
 """
 
 import base64
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -91,6 +92,8 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
                 "require_iss": True,
             },
         )
+        if int(claims["iat"]) > time.time() + LEEWAY_S:
+            raise InvalidToken
         return Claims(UUID(claims["sub"]), UUID(claims["sid"]), int(claims["exp"]))
     except (JOSEError, KeyError, ValueError, TypeError) as error:
         raise InvalidToken from error

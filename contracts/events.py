@@ -355,8 +355,3 @@ class AuditRecord(BaseModel):
     bytes_out: int | None = None
     bytes_in: int | None = None
     sha256: str | None = None
-
-
-def readers_of(topic: Topic, service: str) -> bool:
-    """Whether ``service`` may read ``topic``."""
-    return service in topic.readers

@@ -225,9 +225,7 @@ POLICY: dict[Action, Rule] = {
         when=Condition.RUN_IS_LIVE,
         carries_bytes=True,
     ),
-    Action.RUN_OUTPUT_STAGE: Rule(
-        Service.DATASETS, "PUT", _RUN + "/outputs/{path:path}", JOB, when=Condition.RUN_IS_LIVE, max_body=None
-    ),
+    Action.RUN_OUTPUT_STAGE: Rule(Service.DATASETS, "PUT", _RUN + "/outputs/{path:path}", JOB, when=Condition.RUN_IS_LIVE, max_body=None),
     Action.JOB_SUBMIT: Rule(Service.JOBS, "POST", _PROJECT + "/jobs", MEMBER, when=Condition.INPUTS_ARE_READABLE, hides=True),
     Action.JOB_LIST: Rule(Service.JOBS, "GET", _PROJECT + "/jobs", MEMBER, hides=True),
     Action.JOB_READ: Rule(Service.JOBS, "GET", _JOB, MEMBER, when=Condition.LOG_BUDGET_LEFT, hides=True),

@@ -1,6 +1,7 @@
 """What every test may ask for: a real PostgreSQL, and worlds in it (`tests/world.py` says how to use them)."""
 
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,22 @@ from tests.world import Databases, World, Worlds
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("postgres"), fsync=False)
+def new_home() -> Iterator[Callable[[str], Path]]:
+    """Make homes of servers that their unprivileged account can reach, gone at the end of the session."""
+    with tempfile.TemporaryDirectory(prefix="hortus-tests-") as folder:
+        Path(folder).chmod(0o711)
+
+        def make(name: str) -> Path:
+            home = Path(folder) / name
+            home.mkdir(mode=0o711)
+            return home
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def postgres(new_home: Callable[[str], Path]) -> Iterator[Postgres]:
+    server = Postgres(new_home("postgres"), fsync=False)
     try:
         server.start()
         yield server

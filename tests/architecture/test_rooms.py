@@ -1,0 +1,73 @@
+"""Every service has the same nine rooms, and each thing happens in its room."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts.policy import Service
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("app", "routes", "handlers", "service", "domain", "repository", "models", "schemas")
+HEADINGS = ["Owns", "Doors", "Says", "Hears", "Refuses"]
+PRODUCT = ("contracts", "chassis", "services", "gateway", "compose", "hortus")
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from (path for path in sorted((ROOT / folder).rglob("*.py")) if "/migrations/" not in str(path))
+
+
+@pytest.mark.parametrize("service", list(Service))
+def test_a_service_has_the_nine_rooms(service: Service) -> None:
+    home = ROOT / "services" / service
+    for room in ROOMS:
+        assert (home / f"{room}.py").exists() or (home / room / "__init__.py").exists(), f"{service} lacks {room}"
+    assert list((home / "migrations").glob("0001_*.py"))
+
+
+@pytest.mark.parametrize("service", list(Service))
+def test_a_services_readme_has_the_fixed_headings(service: Service) -> None:
+    text = (ROOT / "services" / service / "README.md").read_text()
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
+
+
+def test_nothing_is_called_utils() -> None:
+    assert [path for path in sources(*PRODUCT) if path.stem in ("utils", "helpers", "common", "misc")] == []
+
+
+def test_only_the_chassis_commits() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("services", "gateway")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("commit", "rollback")
+    ]
+    assert found == []
+
+
+def test_sql_text_stands_only_in_repositories_models_and_the_chassis() -> None:
+    statement = re.compile(r"^\s*(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM)\b", re.IGNORECASE | re.DOTALL)
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("services", "gateway", "contracts")
+        if path.stem not in ("repository", "models") and path.parent.name != "repository"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and statement.match(node.value)
+    ]
+    assert found == []
+
+
+def test_every_module_opens_with_a_docstring() -> None:
+    missing = [
+        str(path.relative_to(ROOT))
+        for path in sources(*PRODUCT)
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert missing == []
+
+
+def test_the_wheel_holds_only_the_client() -> None:
+    assert 'packages = ["hortus"]' in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,256 @@
+"""The consumer on the real broker: each version has its effect once, whatever crashes, repeats or cannot be read."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from uuid_utils.compat import uuid7
+
+from chassis import bus
+from chassis.consumer import Consumer, Hears, NotYetKnown
+from chassis.outbox import UnitOfWork
+from contracts.events import PROJECTS, TOPICS, USERS, Fact, Membership, Project, ProjectState, Session, User, UserStatus
+from tests.chassis.conftest import Bus, Side, effect, send, until
+
+Make = Callable[..., Any]
+
+
+def hears(*facts: type[Fact]) -> Hears:
+    made = Hears("datasets")
+    for fact in facts or (Membership, Project):
+        made.on(fact)(effect)
+    return made
+
+
+@asynccontextmanager
+async def consuming(consumer: Consumer) -> AsyncIterator[Consumer]:
+    task = asyncio.create_task(consumer.run())
+    try:
+        await until(lambda: consumer.error is None and consumer.lanes)
+        yield consumer
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def writer(broker: Bus) -> AsyncIterator[AIOKafkaProducer]:
+    producer = bus.producer(broker.settings("projects", "postgresql+asyncpg://unused"))
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+def project_fact(project: UUID, version: int) -> Project:
+    return Project(version=version, project_id=project, name="n", description="", state=ProjectState.ACTIVE)
+
+
+async def say(writer: AIOKafkaProducer, *facts: Fact) -> None:
+    for fact in facts:
+        await send(writer, fact.topic, fact.key, fact.model_dump_json().encode(), fact.type)
+
+
+async def effects(side: Side, key: str) -> list[int]:
+    return [row[0] for row in await side.sql("SELECT version FROM effect WHERE key = :key ORDER BY id", key=key)]
+
+
+async def until_applied(side: Side, key: str, version: int) -> list[int]:
+    async def there() -> bool:
+        return bool(await side.sql("SELECT 1 FROM inbox WHERE key = :key AND version >= :version", key=key, version=version))
+
+    await until(there)
+    return await effects(side, key)
+
+
+async def test_reordered_and_repeated_facts_have_their_effect_once(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets")
+    project = uuid7()
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears())):
+        await say(writer, *[project_fact(project, version) for version in (1, 1, 3, 2, 3, 4, 1)])
+        await say(writer, project_fact(project, 5))
+        assert await until_applied(datasets, str(project), 5) == [1, 3, 4, 5]
+
+
+async def test_a_crash_between_effect_and_offset_changes_nothing_twice(side: Make, writer: AIOKafkaProducer) -> None:
+    class Dying(Consumer):
+        async def _apply(self, lane: Any, records: Any) -> int:
+            await super()._apply(lane, records)
+            raise asyncio.CancelledError
+
+    datasets: Side = await side("datasets")
+    project = uuid7()
+    dying = Dying(datasets.settings, datasets.engine, hears())
+    task = asyncio.create_task(dying.run())
+    await until(lambda: dying.lanes)
+    await say(writer, project_fact(project, 1))
+    await until(task.done)
+    assert await effects(datasets, str(project)) == [1]
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears())):
+        await say(writer, project_fact(project, 2))
+        assert await until_applied(datasets, str(project), 2) == [1, 2]
+
+
+async def test_an_effect_that_fails_leaves_no_trace_and_is_tried_again(side: Make, writer: AIOKafkaProducer) -> None:
+    failures: list[int] = []
+    made = Hears("datasets")
+
+    @made.on(Project)
+    async def twice_wrong(fact: Project, uow: UnitOfWork) -> None:
+        await effect(fact, uow)
+        if fact.version == 2 and len(failures) < 3:
+            failures.append(fact.version)
+            raise ValueError
+
+    datasets: Side = await side("datasets")
+    project = uuid7()
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+        await say(writer, *[project_fact(project, version) for version in (1, 2, 3)])
+        assert await until_applied(datasets, str(project), 3) == [1, 2, 3]
+    assert len(failures) == 3
+
+
+async def test_a_poison_fact_is_put_aside_after_bounded_tries_and_the_rest_goes_on(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets", retries=3)
+    project = uuid7()
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears())) as consumer:
+        await say(writer, project_fact(project, 1))
+        await send(writer, PROJECTS, str(project), b'{"version": "nonsense"}', "project.v1")
+        await say(writer, project_fact(project, 2))
+        assert await until_applied(datasets, str(project), 2) == [1, 2]
+        assert consumer.missing() == []
+    letters = [json.loads(row[0]) for row in await datasets.sql("SELECT payload FROM outbox WHERE topic = 'dead.datasets'")]
+    assert [(letter["topic"], letter["key"]) for letter in letters] == [("projects", str(project))]
+
+
+async def test_an_unreadable_fact_on_an_authority_topic_stops_its_partition_and_readiness(side: Make, broker: Bus) -> None:
+    writer = bus.producer(broker.settings("auth", "postgresql+asyncpg://unused"))
+    await writer.start()
+    datasets: Side = await side("datasets", retries=2)
+    user = uuid7()
+    own = Hears("datasets")
+    own.on(User)(effect)
+    async with consuming(Consumer(datasets.settings, datasets.engine, own)) as consumer:
+        await send(writer, USERS, str(user), b"not json", "user.v1")
+        await say(writer, User(version=2, user_id=user, username="bob00000", status=UserStatus.BLOCKED, cluster_roles=frozenset()))
+        await until(lambda: any("stands still at users" in reason for reason in consumer.missing()))
+        failures = max(lane.failures for lane in consumer.lanes.values())
+        await until(lambda: max(lane.failures for lane in consumer.lanes.values()) > failures + 2)
+        assert await effects(datasets, str(user)) == []
+        assert await datasets.sql("SELECT 1 FROM outbox") == []
+    await writer.stop()
+    await skip_to_end(broker, "datasets", USERS.name)
+
+
+async def skip_to_end(broker: Bus, group: str, topic: str) -> None:
+    """Move a group behind what a test left on a topic on purpose."""
+    client = bus.consumer(broker.settings(group, "postgresql+asyncpg://unused"), group=group)
+    client.subscribe([topic])
+    await client.start()
+    await until(client.assignment)
+    ends = await client.end_offsets(client.assignment())
+    await client.commit(dict(ends))
+    await client.stop()
+
+
+async def test_a_fact_that_refers_to_something_unknown_waits_uncounted_and_blocks_no_other_partition(
+    side: Make, writer: AIOKafkaProducer
+) -> None:
+    datasets: Side = await side("datasets", retries=1)
+    known: set[str] = set()
+    tries = 0
+    made = Hears("datasets")
+
+    @made.on(Project)
+    async def needs_something(fact: Project, uow: UnitOfWork) -> None:
+        nonlocal tries
+        if fact.description == "waits" and "it" not in known:
+            tries += 1
+            raise NotYetKnown("memberships", "it")
+        await effect(fact, uow)
+
+    waiting = project_fact(uuid7(), 1).model_copy(update={"description": "waits"})
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+        await say(writer, waiting)
+        await until(lambda: tries >= 5)
+        others = [project_fact(uuid7(), 1) for _ in range(12)]
+        await say(writer, *others)
+
+        async def some_went_on() -> bool:
+            return bool(await datasets.sql("SELECT 1 FROM effect"))
+
+        await until(some_went_on)
+        assert await effects(datasets, waiting.key) == []
+        known.add("it")
+        assert await until_applied(datasets, waiting.key, 1) == [1]
+        for other in others:
+            assert await until_applied(datasets, other.key, 1) == [1]
+    assert await datasets.sql("SELECT 1 FROM outbox") == []
+
+
+async def test_a_consumer_that_slept_past_compaction_reads_anew_and_sweeps_what_was_erased(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets")
+    kept, gone = uuid7(), uuid7()
+    erased: list[str] = []
+    made = hears(Project)
+
+    @made.erased(PROJECTS)
+    async def erase(key: str, uow: UnitOfWork) -> None:
+        erased.append(key)
+
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+        await say(writer, project_fact(kept, 1))
+        await until_applied(datasets, str(kept), 1)
+    partition = (await datasets.sql("SELECT partition FROM inbox WHERE key = :key", key=str(kept)))[0][0]
+    await datasets.sql(
+        "INSERT INTO inbox (topic, key, version, partition) VALUES ('projects', :key, 4, :partition)", key=str(gone), partition=partition
+    )
+    await datasets.sql("UPDATE partitions_heard SET awake_at = awake_at - interval '2 days'")
+    await say(writer, project_fact(kept, 2))
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+        assert await until_applied(datasets, str(kept), 2) == [1, 2]
+        await until(lambda: erased)
+    assert erased == [str(gone)]
+    assert await datasets.sql("SELECT 1 FROM inbox WHERE key = :key", key=str(gone)) == []
+
+
+async def test_a_short_sleep_re_reads_nothing(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets")
+    first, second = uuid7(), uuid7()
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears(Project))):
+        await say(writer, project_fact(first, 1))
+        await until_applied(datasets, str(first), 1)
+    await datasets.sql("UPDATE inbox SET version = 0 WHERE key = :key", key=str(first))
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears(Project))):
+        await say(writer, project_fact(second, 1))
+        await until_applied(datasets, str(second), 1)
+    assert await effects(datasets, str(first)) == [1]
+
+
+async def test_two_consumers_share_the_work_and_a_rebalance_repeats_no_effect(side: Make, writer: AIOKafkaProducer) -> None:
+    one: Side = await side("datasets")
+    two: Side = await side("datasets", instance="2", beside=one)
+    projects = [uuid7() for _ in range(30)]
+    async with consuming(Consumer(one.settings, one.engine, hears(Project))) as first:
+        await say(writer, *[project_fact(project, 1) for project in projects])
+        async with consuming(Consumer(two.settings, two.engine, hears(Project))) as second:
+            await until(lambda: len(first.lanes) == len(second.lanes) == 1)
+            await say(writer, *[project_fact(project, 2) for project in projects])
+            for project in projects:
+                assert await until_applied(one, str(project), 2) == [1, 2]
+        await say(writer, *[project_fact(project, 3) for project in projects])
+        for project in projects:
+            assert await until_applied(one, str(project), 3) == [1, 2, 3]
+
+
+def test_only_readers_named_in_the_catalogue_hear_a_topic() -> None:
+    with pytest.raises(ValueError, match="no reader"):
+        Hears("datasets").on(Session)(effect)
+
+
+def test_every_dead_letter_topic_has_its_owner() -> None:
+    assert all(TOPICS[f"dead.{service}"].owner == service for service in ("auth", "datasets", "search"))

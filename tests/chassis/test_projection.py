@@ -1,0 +1,106 @@
+"""The projection on the real broker: an acknowledged revocation is known within a second, or nothing is decided."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from chassis.errors import CannotDecide
+from chassis.projection import Projection
+from chassis.relay import Relay
+from contracts.events import MEMBERSHIPS, Fact
+from tests.chassis.conftest import Bus, Side, membership, until
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+async def relayed(side: Make) -> AsyncIterator[Side]:
+    projects: Side = await side("projects")
+    task = asyncio.create_task(Relay(projects.settings).run())
+    yield projects
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def projection(broker: Bus) -> AsyncIterator[Projection]:
+    made = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_a_projection_is_fresh_only_while_the_relay_says_so(side: Make, projection: Projection) -> None:
+    assert not projection.is_fresh()
+    projects: Side = await side("projects")
+    relay = asyncio.create_task(Relay(projects.settings).run())
+    await until(projection.is_fresh)
+    assert projection.missing() == []
+    relay.cancel()
+    await asyncio.gather(relay, return_exceptions=True)
+    stopped = time.monotonic()
+    await until(lambda: not projection.is_fresh())
+    assert time.monotonic() - stopped < 1.3
+    assert any("no fresh position on memberships" in reason for reason in projection.missing())
+    with pytest.raises(CannotDecide):
+        await projection.fresh(timeout=0.2)
+
+
+async def test_an_acknowledged_change_is_known_within_a_second(relayed: Side, projection: Projection) -> None:
+    await until(projection.is_fresh)
+    heard: list[tuple[Fact | None, Fact]] = []
+    projection.on_change(lambda old, new: heard.append((old, new)))
+    project = uuid7()
+    await relayed.tell(membership(1, project))
+    assert await projection.reached({("memberships", membership(1, project).key): 1})
+    await relayed.tell(membership(2, project, role=None))
+    acknowledged = time.monotonic()
+    await until(lambda: projection.get(MEMBERSHIPS, membership(1, project).key).role is None)
+    assert time.monotonic() - acknowledged < 1.0
+    assert [new.version for _, new in heard if new.key == membership(1, project).key] == [1, 2]
+
+
+async def test_a_version_that_does_not_come_is_waited_for_no_longer_than_asked(relayed: Side, projection: Projection) -> None:
+    await until(projection.is_fresh)
+    assert not await projection.reached({("memberships", "nobody"): 1}, timeout=0.2)
+
+
+async def test_with_the_broker_paused_during_a_revocation_nothing_is_allowed_and_all_heals(
+    relayed: Side, projection: Projection, broker: Bus
+) -> None:
+    project = uuid7()
+    key = membership(1, project).key
+    await relayed.tell(membership(1, project))
+    assert await projection.reached({("memberships", key): 1}, timeout=5)
+    await until(projection.is_fresh)
+    stale_allows = 0
+    broker.kafka.pause()
+    try:
+        await relayed.tell(membership(2, project, role=None))
+        revoked = time.monotonic()
+        while time.monotonic() - revoked < 2.5:
+            allowed = projection.is_fresh() and projection.get(MEMBERSHIPS, key).role is not None
+            stale_allows += allowed and time.monotonic() - revoked > 1.0
+            await asyncio.sleep(0.02)
+        assert not projection.is_fresh()
+    finally:
+        broker.kafka.resume()
+    await until(lambda: projection.is_fresh() and projection.get(MEMBERSHIPS, key).role is None)
+    assert stale_allows == 0
+
+
+async def test_a_projection_that_starts_cold_reads_everything_before_it_is_fresh(relayed: Side, broker: Bus) -> None:
+    projects = [uuid7() for _ in range(50)]
+    await relayed.tell(*[membership(1, project) for project in projects])
+    committed = time.time()
+    cold = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
+    await cold.start()
+    try:
+        await until(lambda: cold.is_fresh() and min(at for at, _ in cold.knowledge.positions.values()) > committed)
+        assert all(cold.get(MEMBERSHIPS, membership(1, project).key) for project in projects)
+    finally:
+        await cold.stop()

@@ -1,0 +1,258 @@
+"""The relay on the real broker: nothing committed is lost, nothing leaves out of order, and one relay leads."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from chassis import bus
+from chassis.outbox import UnitOfWork
+from chassis.relay import Relay
+from contracts.events import MEMBERSHIPS, PROJECTS, TOPICS, AuditRecord, Project, ProjectState
+from contracts.roles import NOBODY
+from tests.chassis.conftest import Side, Tail, membership, until
+
+Make = Callable[..., Any]
+
+
+@asynccontextmanager
+async def relaying(side: Side, relay: Relay | None = None) -> AsyncIterator[Relay]:
+    relay = relay or Relay(side.settings)
+    task = asyncio.create_task(relay.run())
+    try:
+        yield relay
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_committed_fact_reaches_its_topic_with_its_envelope(side: Make, tail: Make) -> None:
+    projects: Side = await side("projects")
+    topic: Tail = await tail(MEMBERSHIPS)
+    project = uuid7()
+    async with relaying(projects):
+        await projects.tell(membership(1, project))
+        assert await topic.versions(membership(1, project).key, 1) == [1]
+
+        async def forgotten() -> bool:
+            return await projects.sql("SELECT 1 FROM outbox") == []
+
+        await until(forgotten)
+    record = next(r for r in topic.records if r.key.decode().startswith(str(project)))
+    headers = dict(record.headers)
+    assert headers["ce_type"] == b"membership.v1"
+    assert headers["ce_source"] == b"/projects"
+    assert headers["ce_specversion"] == b"1.0"
+
+
+async def test_a_rolled_back_fact_never_leaves(side: Make, tail: Make) -> None:
+    projects: Side = await side("projects")
+    topic: Tail = await tail(MEMBERSHIPS)
+    lost, kept = uuid7(), uuid7()
+    async with relaying(projects):
+
+        async def breaks() -> None:
+            async with projects.unit() as uow:
+                uow.emit(membership(1, lost))
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            await breaks()
+        await projects.tell(membership(1, kept))
+        await topic.versions(membership(1, kept).key, 1)
+    assert topic.facts(membership(1, lost).key) == []
+
+
+async def test_what_was_committed_when_the_process_died_is_published_by_the_next(side: Make, tail: Make) -> None:
+    projects: Side = await side("projects")
+    topic: Tail = await tail(MEMBERSHIPS)
+    project = uuid7()
+    await projects.tell(membership(1, project), membership(2, project))
+    async with relaying(projects):
+        assert await topic.versions(membership(1, project).key, 2) == [1, 2]
+
+
+async def test_a_crash_after_publishing_and_before_remembering_repeats_and_loses_nothing(side: Make, tail: Make) -> None:
+    class Dying(Relay):
+        async def _mark(self, connection: Any, rows: list[Any]) -> None:
+            if rows:
+                raise OSError("the process dies here")
+            await super()._mark(connection, rows)
+
+    projects: Side = await side("projects")
+    topic: Tail = await tail(MEMBERSHIPS)
+    project = uuid7()
+    key = membership(1, project).key
+    async with relaying(projects, Dying(projects.settings)):
+        await projects.tell(membership(1, project))
+        await topic.versions(key, 1)
+    assert await projects.sql("SELECT version FROM outbox") == [(1,)]
+    async with relaying(projects):
+        await projects.tell(membership(2, project))
+
+        async def second_came() -> bool:
+            await topic.more()
+            return topic.facts(key)[-1].version == 2
+
+        await until(second_came)
+    versions = [fact.version for fact in topic.facts(key)]
+    assert versions.count(1) >= 2
+    assert versions == sorted(versions)
+
+
+async def test_two_transactions_on_one_aggregate_that_commit_in_the_other_order_leave_in_order(side: Make, tail: Make) -> None:
+    projects: Side = await side("projects")
+    topic: Tail = await tail(MEMBERSHIPS)
+    project = uuid7()
+    key = membership(1, project).key
+    async with relaying(projects) as relay:
+        await until(lambda: relay.leading)
+        async with AsyncSession(projects.engine, expire_on_commit=False) as session:
+            slow = UnitOfWork(session, "projects", NOBODY, "test", "")
+            await slow.begin()
+            slow.emit(membership(1, project))
+            await slow._write_facts()
+            await projects.tell(membership(2, project))
+            committed_at = (await projects.sql("SELECT clock_timestamp()"))[0][0]
+            before = len(topic.positions())
+
+            looks: set[Any] = set()
+
+            async def looked_thrice() -> bool:
+                await topic.more()
+                seen = await projects.sql(
+                    "SELECT query_start FROM pg_stat_activity WHERE query LIKE 'SELECT o.id%' AND query_start > :at", at=committed_at
+                )
+                looks.update(row[0] for row in seen)
+                return len(looks) >= 3
+
+            await until(looked_thrice)
+            await topic.more()
+            assert topic.facts(key) == []
+            assert [at for _, _, at in topic.positions()[before:] if at > committed_at] == []
+            await session.commit()
+        assert await topic.versions(key, 2) == [1, 2]
+
+        async def positions_again() -> bool:
+            await topic.more()
+            return any(at > committed_at for _, _, at in topic.positions())
+
+        await until(positions_again)
+
+
+async def test_positions_come_to_every_partition_and_never_go_back(side: Make, tail: Make) -> None:
+    projects: Side = await side("projects")
+    topic: Tail = await tail(MEMBERSHIPS)
+    async with relaying(projects):
+
+        async def enough() -> bool:
+            await topic.more()
+            return len(topic.positions()) >= 20
+
+        await until(enough)
+    for partition in range(MEMBERSHIPS.partitions):
+        times = [at for number, _, at in topic.positions() if number == partition]
+        assert len(times) >= 5
+        assert times == sorted(times)
+        assert max((b - a).total_seconds() for a, b in pairwise(times)) < 1.0
+
+
+async def test_a_relay_that_was_paused_is_fenced_when_it_wakes(side: Make, tail: Make) -> None:
+    first: Side = await side("projects")
+    second: Side = await side("projects", instance="2", beside=first)
+    topic: Tail = await tail(MEMBERSHIPS)
+    project = uuid7()
+    key = membership(1, project).key
+    program = "import asyncio, sys; from chassis.relay import Relay; from chassis.settings import Settings; asyncio.run(Relay(Settings.model_validate_json(sys.argv[1])).run())"
+    described = first.settings.model_dump_json()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, described, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        await first.tell(membership(1, project))
+        await topic.versions(key, 1)
+        holder = (await first.sql("SELECT holder FROM relay_lease"))[0][0]
+        async with relaying(second) as relay:
+            assert not relay.leading
+            os.kill(process.pid, signal.SIGSTOP)
+            await until(lambda: relay.leading)
+            await first.tell(membership(2, project))
+            await topic.versions(key, 2)
+            os.kill(process.pid, signal.SIGCONT)
+            await first.tell(membership(3, project), membership(4, project))
+            versions = await topic.versions(key, 4)
+            assert sorted(set(versions)) == [1, 2, 3, 4]
+            assert versions == sorted(versions)
+
+            async def woke_and_waits() -> bool:
+                asking = await first.sql(
+                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'UPDATE relay_lease%' AND pid <> pg_backend_pid()"
+                )
+                return bool(asking[0][0] >= 2)
+
+            await until(woke_and_waits)
+            assert (await first.sql("SELECT holder FROM relay_lease"))[0][0] == relay.holder != holder
+            await topic.more()
+            for partition in range(MEMBERSHIPS.partitions):
+                times = [at for number, _, at in topic.positions() if number == partition]
+                assert times == sorted(times), "a fenced relay's position came through"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_when_the_leader_is_killed_another_relay_goes_on(side: Make, tail: Make) -> None:
+    first: Side = await side("projects")
+    second: Side = await side("projects", instance="2", beside=first)
+    topic: Tail = await tail(PROJECTS)
+    project = uuid7()
+
+    def fact(version: int) -> Project:
+        return Project(version=version, project_id=project, name="n", description="", state=ProjectState.ACTIVE)
+
+    async with relaying(second) as standby:
+        async with relaying(first) as leader:
+            await until(lambda: leader.leading or standby.leading)
+            await first.tell(fact(1))
+            await topic.versions(str(project), 1)
+        await first.tell(fact(2))
+        assert await topic.versions(str(project), 2) == [1, 2]
+        assert standby.leading
+
+
+async def test_audit_records_are_numbered_densely_whoever_leads(side: Make, tail: Make) -> None:
+    first: Side = await side("projects")
+    second: Side = await side("projects", instance="2", beside=first)
+    topic: Tail = await tail(TOPICS["audit.projects"], "audit")
+    count = 0
+    for leader in (first, second, first):
+        async with relaying(leader):
+            for _ in range(5):
+                await first.tell(membership(1, uuid7()))
+                count += 1
+
+            async def published(wanted: int = count) -> bool:
+                return len(await topic.more()) >= wanted
+
+            await until(published)
+    records = [AuditRecord.model_validate_json(record.value) for record in topic.records]
+    assert sorted({record.number for record in records}) == list(range(1, count + 1))
+    assert all(record.source == "projects" and record.outcome == "allowed" for record in records)
+
+
+async def test_another_services_topic_cannot_be_written(broker: Any) -> None:
+    from aiokafka.errors import TopicAuthorizationFailedError  # noqa: PLC0415
+
+    producer = bus.producer(broker.settings("datasets", "postgresql+asyncpg://unused"))
+    await producer.start()
+    try:
+        with pytest.raises(TopicAuthorizationFailedError):
+            await producer.send_and_wait(MEMBERSHIPS.name, b"{}", b"k")
+    finally:
+        await producer.stop()
