@@ -160,12 +160,3 @@ def keep(path: Path, content: bytes, mode: int = 0o600) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def short_folder(purpose: str) -> Path:
-    """A new 0700 folder with a path short enough for a unix socket, given to the servers' account."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    usable = 0 < len(runtime) <= 40 and os.access(runtime, os.W_OK) and os.geteuid() != 0
-    folder = Path(tempfile.mkdtemp(prefix=f"hortus-{purpose}-", dir=runtime if usable else "/tmp"))  # noqa: S108 - mkdtemp makes it 0700
-    account.servers().own(folder)
-    return folder

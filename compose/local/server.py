@@ -1,12 +1,45 @@
 """What the four servers have in common."""
 
+import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from compose.local import account
-from compose.local.home import Home, short_folder
-from compose.local.process import Child
+from compose.local.home import Home, keep
+from compose.local.process import Child, started_at
+
+LONGEST_RUNTIME = 40
+RUNNER = ".runner"
+
+
+def short_folder(purpose: str) -> Path:
+    """A new 0700 folder with a path short enough for a unix socket, given to the servers' account.
+
+    It remembers who made it; folders of runners that are gone are removed on the way.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    usable = 0 < len(runtime) <= LONGEST_RUNTIME and os.access(runtime, os.W_OK) and os.geteuid() != 0
+    place = Path(runtime) if usable else Path("/tmp")  # noqa: S108 - mkdtemp makes a folder of mode 0700
+    for left in place.glob("hortus-*"):
+        if _is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"hortus-{purpose}-", dir=place))
+    keep(folder / RUNNER, f"{os.getpid()} {started_at(os.getpid())}".encode())
+    account.servers().own(folder)
+    return folder
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        state = folder.lstat()
+        if not stat.S_ISDIR(state.st_mode) or state.st_uid not in {os.geteuid(), account.servers().uid}:
+            return False
+        pid, _, started = (folder / RUNNER).read_text().partition(" ")
+        return started_at(int(pid)) != started
+    except (OSError, ValueError):
+        return False
 
 
 class Server:

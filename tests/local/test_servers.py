@@ -1,6 +1,7 @@
 """The servers refuse whoever is not meant to come in."""
 
 import asyncio
+import shutil
 import socket
 import ssl
 import stat
@@ -17,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from compose.local.pki import Pki
 from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
+from compose.local.server import short_folder
 from compose.local.suite import Suite
 from compose.local.topics import Access, Operation, Resource
 from contracts.events import TOPICS
@@ -106,6 +108,15 @@ def test_sockets_lie_in_folders_of_their_accounts_own(suite: Suite) -> None:
     for server in (suite.postgres, suite.valkey):
         assert stat.S_IMODE(server.sockets.stat().st_mode) == 0o700
         assert len(str(server.sockets)) < 80
+
+
+def test_a_socket_folder_of_a_runner_that_is_gone_is_removed() -> None:
+    left, kept = short_folder("trial"), short_folder("trial")
+    (left / ".runner").write_text("1 another-boot:1")
+    again = short_folder("trial")
+    assert (left.exists(), kept.exists()) == (False, True)
+    for folder in (kept, again):
+        shutil.rmtree(folder)
 
 
 def test_it_is_postgresql_18_and_waits_for_the_disk_unless_told_not_to(suite: Suite) -> None:
