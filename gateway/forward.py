@@ -322,8 +322,8 @@ class Upstream:
         self._turn = 0
 
     def idle(self) -> Connection | None:
-        """An open connection that waits for work, from the next living replica; None when it has none."""
-        replica = self._next(0.0 if len(self.replicas) == 1 else asyncio.get_running_loop().time())
+        """Move on to the next living replica; an open connection of it that waits for work, None when it has none."""
+        replica = self._move_on()
         while replica.idle:
             connection = replica.idle.pop()
             if connection.usable:
@@ -331,21 +331,21 @@ class Upstream:
         return None
 
     async def connect(self) -> Connection:
-        """A new connection to the first replica that takes it. Raises UpstreamUnavailable."""
-        loop = asyncio.get_running_loop()
-        for _ in self.replicas:
-            replica = self._next(loop.time())
+        """A new connection, to the replica that ``idle`` moved to or the next one that takes it. Raises UpstreamUnavailable."""
+        for attempt in range(len(self.replicas)):
+            replica = self._move_on() if attempt else self.replicas[self._turn]
             try:
                 return await replica.connect()
             except (OSError, TimeoutError) as error:
-                replica.dead_until = loop.time() + DEAD_S
+                replica.dead_until = asyncio.get_running_loop().time() + DEAD_S
                 log.warning("an upstream cannot be reached", upstream=replica.name, error=type(error).__name__)
         raise UpstreamUnavailable(retry_after=1)
 
-    def _next(self, now: float) -> Replica:
+    def _move_on(self) -> Replica:
         replicas = self.replicas
         if len(replicas) == 1:
             return replicas[0]
+        now = asyncio.get_running_loop().time()
         for _ in replicas:
             self._turn = (self._turn + 1) % len(replicas)
             if replicas[self._turn].dead_until <= now:

@@ -67,7 +67,9 @@ class Certificates:
         """A client certificate of ``people`` or ``workloads`` as the ca would make it, with its key, as ``cert.pem`` and ``key.pem``."""
         source = self.pki.issuers_folder
         ca = x509.load_pem_x509_certificate((source / f"{issuer}.pem").read_bytes())
-        ca_key: Any = serialization.load_pem_private_key((source / f"{issuer}.key").read_bytes(), (source / "passphrase").read_bytes().strip())
+        ca_key: Any = serialization.load_pem_private_key(
+            (source / f"{issuer}.key").read_bytes(), (source / "passphrase").read_bytes().strip()
+        )
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         made = (
@@ -330,7 +332,7 @@ async def read(receive: Any) -> bytes:
     body = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if not message.get("more_body"):
             return body
 

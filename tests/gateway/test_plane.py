@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -94,8 +95,17 @@ async def test_a_known_path_with_another_method_is_405(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [b"/api/v1/projects/../users", b"/api/v1//projects", b"/api/v1/projects/%2e%2e/x", b"/api/v1/a%2Fb", b"/api/v1/a%00b", b"/api/v1/%ff", b"/api/v1/%5c"]
-    + [b"/api/v1/" + b"x" * 5000, b"/api/v1/projects?" + b"q" * 9000],
+    [
+        b"/api/v1/projects/../users",
+        b"/api/v1//projects",
+        b"/api/v1/projects/%2e%2e/x",
+        b"/api/v1/a%2Fb",
+        b"/api/v1/a%00b",
+        b"/api/v1/%ff",
+        b"/api/v1/%5c",
+        b"/api/v1/" + b"x" * 5000,
+        b"/api/v1/projects?" + b"q" * 9000,
+    ],
 )
 async def test_a_path_that_two_readers_could_read_differently_is_400(stage: Stage, target: bytes) -> None:
     reader, writer = await stage.raw()
@@ -123,7 +133,11 @@ async def test_a_head_that_is_too_large_is_431_and_no_http_is_400(stage: Stage) 
 
 
 async def test_two_lengths_or_an_odd_encoding_are_refused(stage: Stage) -> None:
-    for framing in (b"content-length: 3\r\ntransfer-encoding: chunked", b"content-length: 3\r\ncontent-length: 4", b"transfer-encoding: gzip, chunked"):
+    for framing in (
+        b"content-length: 3\r\ntransfer-encoding: chunked",
+        b"content-length: 3\r\ncontent-length: 4",
+        b"transfer-encoding: gzip, chunked",
+    ):
         reader, writer = await stage.raw()
         writer.write(b"POST /api/v1/sessions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + framing + b"\r\n\r\n0\r\n\r\n")
         answer = await reader.read()
@@ -212,7 +226,9 @@ async def test_an_ended_session_or_a_blocked_person_is_401_at_once(stage: Stage)
     first, second = await stage.client(ada), await stage.client(eve)
     assert {(await client.get("/projects")).status_code for client in (first, second)} == {200}
     now = datetime.now(UTC)
-    stage.tell(Session(version=2, session_id=ada.session_id, user_id=ada.user_id, live=False, factor_at=now, expires_at=now + timedelta(hours=1)))
+    stage.tell(
+        Session(version=2, session_id=ada.session_id, user_id=ada.user_id, live=False, factor_at=now, expires_at=now + timedelta(hours=1))
+    )
     stage.tell(User(version=2, user_id=eve.user_id, username="eve", status=UserStatus.BLOCKED, cluster_roles=frozenset()))
     refused = await first.get("/projects")
     assert (refused.status_code, problem(refused)) == (401, "session-ended")
@@ -384,7 +400,7 @@ async def test_agents_and_jobs_are_principals_of_their_own(stage: Stage) -> None
 async def test_a_body_over_the_doors_limit_is_413_with_and_without_a_length(stage: Stage) -> None:
     client = await stage.client()
 
-    async def pieces() -> object:
+    async def pieces() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b"x" * 10_000
 

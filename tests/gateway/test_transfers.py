@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.events import CertificateKind, Session, User, UserStatus
 from contracts.roles import Role
-from tests.gateway.stage import Someone, Stage, problem, read, say, until
+from tests.gateway.stage import Certificates, Someone, Stage, opened, problem, read, say, until
 
 PROJECT = uuid7()
 DATASET = uuid7()
@@ -227,7 +228,9 @@ async def test_a_lost_right_cuts_a_transfer_on_both_sides_within_a_second(stage:
 
     def signed_out(ada: Someone) -> None:
         stage.tell(
-            Session(version=2, session_id=ada.session_id, user_id=ada.user_id, live=False, factor_at=now, expires_at=now + timedelta(hours=1))
+            Session(
+                version=2, session_id=ada.session_id, user_id=ada.user_id, live=False, factor_at=now, expires_at=now + timedelta(hours=1)
+            )
         )
 
     def blocked(ada: Someone) -> None:
@@ -284,10 +287,13 @@ async def test_a_transfer_pauses_while_nothing_fresh_is_known_and_is_cut_when_th
         received = answer.aiter_raw()
         await anext(received)
         stage.pulsing = False
+
+        async def the_rest() -> None:
+            async for _ in received:
+                pass
+
         with pytest.raises(httpx2.TransportError):
-            async with asyncio.timeout(6):
-                async for _ in received:
-                    pass
+            await asyncio.wait_for(the_rest(), 6)
     assert (await stage.records())[-1]["reason"] == "cannot-decide"
 
 
@@ -328,7 +334,9 @@ async def test_a_client_that_expects_continue_is_told_so_only_when_let_in(stage:
     stage.joins(ada, PROJECT)
     for token, line in ((ada.token, b"HTTP/1.1 100 Continue"), ("x.y.z", b"HTTP/1.1 401 Unauthorized")):
         reader, writer = await stage.raw()
-        head = f"PUT /api/v1{FILE} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\nauthorization: Bearer {token}\r\n\r\n"
+        head = (
+            f"PUT /api/v1{FILE} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\nauthorization: Bearer {token}\r\n\r\n"
+        )
         writer.write(head.encode())
         assert (await reader.readline()).strip() == line
         if b"100" in line:
@@ -371,3 +379,34 @@ async def test_nothing_in_flight_and_no_connection_is_left_behind(stage: Stage) 
     await until(lambda: not any(server.server_state.connections for server in stage.upstreams.values()))
     refused = await client.get(f"/projects/{PROJECT}")
     assert (refused.status_code, problem(refused)) == (503, "upstream-unavailable")
+
+
+async def test_a_full_disk_closes_the_doors_that_carry_bytes_and_no_others(certificates: Certificates, small_disk: Path) -> None:
+    async with opened(certificates, small_disk) as stage:
+        ada = stage.signs_in()
+        stage.joins(ada, PROJECT)
+        client = await stage.client(ada)
+        assert (await client.get(FILE)).status_code == 200
+        ballast = small_disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(b"x" * 512):
+                pass
+        on_disk = len(await stage.records())
+
+        async def closes() -> bool:
+            refused = await client.get(FILE)
+            return refused.status_code == 503 and problem(refused) == "spool-unavailable"
+
+        async with asyncio.timeout(10):
+            while not await closes():
+                on_disk += 1
+        assert (await client.get(f"/projects/{PROJECT}")).status_code == 200
+        assert await closes()
+        numbers = stage.gateway.spool.number
+        assert stage.gateway.spool.missing() == ["the spool cannot be written: No space left on device"]
+        ballast.unlink()
+        await until(lambda: not stage.gateway.spool.missing())
+        assert (await client.get(FILE)).status_code == 200
+        records = await stage.records()
+        assert [record["number"] for record in records] == list(range(1, len(records) + 1))
+        assert len(records) > numbers >= on_disk
