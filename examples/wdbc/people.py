@@ -8,7 +8,8 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE
+from typing import IO, Any
 
 import pyotp
 
@@ -42,13 +43,17 @@ class Person:
         self._last_step = 0
         folder.mkdir(parents=True, mode=0o700)
 
-    def join(self, token: str) -> None:
-        """Accept an invitation: set a password and the second factor, and confirm it with a code."""
-        with Client(self._address, self._root) as client:
-            factor = client.invitations.accept(token, self._password)
-            self._secret = factor["totp_secret"]
-            user = client.invitations.confirm(token, self.code())
-        self.username, self.user_id = user["username"], user["user_id"]
+    def join(self, *arguments: str) -> None:
+        """`hortus setup LINK` or `hortus accept TOKEN`: set a password, take up the second factor, confirm it with a code."""
+        command = [sys.executable, "-m", "hortus.cli", *arguments, "--json"]
+        with subprocess.Popen(command, env=self._environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as typed:
+            shown = _document(typed.stdout)
+            if shown:
+                factor = json.loads(shown)
+                self.username, self._secret = factor["username"], factor["totp_secret"]
+            _, said = typed.communicate(self.code() + "\n" if shown else None)
+        if typed.returncode != 0:
+            raise Ended(typed.returncode, said.strip())
 
     def code(self) -> str:
         """The next code that was not used yet: a code counts once, and one step ahead is accepted."""
@@ -59,7 +64,7 @@ class Person:
 
     def sign_in(self) -> None:
         """`hortus login` with password and code."""
-        self._run(["login", self.username], HORTUS_CODE=self.code())
+        self.user_id = json.loads(self._run(["login", self.username, "--json"], HORTUS_CODE=self.code()))["user"]["user_id"]
 
     def hortus(self, *arguments: str) -> Any:
         """Type a command with ``--json`` and get what it printed; raises ``Ended`` with its sentence and number."""
@@ -99,15 +104,27 @@ class Person:
             self.sign_in()
 
     def _run(self, arguments: list[str], **more: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HORTUS_")} | {
+        command = [sys.executable, "-m", "hortus.cli", *arguments]
+        ended = subprocess.run(command, env=self._environment() | more, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            raise Ended(ended.returncode, ended.stderr.strip().splitlines()[0] if ended.stderr.strip() else "no word")
+        return ended.stdout
+
+    def _environment(self) -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if not name.startswith("HORTUS_")} | {
             "HORTUS_CONFIG": str(self._config),
             "HORTUS_ADDRESS": self._address,
             "HORTUS_CERTIFICATE_ADDRESS": self._certificate_address,
             "HORTUS_ROOT": str(self._root),
             "HORTUS_PASSWORD": self._password,
         }
-        command = [sys.executable, "-m", "hortus.cli", *arguments]
-        ended = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
-        if ended.returncode != 0:
-            raise Ended(ended.returncode, ended.stderr.strip().splitlines()[0] if ended.stderr.strip() else "no word")
-        return ended.stdout
+
+
+def _document(stream: IO[str] | None) -> str:
+    """The JSON object that a command prints before it asks; empty when it ended without one."""
+    lines: list[str] = []
+    for line in stream or ():
+        lines.append(line)
+        if line == "}\n":
+            return "".join(lines)
+    return ""
