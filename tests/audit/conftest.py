@@ -14,7 +14,7 @@ ADA = UUID("01900000-0000-7000-8000-0000000000a1")
 def record(number: int, source: str = "auth", **changes: Any) -> bytes:
     """The canonical bytes of a record, written down here by hand and not by the chassis."""
     made: dict[str, Any] = {
-        "record_id": str(UUID(int=max(0, number))),
+        "record_id": str(UUID(int=abs(number) % 2**64)),
         "source": source,
         "number": number,
         "at": (BEGINNING + timedelta(seconds=number if abs(number) < 10**6 else 0)).isoformat().replace("+00:00", "Z"),
