@@ -158,23 +158,18 @@ def train(story: Story) -> str:
     story.training = job
     accuracy = job["metrics"]["test_accuracy"]
     promise(accuracy >= ACCURACY, f"the test accuracy {accuracy:.3f} is at least {ACCURACY}")
-    got, refused, text = 0, "", ""
-    for _ in range(20):
-        try:
-            seen = scientist.hortus("jobs", "log", job["job_id"], "-p", project)["text"]
-        except Ended as end:
-            refused = end.said
-            break
-        text = text or seen
-        got += len(seen.encode())
-    network = [line for line in text.splitlines() if line.lower().startswith("network: ")]
+    log = scientist.hortus("jobs", "log", job["job_id"], "-p", project)["text"]
+    network = [line for line in log.splitlines() if line.lower().startswith("network: ")]
     promise(len(network) == 1, "the log shows what became of the attempt to reach the network")
     promise(network[0].startswith("network: refused"), f"the program did not reach the network: {network[0]}")
     story.note(f"the program said: {network[0]}")
-    size = table().stat().st_size
-    promise(0 < got <= BUDGET < size, f"of {size} bytes printed the scientist got {got}, at most {BUDGET}")
-    promise(bool(refused), "asking again and again ends with a refusal")
-    story.note(f"it printed the whole table ({size} bytes): {got} bytes were shown, then: {refused}")
+    size, got = table().stat().st_size, len(log.encode())
+    promise(0 < got <= BUDGET < size, f"of {size} bytes printed the scientist sees {got}, at most {BUDGET}")
+    again = scientist.hortus("jobs", "log", job["job_id"], "-p", project)["text"]
+    promise(again == log, "a second look shows the same and nothing more")
+    curious = scientist.hortus("jobs", "run", str(HERE / "print_table.py"), "-p", "wdbc_study", "-i", "wdbc", "--watch")
+    said = refusal(lambda: scientist.hortus("jobs", "log", curious["job_id"], "-p", project), 403, "the table is printed once more")
+    story.note(f"it printed the whole table ({size} bytes): {got} bytes were shown; printed once more: {said}")
     return f"test accuracy {accuracy:.3f} after {took:.1f} s, no network, {got / KIB:.1f} KiB of log of at most 64"
 
 

@@ -15,7 +15,7 @@ from hortus.client.shapes import Resources
 jobs = typer.Typer(no_args_is_help=True, help="Jobs: programs that run where the data is, without network.")
 agents = typer.Typer(no_args_is_help=True, help="Node agents, which run jobs (administrators).")
 JOB = ("name", "state", "submitted_at", "ended_at", "job_id")
-WHOLE_JOB = (*JOB, "environment", "inputs", "output_dataset_id", "metrics", "exit_code", "reason", "submitted_by", "started_at")
+WHOLE_JOB = (*JOB, "environment", "inputs", "output_dataset_id", "metrics", "exit_code", "reason", "withheld", "submitted_by", "started_at")
 PROGRAM_LIMIT = 64 * 1024
 Job = Annotated[str, typer.Argument(help="The job: its id, or its name (the newest of that name).")]
 
@@ -70,7 +70,7 @@ def run_job(
             job = client.jobs.wait(project, job["job_id"], seconds=float("inf"), changed=_tell)
     show.one(job, WHOLE_JOB, machine=machine)
     if watch and job["state"] != "succeeded":
-        raise HortusError(f"The job {job['state']}: {job['reason'] or 'see `hortus jobs log`'}.")
+        raise HortusError(f"The job {job['state']}: {(job['reason'] or 'see `hortus jobs log`').rstrip('.')}.")
 
 
 @jobs.command("list")
@@ -121,7 +121,7 @@ def create_agent(name: Annotated[str, typer.Argument(help="The machine's name.")
 def list_agents(machine: Json = False) -> None:
     """List the agents."""
     with signed_in() as client:
-        show.rows(client.agents.list(), ("name", "agent_id"), machine=machine)
+        show.rows(client.agents.list(), ("name", "enrolled", "live", "created_at", "agent_id"), machine=machine)
 
 
 def _tell(job: JobShape) -> None:

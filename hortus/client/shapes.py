@@ -115,7 +115,7 @@ class Share(TypedDict):
 
 
 class Job(TypedDict):
-    """A program run over datasets; ``metrics`` by name."""
+    """A program run over datasets; ``withheld``: metrics, exit code and reason exist, and the reader's budget is used up."""
 
     job_id: str
     run_id: str
@@ -129,6 +129,7 @@ class Job(TypedDict):
     metrics: dict[str, float]
     exit_code: int | None
     reason: str | None
+    withheld: bool
     agent_id: str | None
     submitted_at: str
     started_at: str | None
@@ -158,6 +159,10 @@ class Agent(TypedDict):
 
     agent_id: str
     name: str
+    enrolled: bool
+    live: bool
+    created_at: str
+    version: int
     token: NotRequired[str]
 
 
@@ -174,13 +179,14 @@ class Hit(TypedDict):
 
 
 class Chain(TypedDict):
-    """What the ledger says of one source; ``head`` is the chain hash (hex) at ``last``."""
+    """What the ledger says of one source; ``head`` is the chain hash (hex) at ``last``, ``waiting`` what lies behind a gap."""
 
     source: str
     first: int
     last: int
     count: int
     head: str
+    waiting: int
     gaps: list[Any]
 
 
@@ -200,5 +206,5 @@ class AuditRecord(TypedDict):
     project_id: str | None
     status: int | None
     leaf_hash: str
-    chain_hash: str
+    chain_hash: str | None
     canonical: str
