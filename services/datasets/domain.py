@@ -12,7 +12,7 @@ from chassis.errors import CannotDecide, Conflict, Forbidden, NotFound, Problem,
 from contracts.events import Dataset as DatasetFact
 from contracts.events import DatasetKind, ProjectState, RunState, ShareState, UserStatus
 from contracts.events import Share as ShareFact
-from services.datasets.models import Dataset, File, Member, Person, Run, Share, Staged
+from services.datasets.models import Dataset, File, Member, Person, Run, Share
 
 MAX_NAME = 100
 MAX_DESCRIPTION = 2000
@@ -429,24 +429,6 @@ def replace(dataset: Dataset, old: File | None, new: File) -> None:
     dataset.size += new.size
     dataset.origins = merged(dataset.origins, new.origins)
     dataset.version += 1
-
-
-def published(staged: Staged, dataset_id: UUID, origins: list[UUID]) -> File:
-    """A staged output as the first version of a file."""
-    return File(
-        file_id=staged.file_id,
-        dataset_id=dataset_id,
-        path=staged.path,
-        number=1,
-        current=True,
-        size=staged.size,
-        sha256=staged.sha256,
-        key=staged.key,
-        blob=staged.blob,
-        content=staged.content,
-        origins=origins,
-        created_at=staged.created_at,
-    )
 
 
 def dataset_fact(dataset: Dataset) -> DatasetFact:

@@ -24,10 +24,6 @@ RECONNECT_S = 0.5
 StillAllowed = Callable[[frozenset[RunRead]], Awaitable[frozenset[RunRead]]]
 
 
-class TransferCut(Exception):
-    """The permission ended while bytes were on their way: the connection is aborted."""
-
-
 class Flight:
     """One read in flight."""
 
@@ -96,7 +92,7 @@ class Flights:
 
 
 class GuardedStream(StreamingResponse):
-    """A stream that is aborted when its flight is cut, also while the reader does not read."""
+    """A stream that ends early when its flight is cut, also while the reader does not read."""
 
     def __init__(self, flights: Flights, read: RunRead, content: Any, **arguments: Any) -> None:
         super().__init__(content, **arguments)
@@ -104,16 +100,16 @@ class GuardedStream(StreamingResponse):
         self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the bytes. Raises TransferCut."""
+        """Send the bytes. A cut one returns before its end, and the server then closes the connection."""
         with self._flights.enter(self._read) as flight:
             sending = asyncio.ensure_future(super().__call__(scope, receive, send))
             cut = asyncio.ensure_future(flight.cut.wait())
             try:
                 await asyncio.wait({sending, cut}, return_when=asyncio.FIRST_COMPLETED)
-                if not sending.done():
-                    log.info("transfer cut", run_id=str(self._read.run_id), dataset_id=str(self._read.dataset_id))
-                    raise TransferCut
-                sending.result()
+                if sending.done():
+                    sending.result()
+                else:
+                    log.warning("transfer cut", run_id=str(self._read.run_id), dataset_id=str(self._read.dataset_id))
             finally:
                 cut.cancel()
                 sending.cancel()

@@ -5,13 +5,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, String, Uuid
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Uuid
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
-
-from contracts.events import DatasetKind, ProjectState, RunState, ShareState, UserStatus
-from contracts.roles import Role
 
 FLIGHTS = "flights"
 BLOB_PREFIX = "files"
@@ -46,7 +43,7 @@ class Dataset(Table, table=True):
     project_id: UUID
     name: str
     name_key: str
-    kind: DatasetKind = Field(sa_type=String)
+    kind: str
     description: str
     files: int = 0
     size: int = Field(default=0, sa_column=_big())
@@ -118,7 +115,7 @@ class Share(Table, table=True):
     dataset_id: UUID
     project_id: UUID
     target_project_id: UUID
-    state: ShareState = Field(sa_type=String)
+    state: str
     version: int = Field(sa_column=_big())
 
 
@@ -128,7 +125,7 @@ class Project(Table, table=True):
     __tablename__ = "projects"
 
     project_id: UUID = Field(primary_key=True)
-    state: ProjectState = Field(sa_type=String)
+    state: str
 
 
 class Person(Table, table=True):
@@ -137,7 +134,7 @@ class Person(Table, table=True):
     __tablename__ = "people"
 
     user_id: UUID = Field(primary_key=True)
-    status: UserStatus = Field(sa_type=String)
+    status: str
 
 
 class Member(Table, table=True):
@@ -147,7 +144,7 @@ class Member(Table, table=True):
 
     project_id: UUID = Field(primary_key=True)
     user_id: UUID = Field(primary_key=True)
-    role: Role | None = Field(sa_type=String, nullable=True)
+    role: str | None
     starts_at: datetime = Field(sa_column=_time())
     ends_at: datetime | None = Field(sa_column=_time(nullable=True))
 
@@ -160,7 +157,7 @@ class Run(Table, table=True):
     run_id: UUID = Field(primary_key=True)
     project_id: UUID
     user_id: UUID
-    state: RunState = Field(sa_type=String)
+    state: str
     fencing_token: int = Field(sa_column=_big())
     inputs: list[UUID] = Field(sa_column=_ids())
     output_dataset_id: UUID

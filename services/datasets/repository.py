@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, or_, text, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Uuid, delete, exists, func, literal, or_, text, tuple_
+from sqlalchemy import inspect as mapper
+from sqlalchemy import select as sa_select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import and_, col, select
 
@@ -180,7 +182,7 @@ async def keep(session: AsyncSession, row: Project | Person | Member | Run) -> N
     """Store what was heard of an aggregate in the place of what was known."""
     table = type(row)
     values = row.model_dump()
-    keys = [column.name for column in table.__table__.primary_key]
+    keys = [column.name for column in mapper(table).primary_key]
     rest = {name: value for name, value in values.items() if name not in keys}
     await session.execute(insert(table).values(**values).on_conflict_do_update(index_elements=keys, set_=rest))
 
@@ -223,18 +225,32 @@ async def drop_staged_path(session: AsyncSession, run_id: UUID, fencing_token: i
     )
 
 
-async def staged(session: AsyncSession, run_id: UUID, fencing_token: int) -> Sequence[Staged]:
-    """The outputs staged by a run under a fencing token, by path."""
-    statement = select(Staged).where(col(Staged.run_id) == run_id, col(Staged.fencing_token) == fencing_token)
-    return (await session.execute(statement.order_by(col(Staged.path)))).scalars().all()
+async def staged_sums(session: AsyncSession, run_id: UUID, fencing_token: int) -> tuple[int, int]:
+    """Number and bytes of the files staged by a run under a fencing token."""
+    statement = select(func.count(), func.coalesce(func.sum(Staged.size), 0)).where(
+        col(Staged.run_id) == run_id, col(Staged.fencing_token) == fencing_token
+    )
+    row = (await session.execute(statement)).one()
+    return int(row[0]), int(row[1])
 
 
-async def discard_staged(session: AsyncSession, run_id: UUID, but: int | None = None) -> int:
-    """Forget a run's staged outputs, except those under the fencing token ``but``; their blobs are swept later. How many."""
-    statement = delete(Staged).where(col(Staged.run_id) == run_id)
-    if but is not None:
-        statement = statement.where(col(Staged.fencing_token) != but)
-    return int((await session.execute(statement)).rowcount)
+async def publish_staged(session: AsyncSession, run_id: UUID, fencing_token: int, dataset_id: UUID, origins: Sequence[UUID]) -> None:
+    """Make the files staged under a fencing token the first versions of a dataset's files, in one statement."""
+    kept = [Staged.file_id, Staged.path, Staged.size, Staged.sha256, Staged.key, Staged.blob, Staged.content, Staged.created_at]
+    source = sa_select(
+        *(col(column) for column in kept),
+        literal(dataset_id).label("dataset_id"),
+        literal(1).label("number"),
+        literal(True).label("current"),  # noqa: FBT003 - a value of a column
+        literal(list(origins), ARRAY(Uuid())).label("origins"),
+    ).where(col(Staged.run_id) == run_id, col(Staged.fencing_token) == fencing_token)
+    names = ["file_id", "path", "size", "sha256", "key", "blob", "content", "created_at", "dataset_id", "number", "current", "origins"]
+    await session.execute(insert(File).from_select(names, source))
+
+
+async def discard_staged(session: AsyncSession, run_id: UUID) -> None:
+    """Forget a run's staged outputs; the blobs that no file took over are swept later."""
+    await session.execute(delete(Staged).where(col(Staged.run_id) == run_id))
 
 
 def _path(after: tuple[Any, ...]) -> str:

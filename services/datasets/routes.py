@@ -31,8 +31,8 @@ def _storage(request: Request) -> Storage:
 
 TheStorage = Annotated[Storage, Depends(_storage)]
 Announced = Annotated[str | None, Header(alias="Hortus-Content-SHA256", max_length=128)]
-Range = Annotated[str | None, Header(max_length=200)]
-IfRange = Annotated[str | None, Header(max_length=200)]
+Range = Annotated[str | None, Header(alias="Range", max_length=200)]
+IfRange = Annotated[str | None, Header(alias="If-Range", max_length=200)]
 
 
 # Datasets

@@ -507,11 +507,9 @@ async def _publish(uow: UnitOfWork, run: events.Run) -> None:
         name = domain.output_name(run.output_name, await repository.name_keys(uow.session, run.project_id))
         dataset = domain.new_dataset(run.output_dataset_id, run.project_id, name, "", uow.now)
         dataset.origins = origins
-        staged = await repository.staged(uow.session, run.run_id, run.fencing_token)
-        dataset.files = len(staged)
-        dataset.size = sum(output.size for output in staged)
+        dataset.files, dataset.size = await repository.staged_sums(uow.session, run.run_id, run.fencing_token)
         await _add_dataset(uow, dataset)
-        uow.session.add_all([domain.published(output, dataset.dataset_id, origins) for output in staged])
+        await repository.publish_staged(uow.session, run.run_id, run.fencing_token, dataset.dataset_id, origins)
         uow.project_id = run.project_id
         uow.note(datasets=dataset.dataset_id, runs=run.run_id, files=dataset.files, bytes=dataset.size)
         uow.emit(domain.dataset_fact(dataset))
