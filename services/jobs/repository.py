@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text
+from sqlalchemy import ColumnElement, Uuid, and_, any_, delete, exists, func, literal, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlmodel import col
@@ -137,7 +137,7 @@ async def live_runs_in_project(session: AsyncSession, project_id: UUID) -> list[
 
 async def live_runs_over(session: AsyncSession, dataset_id: UUID) -> list[tuple[Job, Run]]:
     """Live runs that read a dataset, in all projects."""
-    return await live_runs(session, col(Job.inputs).any(dataset_id))  # type: ignore[arg-type]
+    return await live_runs(session, literal(dataset_id, Uuid()) == any_(col(Job.inputs)))
 
 
 async def seconds_to_next_end(session: AsyncSession) -> float | None:

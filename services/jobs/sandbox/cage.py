@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.jobs.sandbox import environments, limits
 from services.jobs.sandbox import filter as syscalls
-from services.jobs.sandbox import limits
 from services.jobs.sandbox.environments import Environment
 from services.jobs.sandbox.tail import Tail
 
@@ -174,6 +174,18 @@ def machine(state: Path, bwrap: Path | None, run_as: str | None) -> Machine:
     stage = state / "stage"
     stage.mkdir(mode=0o700, exist_ok=True)
     return Machine(stage, found, account(run_as), limits.probe())
+
+
+async def try_out(place: Machine) -> None:
+    """Run an empty program, to know before the first job what would go wrong. Raises NoSandbox."""
+    environment = environments.find(environments.PLAIN, place.stage)
+    order = Order("trial", "pass", (), environment, (), MIB, MIB, 256 * MIB, 1, 20)
+    async with prepared(place, order) as trial:
+        await trial.start()
+        ending = await trial.ended()
+        if ending.exit_code != 0:
+            said = trial.log.since(0, 300)[1].strip()
+            raise NoSandbox(f"An empty program does not run in it: {said or ending.reason}")
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,25 @@
+"""What the node agent is told."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class AgentSettings(BaseSettings):
+    """Environment variables that start with ``HORTUS_``. ``agent_slots`` is how many runs it takes at a time."""
+
+    model_config = SettingsConfigDict(env_prefix="HORTUS_", extra="ignore", frozen=True)
+
+    service: str = "agent"
+    instance: str = "1"
+    log_level: str = "INFO"
+    state_dir: Path
+    agent_token_file: Path
+    gateway_url: str
+    root: Path
+    environments_dir: Path
+    bwrap: Path | None = None
+    run_as: str | None = None
+    valkey_url: str = Field(repr=False)
+    agent_slots: int = Field(default=2, ge=1, le=64)
