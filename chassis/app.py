@@ -20,7 +20,17 @@ from starlette.exceptions import HTTPException
 
 from chassis import db, log, tls
 from chassis.consumer import Consumer, Hears
-from chassis.errors import CannotDecide, ChangedMeanwhile, Conflict, NotFound, Problem, TooLarge, Unprocessable, problem_response
+from chassis.errors import (
+    CannotDecide,
+    ChangedMeanwhile,
+    Conflict,
+    NotFound,
+    OutOfSpace,
+    Problem,
+    TooLarge,
+    Unprocessable,
+    problem_response,
+)
 from chassis.outbox import unit_of_work
 from chassis.relay import Relay
 from chassis.settings import Settings
@@ -30,6 +40,7 @@ OPERATORS = ("/livez", "/readyz", "/metrics")
 GATEWAY = "gateway"
 RUNNER = "runner"
 IDEMPOTENCY_DAYS = 1
+DISK_FULL = "53100"
 
 
 class MethodNotAllowed(Problem):
@@ -161,8 +172,10 @@ async def _database_away(_request: Request, error: Exception) -> Response:
 
 
 async def _database_refused(_request: Request, error: Exception) -> Response:
-    """A value that the database cannot hold (a NUL in a text, a number out of range), or two changes that met."""
+    """A value that the database cannot hold (a NUL in a text, a number out of range), two changes that met, or no room on its disk."""
     state = getattr(getattr(error, "orig", None), "sqlstate", "") or ""
+    if state == DISK_FULL:
+        return problem_response(OutOfSpace())
     if state.startswith("40"):
         return problem_response(ChangedMeanwhile())
     if state.startswith("22"):
