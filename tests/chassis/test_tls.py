@@ -1,0 +1,116 @@
+"""A service's listener: who shows no certificate of the services' issuer, or another identity, gets no answer."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chassis import tls
+from chassis.app import OperatorsOnly, https_server
+from compose.local.pki import Pki
+
+DOMAIN = "hortus.internal"
+
+
+@pytest.fixture(scope="module")
+def pki(new_home: Callable[[str], Path]) -> Pki:
+    made = Pki.create(new_home("tls"))
+    for name in ("projects", "gateway", "runner", "datasets"):
+        made.issue_service_certificate(name, made.home.tls_folder(name))
+    return made
+
+
+@pytest.fixture(scope="module")
+def strangers(new_home: Callable[[str], Path]) -> Pki:
+    made = Pki.create(new_home("other-tls"))
+    made.issue_service_certificate("gateway", made.home.tls_folder("gateway"))
+    return made
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+class Listener:
+    """What the test's server is told."""
+
+    def __init__(self, tls_dir: Path) -> None:
+        self.tls_dir = tls_dir
+        self.host, self.port = "127.0.0.1", 0
+
+
+@pytest.fixture
+async def port(pki: Pki) -> AsyncIterator[int]:
+    accepted = [tls.service_identity(DOMAIN, name) for name in ("gateway", "runner")]
+    server = https_server(OperatorsOnly(hello, DOMAIN), Listener(pki.home.tls_folder("projects")), tls.protocol(accepted))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+async def ask(port: int, context: ssl.SSLContext, path: str = "/api/v1/projects") -> bytes:
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+async def refused(port: int, context: ssl.SSLContext) -> bool:
+    """Whether the connection ends without an answer; a TLS 1.3 client may learn of it only when it reads."""
+    try:
+        return await ask(port, context) == b""
+    except (ssl.SSLError, ConnectionError):
+        return True
+
+
+async def test_the_gateway_is_answered(pki: Pki, port: int) -> None:
+    answer = await ask(port, tls.client_context(pki.home.tls_folder("gateway")))
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_peer_without_a_certificate_fails_in_the_handshake(pki: Pki, port: int) -> None:
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    bare.load_verify_locations(pki.home.tls_folder("gateway") / tls.TRUST)
+    assert await refused(port, bare)
+
+
+async def test_a_peer_whose_certificate_another_issuer_signed_fails_in_the_handshake(pki: Pki, strangers: Pki, port: int) -> None:
+    context = tls.client_context(pki.home.tls_folder("gateway"))
+    folder = strangers.home.tls_folder("gateway")
+    context.load_cert_chain(folder / tls.CERTIFICATE, folder / tls.KEY)
+    assert await refused(port, context)
+
+
+async def test_a_sibling_service_is_cut_off_right_after_the_handshake(pki: Pki, port: int) -> None:
+    assert await refused(port, tls.client_context(pki.home.tls_folder("datasets")))
+
+
+async def test_the_runner_reaches_the_operators_doors_and_nothing_else(pki: Pki, port: int) -> None:
+    context = tls.client_context(pki.home.tls_folder("runner"))
+    assert (await ask(port, context, "/readyz")).startswith(b"HTTP/1.1 200")
+    assert (await ask(port, context)).startswith(b"HTTP/1.1 404")
+
+
+async def test_older_tls_is_not_spoken(pki: Pki, port: int) -> None:
+    context = tls.client_context(pki.home.tls_folder("gateway"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await ask(port, context)
+
+
+async def test_a_server_that_is_not_of_the_services_issuer_is_not_trusted(pki: Pki, strangers: Pki, port: int) -> None:
+    context = tls.client_context(strangers.home.tls_folder("gateway"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await ask(port, context)
