@@ -193,13 +193,16 @@ def wheel_folder(package: str) -> Path:
     return Path(found.origin).parent
 
 
-def reachable(tree: Path, name: str, account: Account) -> Path:
+def reachable(tree: Path, name: str, account: Account, *beside: str) -> Path:
     """``tree``, or a copy of it in the cache where ``account`` cannot enter a folder above it.
 
-    The copy is kept under ``name`` and the tree's path and time, made under another name first and then renamed.
+    ``beside`` are folders that the tree needs at their place relative to it (``../../x.libs``). The copy is kept under
+    ``name`` and the tree's path and time; it is made under another name first and then renamed.
     """
     if account.reaches(tree):
         return tree
+    wanted = [tree, *((tree / path).resolve() for path in beside)]
+    root = Path(os.path.commonpath([path.parent for path in wanted]))
     state = tree.stat()
     mark = hashlib.sha256(f"{tree} {state.st_mtime_ns} {state.st_ino}".encode()).hexdigest()[:12]
     copy = cache_folder() / f"{name}-{mark}"
@@ -207,11 +210,13 @@ def reachable(tree: Path, name: str, account: Account) -> Path:
         if not copy.exists():
             part = copy.with_name(f".{copy.name}.part")
             shutil.rmtree(part, ignore_errors=True)
-            if tree.is_dir():
-                shutil.copytree(tree, part, symlinks=True)
-            else:
-                shutil.copy2(tree, part)
+            for path in wanted:
+                target = open_folder((part / path.relative_to(root)).parent) / path.name
+                if path.is_dir():
+                    shutil.copytree(path, target, symlinks=True)
+                else:
+                    shutil.copy2(path, target)
             part.replace(copy)
     if not account.reaches(copy):
         raise SetupProblem(f"The account `{account.name}` cannot reach {copy}; name a folder that it can enter in HORTUS_CACHE.")
-    return copy
+    return copy / tree.relative_to(root)

