@@ -45,7 +45,11 @@ class Over(Exception):
 
 
 class Flight:
-    """One request in flight. ``over`` is None, or why it was ended; ``deadline`` is for a client that takes no more (loop's time)."""
+    """One request in flight.
+
+    ``over`` is None, or why it was ended; ``deadline`` is for a client that takes no more (loop's time); ``quiet`` says that
+    no byte of a body or of an answer is under way, so that a cut request can still be told why.
+    """
 
     __slots__ = (
         "action",
@@ -56,6 +60,7 @@ class Flight:
         "deadline",
         "over",
         "project_id",
+        "quiet",
         "standing",
         "timer",
         "upstream",
@@ -71,15 +76,16 @@ class Flight:
         self.over: str | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.deadline = 0.0
+        self.quiet = True
         self.bytes_in = 0
         self.bytes_out = 0
 
     def end(self, reason: str) -> None:
-        """End both halves now."""
+        """End both halves now; a client that only waits for an answer keeps its connection and gets a refusal."""
         if self.over is not None:
             return
         self.over = reason
-        if reason != CLIENT_LEFT:
+        if reason != CLIENT_LEFT and not self.quiet:
             self.client.cut()
         if self.upstream is not None:
             self.upstream.fail(Over(reason))

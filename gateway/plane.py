@@ -145,6 +145,8 @@ class Plane:
         try:
             return await self._forward(request, door.rule, flight, receive, send)
         except Over as over:
+            if flight.quiet and over.reason != CLIENT_LEFT:
+                return await self._refuse(request, self._lost(flight), over.reason, send)
             self._record(request, Outcome.FAILED, over.reason, None, flight)
             return 0
         finally:
@@ -198,6 +200,7 @@ class Plane:
         pump: asyncio.Task[None] | None = None
         try:
             if request.has_body:
+                flight.quiet = False
                 pump = self._loop.create_task(self._pump(request, rule, flight, connection, receive))
                 await connection.head()
             return await self._answer(request, rule, flight, connection, send)
@@ -230,6 +233,7 @@ class Plane:
                     await connection.write(data)
                 if not more:
                     connection.finish()
+                    flight.quiet = True
                     return
         except (Problem, Over) as error:
             connection.fail(error)
@@ -260,6 +264,7 @@ class Plane:
         try:
             await self._still_fresh(flight)
             flight.check()
+            flight.quiet = False
             await send({"type": "http.response.start", "status": status, "headers": headers})
             if connection.complete:
                 data = connection.take()
@@ -271,6 +276,8 @@ class Plane:
                 await self._stream(flight, connection, send, digest)
             flight.check()
         except (Over, Problem) as error:
+            if flight.quiet:
+                raise
             reason = error.reason if isinstance(error, Over) else _UPSTREAM_BROKE
             outcome = Outcome.FAILED
             if reason != CLIENT_LEFT:
@@ -291,6 +298,16 @@ class Plane:
         flight.deadline = 0.0
         flight.check()
         await send({"type": "http.response.body", "body": b""})
+
+    def _lost(self, flight: Flight) -> Problem:
+        """What a caller is told whose right was lost while their request waited for its answer."""
+        try:
+            decision = self._authority.standing(flight.credential, flight.project_id, time.time()).decide(flight.action)
+        except NotKnownYet as unknown:
+            return unknown.refusal
+        except Problem as refused:
+            return refused
+        return CannotDecide("Your rights have just changed.", retry_after=1) if decision.allowed else refusal(decision)
 
     async def _in_force(self, facts: bytes) -> bool:
         """Whether this replica decides by the facts that an answer emitted; waits a moment for them."""

@@ -410,3 +410,25 @@ async def test_a_full_disk_closes_the_doors_that_carry_bytes_and_no_others(certi
         records = await stage.records()
         assert [record["number"] for record in records] == list(range(1, len(records) + 1))
         assert len(records) > numbers >= on_disk
+
+
+async def test_a_request_that_only_waits_for_its_answer_is_refused_when_its_right_is_lost(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    dropped = asyncio.Event()
+
+    async def thinks(_scope: object, receive: Any, _send: object) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        dropped.set()
+
+    stage.answer = thinks
+    client = await stage.client(ada)
+    asking = [asyncio.create_task(client.post(f"/projects/{PROJECT}/members", content=b"{}")), asyncio.create_task(client.get("/projects"))]
+    await until(lambda: len(stage.seen) == 2)
+    stage.joins(ada, PROJECT, None, version=2)
+    member, listing = await asyncio.gather(*asking)
+    assert (member.status_code, problem(member)) == (404, "not-found")
+    assert (listing.status_code, problem(listing)) == (503, "cannot-decide")
+    await asyncio.wait_for(dropped.wait(), 5)
+    assert {record["reason"] for record in await stage.records()} == {"cut"}
