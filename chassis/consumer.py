@@ -148,11 +148,16 @@ class Consumer:
         self.lanes: dict[TopicPartition, Lane] = {}
         self.error: str | None = "consumer: not connected yet"
         self.on_applied: list[Callable[[Fact], None]] = []
+        self._anew = False
 
     def missing(self) -> list[str]:
         """What keeps the consumer from being ready, partition by partition."""
         stopped = [f"consumer: {lane.trouble}" for lane in self.lanes.values() if lane.trouble]
         return ([self.error] if self.error else []) + stopped
+
+    def take_over_anew(self) -> None:
+        """Join the group again, so that partitions whose ``awake_at`` was set back are read from their beginning."""
+        self._anew = True
 
     async def run(self) -> None:
         """Hear until cancelled; reconnects by itself."""
@@ -188,7 +193,10 @@ class Consumer:
         return client
 
     async def assigned(self, client: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
-        """Take over partitions; one that slept longer than tombstones live is read from its beginning and swept."""
+        """Take over partitions; one that slept longer than tombstones live is read from its beginning and swept.
+
+        It counts as asleep until the sweep is done: a process that ends before leaves the whole work to the next one.
+        """
         self.lanes.clear()
         for tp in partitions:
             topic = TOPICS.get(tp.topic) or next((t for t in TOPICS.values() if t.per_instance and tp.topic.startswith(t.name + "-")), None)
@@ -199,7 +207,8 @@ class Consumer:
                 place = {"topic": tp.topic, "partition": tp.partition}
                 async with self.engine.begin() as connection:
                     slept = (await connection.execute(_SLEPT, {**place, "limit": self.settings.sleep_limit_s})).scalar_one()
-                    await connection.execute(_AWAKE, place)
+                    if not slept:
+                        await connection.execute(_AWAKE, place)
                     lane.pass_number = (await connection.execute(_NEXT_PASS if slept else _PASS, place)).scalar_one()
                 if slept:
                     log.warning("slept past compaction: reading from the beginning", topic=tp.topic, partition=tp.partition)
@@ -209,7 +218,8 @@ class Consumer:
 
     async def _hear(self, client: AIOKafkaConsumer) -> None:
         awake_due = time.monotonic() + AWAKE_S
-        while True:
+        self._anew = False
+        while not self._anew:
             now = time.monotonic()
             for tp in [tp for tp in client.paused() if tp in self.lanes and self.lanes[tp].retry_at <= now]:
                 client.resume(tp)
@@ -222,7 +232,7 @@ class Consumer:
                 awake_due = time.monotonic() + AWAKE_S
                 async with self.engine.begin() as connection:
                     for tp, lane in self.lanes.items():
-                        if lane.topic.compacted:
+                        if lane.topic.compacted and lane.sweep_to is None:
                             await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
 
     async def _partition(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
@@ -341,6 +351,7 @@ class Consumer:
                 if eraser is not None:
                     await eraser(key, uow)
             await uow.session.execute(_FORGET, {**where, "keys": gone})
+            await uow.session.execute(_AWAKE, where)
         log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
 
 

@@ -5,7 +5,7 @@ The table is unique on (topic, key, version), so two changes of one aggregate ca
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -51,6 +51,7 @@ class UnitOfWork:
         self.project_id: UUID | None = actor.project_id
         self.audited = False
         self.concealed = False
+        self._collected: dict[Callable[[UnitOfWork, list[Any]], Awaitable[None]], list[Any]] = {}
 
     async def begin(self) -> None:
         """Open the transaction and read the database's clock."""
@@ -73,10 +74,19 @@ class UnitOfWork:
         """Say that the answer holds a secret that is shown once: it is not kept for a repeated request."""
         self.concealed = True
 
+    def collect(self, write: Callable[["UnitOfWork", list[Any]], Awaitable[None]], item: Any) -> None:
+        """Give ``item`` to ``write``, with all others of this transaction, right before the commit.
+
+        For effects outside the database: in bulk, and safe to repeat, because the commit can still fail.
+        """
+        self._collected.setdefault(write, []).append(item)
+
     async def commit(self) -> None:
         """Write facts and the audit record, wake the relay, commit. Raises ChangedMeanwhile when another change came first."""
         try:
             await self.session.flush()
+            for write, items in self._collected.items():
+                await write(self, items)
             if self.facts:
                 await self._write_facts()
             if self.facts or self.audited:
