@@ -193,7 +193,7 @@ async def _known(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Person, Me
     if user_id is None:
         raise NotFound
     seen = uow.actor.versions
-    least = (1, max(1, seen.get(f"{USERS.name}:{user_id}", 1)), max(1, seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 1)))
+    least = (1, seen.get(f"{USERS.name}:{user_id}", 1), seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 1))
     deadline = time.monotonic() + KNOWN_WAIT_S
     while any(known < wanted for known, wanted in zip(await repository.versions(uow.session, project_id, user_id), least, strict=True)):
         if time.monotonic() >= deadline:

@@ -75,7 +75,7 @@ async def test_a_leased_run_gets_one_certificate_bound_to_its_fencing_token(worl
     assert "Subject: CN=mri-study__bob00000,O=Hortus" in text
 
 
-@pytest.mark.parametrize("order", list(permutations(range(4))))
+@pytest.mark.parametrize("order", list(permutations(range(4)))[::4])
 async def test_a_run_gets_its_certificate_in_whatever_order_the_facts_arrive(empty: World, order: tuple[int, ...]) -> None:
     facts: list[Fact] = [project(), user(BOB), membership(BOB), run(request=csr())]
     for place in order:
