@@ -22,7 +22,7 @@ class Problem(Exception):
     def __init_subclass__(cls) -> None:
         """Derive the slug of the subclass from its name, unless it brings one."""
         if "slug" not in cls.__dict__:
-            cls.slug = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+            cls.slug = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
 
     def __init__(self, detail: str = "", *, retry_after: int | None = None, errors: list[dict[str, object]] | None = None) -> None:
         super().__init__(detail or self.title)
