@@ -85,8 +85,8 @@ def dataset(
     )
 
 
-def share(dataset_id: UUID, state: ShareState, version: int, share_id: UUID = UUID(int=7)) -> Share:
-    return Share(share_id=share_id, version=version, dataset_id=dataset_id, project_id=THEIRS, target_project_id=OURS, state=state)
+def share(dataset_id: UUID, state: ShareState, version: int) -> Share:
+    return Share(share_id=UUID(int=7), version=version, dataset_id=dataset_id, project_id=THEIRS, target_project_id=OURS, state=state)
 
 
 def certificate(run_id: UUID, fencing_token: int, *, live: bool = True, version: int = 1, serial: str = "c1") -> Certificate:

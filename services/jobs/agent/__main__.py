@@ -121,7 +121,7 @@ async def main() -> None:
     logs.set_up(settings.service, settings.instance, settings.log_level)
     try:
         machine = cage.machine(settings.state_dir, settings.bwrap, settings.run_as)
-        await cage.try_out(machine)
+        await cage.try_out(machine, settings.environments_dir)
     except cage.NoSandbox as error:
         log.error("no sandbox on this machine", problem=str(error))
         sys.exit(1)

@@ -64,8 +64,6 @@ class Work:
             for task in (working, holding):
                 task.cancel()
             ended, held = await asyncio.gather(working, holding, return_exceptions=True)
-        if isinstance(held, ExceptionGroup) and not working.done():
-            log.error("the lease broke", run_id=name)
         lost = held.exceptions[0] if isinstance(held, ExceptionGroup) else ended if isinstance(ended, Lost) else None
         if lost is not None:
             log.info("run given up", run_id=name, why=str(lost), stopped_in_ms=round(1000 * (time.monotonic() - began)))

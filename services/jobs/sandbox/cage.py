@@ -173,12 +173,15 @@ def machine(state: Path, bwrap: Path | None, run_as: str | None) -> Machine:
         raise NoSandbox("bubblewrap is not installed; name it in HORTUS_BWRAP.")
     stage = state / "stage"
     stage.mkdir(mode=0o700, exist_ok=True)
-    return Machine(stage, found, account(run_as), limits.probe())
+    groups = limits.probe()
+    if groups is not None:
+        limits.clear(groups)
+    return Machine(stage, found, account(run_as), groups)
 
 
-async def try_out(place: Machine) -> None:
-    """Run an empty program, to know before the first job what would go wrong. Raises NoSandbox."""
-    environment = environments.find(environments.PLAIN, place.stage)
+async def try_out(place: Machine, folder: Path) -> None:
+    """Run an empty program, to know before the first job what would go wrong. ``folder`` holds the environments. Raises NoSandbox."""
+    environment = environments.find(environments.PLAIN, folder)
     order = Order("trial", "pass", (), environment, (), MIB, MIB, 256 * MIB, 1, 20)
     async with prepared(place, order) as trial:
         await trial.start()
@@ -218,7 +221,7 @@ async def prepared(place: Machine, order: Order) -> AsyncIterator[Cage]:
         stack.push_async_callback(_end, process)
         try:
             if place.groups is not None:
-                group = limits.make(place.groups, f"hortus-{order.run}", order.memory, order.cores)
+                group = limits.make(place.groups, limits.name_of(order.run), order.memory, order.cores)
                 stack.callback(group.remove)
                 group.add(process.pid)
             folders = await _folders(ours)

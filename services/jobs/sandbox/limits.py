@@ -76,6 +76,20 @@ def probe() -> Hierarchy | None:
     return next((candidate for candidate in _candidates() if _works(candidate)), None)
 
 
+def name_of(run: str) -> str:
+    """The name of a run's group; it carries this process's number, so that a later agent can tell what was left behind."""
+    return f"hortus-{os.getpid()}-{run}"
+
+
+def clear(hierarchy: Hierarchy) -> None:
+    """Remove the groups of agents that are gone."""
+    for folder in set(hierarchy.folders.values()):
+        for left in folder.glob("hortus-*-*"):
+            pid = left.name.split("-")[1]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                Group(hierarchy.version, dict.fromkeys(hierarchy.folders, left)).remove()
+
+
 def make(hierarchy: Hierarchy, name: str, memory: int, cores: int) -> Group:
     """A group with at most ``memory`` bytes, 512 processes and threads, and ``cores`` processors' time. Raises OSError."""
     group = Group(hierarchy.version, {controller: folder / name for controller, folder in hierarchy.folders.items()})
@@ -132,9 +146,9 @@ def _candidates() -> Iterator[Hierarchy]:
 
 def _works(hierarchy: Hierarchy) -> bool:
     """Whether a group can be made, limited and entered."""
-    group = Group(hierarchy.version, {name: folder / f"hortus-probe-{os.getpid()}" for name, folder in hierarchy.folders.items()})
+    group = Group(hierarchy.version, {name: folder / name_of("probe") for name, folder in hierarchy.folders.items()})
     try:
-        make(hierarchy, f"hortus-probe-{os.getpid()}", 64 * MIB, 1)
+        make(hierarchy, name_of("probe"), 64 * MIB, 1)
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as child:
             group.add(child.pid)
             child.kill()

@@ -1,0 +1,263 @@
+"""A real agent process: enrolled over TLS, told by Celery over a real Valkey, running programs in real sandboxes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from compose.local.valkey import Valkey
+from services.jobs import app
+from tests.jobs.front import Front, Issuer, opened
+from tests.jobs.scene import Scene, member, share
+from tests.world import OURS, World, Worlds, administrator
+
+ROOT = Path(__file__).parents[2]
+SLEEPER = "import time\nprint('awake', flush=True)\ntime.sleep(600)"
+
+
+@dataclass
+class House:
+    """An agent process, the door in front of jobs, and a scene behind it."""
+
+    scene: Scene
+    front: Front
+    environment: dict[str, str]
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        command = [sys.executable, "-m", "services.jobs.agent"]
+        self.process = await asyncio.create_subprocess_exec(*command, env=self.environment, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL)
+
+    async def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+            await asyncio.wait_for(self.process.wait(), 20)
+
+    async def state_of(self, job: dict[str, Any], *states: str, within: float = 40) -> Any:
+        """The run's row once it is in one of these states."""
+
+        async def reached() -> Any:
+            run = await self.scene.run_of(job)
+            return run if run.state in states else None
+
+        return await until(reached, within)
+
+    async def says(self, job: dict[str, Any], text: str) -> str:
+        """The log once it holds this text."""
+
+        async def said() -> str | None:
+            rows = await self.scene.world.sql(
+                "SELECT kept FROM logs l JOIN runs r USING (run_id) WHERE r.job_id = :job", job=UUID(job["job_id"])
+            )
+            log = bytes(rows[0].kept).decode() if rows else ""
+            return log if text in log else None
+
+        found: str = await until(said, 40)
+        return found
+
+
+async def until(look: Callable[[], Awaitable[Any]], within: float) -> Any:
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if found := await look():
+            return found
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"not within {within} s")
+
+
+def programs() -> list[int]:
+    """The sandboxes of this machine that this test run started: bubblewraps below this process."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and b"/hortus/program/program.py" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+async def house(worlds: Worlds, valkey: Valkey, tmp_path: Path) -> AsyncIterator[House]:
+    world: World = await worlds.open("jobs", valkey_url=valkey.url, run_lease_s=4.0, most_leases=2)
+    scene = await Scene.of(world)
+    answer = await world.post("/agents", administrator(), json={"name": "node 2"})
+    (tmp_path / "token").write_text(answer.json()["token"])
+    front = Front(world, Issuer(tmp_path), inputs={str(scene.dataset_id): {"a.txt": b"alpha", "deep/b.txt": b"beta" * 100_000}})
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    async with opened(front, tmp_path), world.running(app.announce), world.running(app.end_what_is_over):
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HORTUS_STATE_DIR": str(state),
+            "HORTUS_AGENT_TOKEN_FILE": str(tmp_path / "token"),
+            "HORTUS_GATEWAY_URL": front.url,
+            "HORTUS_ROOT": str(front.issuer.root),
+            "HORTUS_ENVIRONMENTS_DIR": str(tmp_path / "environments"),
+            "HORTUS_VALKEY_URL": valkey.url,
+        }
+        made = House(scene, front, environment)
+        await made.start()
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+
+async def test_a_program_reads_its_inputs_and_its_outputs_are_staged(house: House) -> None:
+    program = (
+        "import hortus, sys\n"
+        "print(sys.argv[1:], sorted(hortus.inputs))\n"
+        "folder = hortus.inputs['wdbc']\n"
+        "(hortus.outputs / 'sub').mkdir()\n"
+        "(hortus.outputs / 'sub' / 'copy.txt').write_bytes((folder / 'deep' / 'b.txt').read_bytes())\n"
+        "hortus.metric('length', len((folder / 'a.txt').read_text()))\n"
+    )
+    job = await house.scene.submitted(program=program, arguments=["--fast"])
+    run = await house.state_of(job, "succeeded", "failed")
+    assert (run.state, run.reason, run.exit_code, run.metrics) == ("succeeded", None, 0, {"length": 5.0})
+    assert house.front.outputs == {"sub/copy.txt": b"beta" * 100_000}
+    assert (await house.scene.log(job["job_id"])).json()["text"] == "['--fast'] ['wdbc']\n"
+    assert [fact.state.value for fact in house.front.facts if fact.key == job["run_id"]] == ["queued", "leased", "running", "succeeded"]
+
+
+async def test_the_agent_keeps_its_identity_for_itself_and_enrols_once(house: House) -> None:
+    state = Path(house.environment["HORTUS_STATE_DIR"])
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+    assert {path.name: path.stat().st_mode & 0o777 for path in state.glob("*.pem")} == {"key.pem": 0o600, "cert.pem": 0o600}
+    await house.stop()
+    house.front.asked.clear()
+    await house.start()
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+    assert "POST /api/v1/agents/enrolment" not in house.front.asked
+
+
+async def test_a_notice_over_valkey_starts_a_run_before_the_agent_would_look_by_itself(house: House) -> None:
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+    waits = []
+    for _ in range(3):
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        await house.state_of(await house.scene.submitted(inputs=[]), "leased", "running", "succeeded")
+        waits.append(time.monotonic() - began)
+    assert sorted(waits)[1] < 1.5
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("raise SystemExit(7)", "The program ended with exit code 7."),
+        ("import os, hortus; os.symlink('/etc/passwd', hortus.outputs / 'x')", "outputs can only be ordinary files and folders"),
+        ("import os; os.kill(os.getpid(), 11)", "The program was ended by SIGSEGV."),
+    ],
+)
+async def test_a_program_that_fails_stages_nothing(house: House, program: str, reason: str) -> None:
+    job = await house.scene.submitted(program=f"import hortus\n(hortus.outputs / 'a').write_text('a')\n{program}", inputs=[])
+    run = await house.state_of(job, "failed")
+    assert run.reason == reason
+    assert house.front.outputs == {}
+
+
+async def test_an_environment_that_the_machine_lacks_fails_the_run(house: House) -> None:
+    run = await house.state_of(await house.scene.submitted(environment="fortran", inputs=[]), "failed")
+    assert run.reason == "this machine has no environment fortran"
+
+
+async def test_an_input_that_changes_on_the_way_fails_the_run(house: House) -> None:
+    listed = house.front.inputs[str(house.scene.dataset_id)]
+
+    class Forged(dict[str, bytes]):
+        def __getitem__(self, path: str) -> bytes:
+            return listed[path][::-1]
+
+    house.front.inputs[str(house.scene.dataset_id)] = Forged(listed)
+    run = await house.state_of(await house.scene.submitted(), "failed")
+    assert run.reason == "An input did not arrive as it was stored."
+
+
+async def dead_within(seconds: float) -> float:
+    began = time.monotonic()
+
+    async def gone() -> bool:
+        return not programs()
+
+    await until(gone, seconds)
+    return time.monotonic() - began
+
+
+async def test_a_removed_member_s_program_is_dead_within_a_second(house: House) -> None:
+    job = await house.scene.submitted(program=SLEEPER, inputs=[])
+    await house.says(job, "awake")
+    await house.scene.world.hear(member(house.scene.scientist_id, None, version=2))
+    assert await dead_within(1.0) < 1.0
+    assert (await house.scene.run_of(job)).state == "cancelled"
+
+
+async def test_a_withdrawn_share_kills_the_program_that_it_allowed(house: House) -> None:
+    from contracts.events import ShareState  # noqa: PLC0415
+    from tests.jobs.scene import dataset  # noqa: PLC0415
+    from tests.world import THEIRS  # noqa: PLC0415
+
+    theirs = UUID(int=99)
+    house.front.inputs[str(theirs)] = {"x": b"x"}
+    await house.scene.world.hear(dataset(theirs, THEIRS), share(theirs, ShareState.ACCEPTED, 1))
+    job = await house.scene.submitted(program=SLEEPER, inputs=[str(theirs)])
+    await house.says(job, "awake")
+    await house.scene.world.hear(share(theirs, ShareState.WITHDRAWN, 2))
+    await dead_within(1.0)
+
+
+async def test_an_agent_whose_certificate_is_refused_kills_what_it_runs(house: House) -> None:
+    job = await house.scene.submitted(program=SLEEPER, inputs=[])
+    await house.says(job, "awake")
+    house.front.revoked.add(f"spiffe://test/agent/{(await house.scene.run_of(job)).agent_id}")
+    assert await dead_within(3.0) < 2.5
+
+
+async def test_an_agent_that_cannot_renew_kills_what_it_runs_before_the_lease_ends(house: House) -> None:
+    job = await house.scene.submitted(program=SLEEPER, inputs=[])
+    await house.says(job, "awake")
+    house.front.broken = True
+    await dead_within(4.0)
+    assert (await house.scene.run_of(job)).state in ("running", "queued")
+
+
+async def test_a_killed_agent_takes_its_programs_along_and_another_start_repeats_the_run(house: House) -> None:
+    job = await house.scene.submitted(program=SLEEPER, inputs=[])
+    await house.says(job, "awake")
+    await house.stop(signal.SIGKILL)
+    await dead_within(1.0)
+    await house.state_of(job, "queued", within=8)
+    await house.start()
+    run = await house.state_of(job, "running")
+    assert run.fencing_token == 2
+    await house.says(job, "awake")
+    await house.scene.world.post(f"/projects/{OURS}/jobs/{job['job_id']}/cancellation", house.scene.owner)
+    await dead_within(1.0)
+
+
+async def test_a_short_outage_of_the_gateway_ends_no_run(house: House) -> None:
+    job = await house.scene.submitted(program="import time\nprint('awake', flush=True)\ntime.sleep(3)\nprint('done')", inputs=[])
+    await house.says(job, "awake")
+    house.front.broken = True
+    await asyncio.sleep(1.5)
+    house.front.broken = False
+    await house.state_of(job, "succeeded")
+    assert "done" in (await house.scene.log(job["job_id"])).json()["text"]
