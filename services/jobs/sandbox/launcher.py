@@ -39,6 +39,7 @@ def main() -> None:
         config = json.loads(os.pread(int(sys.argv[2]), os.fstat(int(sys.argv[2])).st_size, 0))
         die_with(config["parent"])
         own_namespace()
+        os.umask(0o022)  # the run's user has to enter what is built, whatever the agent's umask is
         folders = build_root(config)
         enter_root(config["stage"])
         control.sendmsg([b"ready"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", folders))])
