@@ -29,8 +29,11 @@ class AuthSettings(Settings):
 @contextlib.asynccontextmanager
 async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     """Open the master key and the threads that hash passwords."""
+    safe = vault.Vault(vault.read_master_key(runtime.settings.master_key_file))
     passwords = vault.Passwords(runtime.settings.hash_threads)
-    runtime.extra |= {"vault": vault.Vault(vault.read_master_key(runtime.settings.master_key_file)), "passwords": passwords}
+    waits_for: list[str] = []
+    runtime.extra |= {"vault": safe, "passwords": passwords, "waits_for": waits_for}
+    runtime.checks.append(lambda: list(waits_for))
     try:
         yield
     finally:
@@ -48,8 +51,11 @@ async def set_up(runtime: Runtime) -> None:
 
 
 async def tend(runtime: Runtime) -> None:
-    """Set up once, then forget old failures from time to time."""
+    """Set up once, and be ready only then; afterwards forget old failures from time to time."""
+    waits_for: list[str] = runtime.extra["waits_for"]
+    waits_for[:] = ["set-up: the key that signs and the first administrator's invitation"]
     await set_up(runtime)
+    waits_for.clear()
     while True:
         async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
             await service.forget_attempts(uow)

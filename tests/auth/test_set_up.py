@@ -117,6 +117,19 @@ async def test_tending_sets_up_and_forgets_old_failures(world: World) -> None:
                 assert not task.done()
                 await asyncio.sleep(0.02)
     assert world.runtime.settings.setup_file.exists()
+    assert (await world.client.get("/readyz")).status_code == 200
+
+
+async def test_the_service_is_not_ready_before_it_is_set_up(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
+    await set_up(world.runtime)
+    other = settings["master_key_file"].with_name("other.key")
+    other.write_text(secrets.token_urlsafe(32))
+    replica = await worlds.open("auth", beside=world, **settings | {"master_key_file": other})
+    with pytest.raises(BadMasterKey):
+        await tend(replica.runtime)
+    answer = await replica.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["missing"][0].startswith("set-up: ")
 
 
 async def test_the_role_that_serves_cannot_change_the_tables(world: World) -> None:
