@@ -115,7 +115,10 @@ class UnitOfWork:
         )
 
     def _record(self) -> dict[str, Any]:
-        resource = self.resource or {fact.topic.name: fact.key for fact in self.facts[:8]}
+        resource = self.resource or {
+            name: " ".join(fact.key for fact in self.facts if fact.topic.name == name)
+            for name in sorted({fact.topic.name for fact in self.facts})
+        }
         return {
             "record_id": str(uuid7()),
             "source": self.service,
