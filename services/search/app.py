@@ -1,0 +1,57 @@
+"""The assembly of search: settings, the index and who keeps it, and shares as they are now."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from chassis.app import Runtime, Spec
+from chassis.projection import Projection
+from chassis.settings import Settings
+from contracts.events import SHARES
+from contracts.policy import Service
+from services.search import service
+from services.search.handlers import hears
+from services.search.index import Index
+from services.search.routes import router
+from services.search.service import Library
+
+
+class SearchSettings(Settings):
+    """Settings of search. ``index_prefix`` begins the names of the indexes."""
+
+    elasticsearch_url: str
+    elasticsearch_password_file: Path
+    index_prefix: str = "hortus"
+
+
+@contextlib.asynccontextmanager
+async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
+    """Open the index, look once before anything is heard, and follow the shares in every process that answers."""
+    settings: SearchSettings = runtime.settings
+    password = settings.elasticsearch_password_file.read_text().strip()
+    index = Index(settings.elasticsearch_url, password, settings.tls_dir, settings.index_prefix)
+    library = Library(runtime.engine, index, Projection(settings, [SHARES]))
+    runtime.extra["library"] = library
+    runtime.checks.append(library.missing)
+
+    def read_anew() -> None:
+        consumer = runtime.extra.get("consumer")
+        if consumer is not None:
+            consumer.take_over_anew()
+
+    service.open_library(library)
+    await library.shares.start()
+    await service.look_after(library, read_anew)
+    keeping = asyncio.create_task(service.keep_indexes(library, read_anew), name="indexes")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await library.shares.stop()
+        service.close_library(library)
+        await index.close()
+
+
+spec = Spec(Service.SEARCH, SearchSettings, router, hears, lifespan=lifespan)

@@ -1,0 +1,136 @@
+"""Use cases: filling the index with what is heard, keeping it there, and searching it."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from chassis.errors import CannotDecide
+from chassis.log import logger
+from chassis.outbox import UnitOfWork, unit_of_work
+from chassis.pages import InvalidCursor, PageRequest
+from chassis.projection import Projection
+from contracts.events import DATASETS, JOBS, SHARES
+from contracts.roles import Actor
+from services.search import domain, repository
+from services.search.domain import Document, Kind
+from services.search.index import Found, Hit, Index, IndexAway
+
+log = logger(__name__)
+LOOK_S = 2.0
+RETRY_S = 0.3
+INDEXED = {DATASETS.name: Kind.DATASETS, JOBS.name: Kind.JOBS}
+
+
+@dataclass
+class Library:
+    """What searching needs: the index, the shares as they are now, and which indexes this process has seen."""
+
+    engine: Any
+    index: Index
+    shares: Projection
+    seen: dict[Kind, str] = field(default_factory=dict)
+    trouble: str | None = "index: not looked at yet"
+
+    def missing(self) -> list[str]:
+        """What keeps search from being ready."""
+        return ([self.trouble] if self.trouble else []) + self.shares.missing()
+
+
+_libraries: list[Library] = []
+
+
+def open_library(library: Library) -> None:
+    """Let handlers write into this library's index."""
+    _libraries.append(library)
+
+
+def close_library(library: Library) -> None:
+    """No longer."""
+    _libraries.remove(library)
+
+
+# Filling
+
+
+def remember(uow: UnitOfWork, document: Document) -> None:
+    """Write a document with all others of the transaction, right before it commits."""
+    uow.collect(_write, document)
+
+
+async def _write(uow: UnitOfWork, documents: Sequence[Document]) -> None:
+    """Bulk-write into the index that the inbox belongs to; it cannot be exchanged before the commit."""
+    for kind in sorted({document.kind for document in documents}):
+        if not await repository.held_index(uow.session, kind):
+            raise IndexAway(f"there is no index of {kind} yet")
+    await _libraries[-1].index.write(documents)
+
+
+async def keep_indexes(library: Library, read_anew: Callable[[], None]) -> None:
+    """Look after the indexes until cancelled: make what is missing, and let its topic be read anew (``read_anew``)."""
+    while True:
+        ready = await look_after(library, read_anew)
+        await asyncio.sleep(LOOK_S if ready else RETRY_S)
+
+
+async def look_after(library: Library, read_anew: Callable[[], None]) -> bool:
+    """Look once; whether the indexes are there."""
+    try:
+        for kind in Kind:
+            index_id = await library.index.ensure(kind)
+            async with unit_of_work(library.engine, "search", "index.keep") as uow:
+                if await repository.index_id(uow.session, kind) != index_id and await repository.start_over(uow.session, kind, index_id):
+                    log.warning("a new index is filled from the beginning of its topic", kind=kind)
+            if library.seen.get(kind) != index_id:
+                library.seen[kind] = index_id
+                read_anew()
+    except (OSError, TimeoutError) as error:
+        library.trouble = f"index: {error}"
+        return False
+    library.trouble = None
+    return True
+
+
+# Searching
+
+
+async def search(
+    library: Library,
+    actor: Actor,
+    text: str,
+    kind: Kind | None,
+    project_id: UUID | None,
+    page: PageRequest,
+    after: Mapping[tuple[str, str], int],
+) -> Found:
+    """What the caller can find now. ``after``: facts that they have seen and want to be counted in."""
+    wanted = domain.query_text(text)
+    cursor = _cursor(page)
+    await library.shares.fresh()
+    if not await library.shares.reached(after):
+        raise CannotDecide("What you did just now has not arrived here yet.", retry_after=1)
+    scope = domain.scope(actor.projects, library.shares.all(SHARES), project_id)
+    if scope.empty:
+        return Found([], 0)
+    try:
+        await library.index.refresh({INDEXED[topic] for topic, _ in after if topic in INDEXED})
+        return await library.index.search(wanted, [kind] if kind else list(Kind), scope, page.limit, cursor)
+    except IndexAway as error:
+        raise domain.SearchIsAway(retry_after=1) from error
+
+
+def _cursor(page: PageRequest) -> tuple[float, str] | None:
+    if page.after is None:
+        return None
+    if len(page.after) != 2:  # noqa: PLR2004 - a score and an id
+        raise InvalidCursor
+    score, last = page.after
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not isinstance(last, str) or len(last) > 64:  # noqa: PLR2004
+        raise InvalidCursor
+    return float(score), last
+
+
+def place(hit: Hit) -> tuple[float, str]:
+    """Where a hit stands in the order of results."""
+    return hit.score, hit.id
