@@ -2,22 +2,13 @@
 
 import unicodedata
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from chassis.errors import Problem, Unprocessable
 from contracts.events import Dataset, Job, Share, ShareState
+from services.search.models import Document, Kind, Scope
 
 MAX_QUERY = 200
-
-
-class Kind(StrEnum):
-    """What can be found: the name of its topic, and the end of its index's name."""
-
-    DATASETS = "datasets"
-    JOBS = "jobs"
 
 
 class InvalidQuery(Unprocessable):
@@ -31,29 +22,6 @@ class SearchIsAway(Problem):
 
     status = 503
     title = "Searching is not possible at this moment"
-
-
-@dataclass(frozen=True)
-class Document:
-    """An aggregate as the index holds it, with the version of the fact; a deleted one is a tombstone without text."""
-
-    kind: Kind
-    id: str
-    version: int
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What a caller can find: everything of ``projects``, and the datasets that are shared into one of them."""
-
-    projects: frozenset[UUID]
-    shared: frozenset[UUID]
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing at all can be found."""
-        return not self.projects
 
 
 def query_text(raw: str) -> str:

@@ -5,7 +5,7 @@ from chassis.outbox import UnitOfWork
 from contracts.events import DATASETS, JOBS, Dataset, Job
 from contracts.policy import Service
 from services.search import domain, service
-from services.search.domain import Kind
+from services.search.models import Kind
 
 hears = Hears(Service.SEARCH)
 

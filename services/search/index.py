@@ -14,7 +14,7 @@ from elastic_transport import TransportError
 from elasticsearch import ApiError, AsyncElasticsearch, BadRequestError, NotFoundError
 
 from chassis import tls
-from services.search.domain import Document, Kind, Scope
+from services.search.models import Document, Kind, Scope
 
 USER = "search"
 LAYOUT = "v1"

@@ -1,4 +1,9 @@
-"""The only table of search: which index its inbox belongs to."""
+"""The only table of search, and the shapes of what is indexed and of what a caller can find."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
 
 from sqlalchemy import MetaData
 from sqlalchemy.orm import registry
@@ -16,3 +21,33 @@ class Filled(Table, table=True):
 
     topic: str = Field(primary_key=True)
     index_id: str
+
+
+class Kind(StrEnum):
+    """What can be found: the name of its topic, and the end of its index's name."""
+
+    DATASETS = "datasets"
+    JOBS = "jobs"
+
+
+@dataclass(frozen=True)
+class Document:
+    """An aggregate as the index holds it, with the version of the fact; a deleted one is a tombstone without text."""
+
+    kind: Kind
+    id: str
+    version: int
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a caller can find: everything of ``projects``, and the datasets that are shared into one of them."""
+
+    projects: frozenset[UUID]
+    shared: frozenset[UUID]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing at all can be found."""
+        return not self.projects

@@ -11,7 +11,7 @@ from chassis.outbox import read_facts_header
 from chassis.pages import Paging
 from contracts.policy import Action, Service
 from services.search import service
-from services.search.domain import Kind
+from services.search.models import Kind
 from services.search.schemas import HitPage, HitView
 from services.search.service import Library
 
@@ -35,5 +35,5 @@ async def search(
 ) -> HitPage:
     """Find datasets and jobs of the caller's projects, and datasets shared into them, by words; best first."""
     found = await service.search(library, actor, q, kind, project_id, page, read_facts_header(after))
-    shown = page.page(found.hits, service.place, lambda hit: HitView(**asdict(hit)))
+    shown = page.page(found.hits, service.place, lambda hit: HitView.model_validate(asdict(hit)))
     return HitPage(items=shown.items, next=shown.next, total=found.total)

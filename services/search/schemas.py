@@ -1,15 +1,16 @@
 """Response shapes."""
 
+from typing import Literal
+
 from pydantic import BaseModel
 
 from chassis.pages import Page
-from services.search.domain import Kind
 
 
 class HitView(BaseModel):
     """One thing found. ``highlight``: by field, HTML-escaped text with the words found in ``<em>``."""
 
-    kind: Kind
+    kind: Literal["datasets", "jobs"]
     id: str
     project_id: str
     name: str

@@ -14,8 +14,8 @@ from chassis.projection import Projection
 from contracts.events import DATASETS, JOBS, SHARES
 from contracts.roles import Actor
 from services.search import domain, repository
-from services.search.domain import Document, Kind
 from services.search.index import Found, Hit, Index, IndexAway
+from services.search.models import Document, Kind
 
 log = logger(__name__)
 LOOK_S = 2.0
