@@ -23,6 +23,7 @@ from compose.local.problems import SetupProblem, tail
 T = TypeVar("T")
 LAUNCH = Path(__file__).with_name("launch.py")
 POLL_SECONDS = 0.05
+RECORDS = "processes"
 LOG_BYTES = 32 * 1024 * 1024
 
 
@@ -223,7 +224,7 @@ class Child:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
-        (_records(self.home) / f"{self.name}.json").unlink(missing_ok=True)
+        (self.home.run / RECORDS / f"{self.name}.json").unlink(missing_ok=True)
 
 
 def resident(pid: int) -> int:
@@ -246,7 +247,9 @@ def end_leftovers(home: Home) -> list[str]:
     A pid that another process has by now is let be; so is everything recorded before the machine's last start.
     """
     ended = []
-    for record in sorted(_records(home).glob("*.json")):
+    if not home.path.exists():
+        return ended
+    for record in sorted((home.run / RECORDS).glob("*.json")):
         known = json.loads(record.read_text())
         same_boot = known["started"] is not None and known["started"].startswith(f"{boot_id()}:")
         # a group's number is not given to another process while one of its members lives
@@ -271,7 +274,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def _records(home: Home) -> Path:
-    folder = home.run / "processes"
+    folder = home.run / RECORDS
     folder.mkdir(exist_ok=True, mode=0o700)
     return folder
 

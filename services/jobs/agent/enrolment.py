@@ -44,7 +44,7 @@ async def enrolled(settings: AgentSettings, *, anew: bool = False) -> Identity:
         return known
     request = keys.ask_again(_own_key(settings.state_dir))
     pause = SHORTEST_PAUSE_S
-    async with Door(settings.gateway_url, settings.root) as door:
+    async with Door(settings.enrolment_url, settings.root) as door:
         while True:
             try:
                 token = settings.agent_token_file.read_text().strip()

@@ -7,7 +7,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class AgentSettings(BaseSettings):
-    """Environment variables that start with ``HORTUS_``. ``agent_slots`` is how many runs it takes at a time."""
+    """Environment variables that start with ``HORTUS_``. ``agent_slots`` is how many runs it takes at a time.
+
+    ``enrolment_url`` is the gateway's port that asks for no certificate, where an agent gets its first one.
+    """
 
     model_config = SettingsConfigDict(env_prefix="HORTUS_", extra="ignore", frozen=True)
 
@@ -17,6 +20,7 @@ class AgentSettings(BaseSettings):
     state_dir: Path
     agent_token_file: Path
     gateway_url: str
+    enrolment_url: str
     root: Path
     environments_dir: Path
     bwrap: Path | None = None
