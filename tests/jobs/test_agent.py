@@ -15,10 +15,11 @@ from uuid import UUID
 import pytest
 
 from compose.local.valkey import Valkey
+from contracts.events import ShareState
 from services.jobs import app
 from tests.jobs.front import Front, Issuer, opened
-from tests.jobs.scene import Scene, member, share
-from tests.world import OURS, World, Worlds, administrator
+from tests.jobs.scene import Scene, dataset, member, share
+from tests.world import OURS, THEIRS, World, Worlds, administrator
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time\nprint('awake', flush=True)\ntime.sleep(600)"
@@ -211,10 +212,6 @@ async def test_a_removed_member_s_program_is_dead_within_a_second(house: House) 
 
 
 async def test_a_withdrawn_share_kills_the_program_that_it_allowed(house: House) -> None:
-    from contracts.events import ShareState  # noqa: PLC0415
-    from tests.jobs.scene import dataset  # noqa: PLC0415
-    from tests.world import THEIRS  # noqa: PLC0415
-
     theirs = UUID(int=99)
     house.front.inputs[str(theirs)] = {"x": b"x"}
     await house.scene.world.hear(dataset(theirs, THEIRS), share(theirs, ShareState.ACCEPTED, 1))

@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.events import Agent, Certificate, CertificateKind, Job, Run, RunState, ShareState
 from contracts.roles import NOBODY, Actor
+from services.jobs import service
 from tests.jobs.scene import LONG_AGO, Scene, certificate, csr, dataset, member, share
 from tests.world import OURS, THEIRS, World, administrator, agent, auditor, job, reason, scientist, stranger
 
@@ -278,8 +279,6 @@ async def test_an_older_fencing_token_changes_nothing(scene: Scene) -> None:
     job_made, lease = await scene.running()
     await scene.world.sql("UPDATE runs SET lease_until = now() - interval '1 second'")
     async with scene.world.work() as uow:
-        from services.jobs import service  # noqa: PLC0415
-
         assert await service.end_what_is_over(uow, service.Terms(5, 2)) == 1
     renewed = await scene.leased()
     assert renewed["fencing_token"] == 2

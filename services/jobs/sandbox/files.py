@@ -62,6 +62,7 @@ def create(folder: int, path: str) -> int:
             inner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
             os.close(opened)
             opened = inner
+            os.fchmod(opened, 0o755)
         made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=opened)
         os.fchmod(made, 0o644)
         return made

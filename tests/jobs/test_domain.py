@@ -1,0 +1,410 @@
+"""The rules of jobs, without a database."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import events
+from contracts.events import RunState, ShareState, UserStatus
+from contracts.roles import Role
+from services.jobs import domain
+from services.jobs.models import Agent, Budget, Dataset, Job, Log, Member, Person, Project, Run, Share, Shown
+from tests.jobs.scene import LONG_AGO, certificate, csr
+
+NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+P1, P2 = UUID(int=1), UUID(int=2)
+D1, D2, D3 = UUID(int=11), UUID(int=12), UUID(int=13)
+A1, A2 = UUID(int=21), UUID(int=22)
+ANY = sorted(RunState)
+
+
+def a_job() -> Job:
+    return Job(
+        job_id=UUID(int=31),
+        project_id=P1,
+        name="train",
+        submitted_by=UUID(int=41),
+        program="pass",
+        environment="python",
+        arguments=[],
+        inputs=[D1],
+        wall_seconds=1,
+        memory_mib=1,
+        cores=1,
+        output_dataset_id=D3,
+        submitted_at=NOW,
+        version=1,
+    )
+
+
+def a_run(state: RunState = RunState.QUEUED) -> Run:
+    run = domain.submit(a_job(), UUID(int=51))
+    if state is not RunState.QUEUED:
+        domain.lease(run, A1, "csr", NOW, 10)
+    if state in (RunState.RUNNING, RunState.SUCCEEDED):
+        domain.start(run, NOW)
+    if state in domain.ENDED:
+        domain.finish(run, state, 0, None, NOW)
+    return run
+
+
+def act(run: Run, step: str) -> None:
+    steps: dict[str, Callable[[], object]] = {
+        "lease": lambda: domain.lease(run, A1, "csr", NOW, 10),
+        "start": lambda: domain.start(run, NOW),
+        "succeed": lambda: domain.finish(run, RunState.SUCCEEDED, 0, None, NOW),
+        "fail": lambda: domain.finish(run, RunState.FAILED, 1, "why", NOW),
+        "cancel": lambda: domain.cancel(run, "why", NOW),
+        "expire": lambda: domain.expire(run, 3, NOW),
+    }
+    steps[step]()
+
+
+@given(st.lists(st.sampled_from(["lease", "start", "succeed", "fail", "cancel", "expire"]), max_size=30))
+def test_whatever_happens_tokens_grow_and_an_ended_run_stays_as_it_ended(steps: list[str]) -> None:
+    run = a_run()
+    token, ended = 0, None
+    for step in steps:
+        before = run.state
+        try:
+            act(run, step)
+        except domain.RunHasEnded:
+            assert run.state == before
+        assert run.fencing_token >= token
+        assert (run.fencing_token > token) == (before == "queued" and run.state == "leased")
+        assert run.fencing_token <= 3
+        assert (run.lease_until is not None) == (run.state in ("leased", "running"))
+        assert (run.ended_at is not None) == (run.state in domain.ENDED)
+        assert ended is None or run.state == ended
+        token = run.fencing_token
+        ended = run.state if run.state in domain.ENDED else None
+
+
+@pytest.mark.parametrize("state", ANY)
+def test_every_state_can_be_left_only_as_the_table_says(state: RunState) -> None:
+    allowed = {
+        RunState.QUEUED: {"lease", "cancel"},
+        RunState.LEASED: {"start", "fail", "cancel", "expire"},
+        RunState.RUNNING: {"start", "succeed", "fail", "cancel", "expire"},
+        RunState.SUCCEEDED: {"succeed", "cancel"},
+        RunState.FAILED: {"fail", "cancel"},
+        RunState.CANCELLED: {"cancel"},
+    }
+    for step in ("lease", "start", "succeed", "fail", "cancel", "expire"):
+        run = a_run(state)
+        if step in allowed[state]:
+            act(run, step)
+        else:
+            with pytest.raises(domain.RunHasEnded):
+                act(run, step)
+        if state in domain.ENDED:
+            assert run.state == state
+
+
+def test_a_run_whose_machines_go_away_fails_after_the_last_lease() -> None:
+    run = a_run()
+    for token in (1, 2, 3):
+        domain.lease(run, A1, "csr", NOW, 10)
+        assert run.fencing_token == token
+        domain.expire(run, 3, NOW)
+    assert (run.state, run.reason) == ("failed", "The machine that ran it went away 3 times.")
+
+
+def test_a_requeued_run_keeps_nothing_of_its_lease() -> None:
+    run = a_run(RunState.LEASED)
+    domain.certify(run, certificate(run.run_id, 1))
+    domain.expire(run, 3, NOW)
+    assert (run.agent_id, run.csr, run.certificate, run.certificate_id, run.announced_at) == (None,) * 5
+
+
+@pytest.mark.parametrize(
+    ("agent", "token", "after", "held"),
+    [
+        (A1, 1, 0, True),
+        (A2, 1, 0, False),
+        (A1, 2, 0, False),
+        (A1, 0, 0, False),
+        (None, 1, 0, False),
+        (A1, 1, 10, False),
+        (A1, 1, 9.9, True),
+    ],
+)
+def test_a_lease_is_held_by_one_agent_with_one_token_until_its_end(agent: UUID | None, token: int, after: float, held: bool) -> None:
+    run = a_run(RunState.LEASED)
+    now = NOW + timedelta(seconds=after)
+    if held:
+        assert domain.lease_is_held(run, agent, token, now) is run
+    else:
+        with pytest.raises(domain.LeaseLost):
+            domain.lease_is_held(run, agent, token, now)
+
+
+def test_a_certificate_counts_for_the_present_lease_alone() -> None:
+    run = a_run(RunState.LEASED)
+    assert not domain.certify(run, certificate(run.run_id, 2))
+    assert not domain.certify(run, certificate(run.run_id, 1, live=False))
+    assert domain.certify(run, certificate(run.run_id, 1))
+    assert not domain.certify(a_run(RunState.FAILED), certificate(run.run_id, 1))
+
+
+def test_a_csr_is_told_only_while_the_lease_lives() -> None:
+    for state in ANY:
+        fact = domain.run_fact(a_job(), a_run(state))
+        assert (fact.csr is not None) == (state in (RunState.LEASED, RunState.RUNNING))
+
+
+# Submitting
+
+
+def a_member(role: Role | None = Role.DATA_SCIENTIST, starts: float = -1, ends: float | None = None) -> Member:
+    hours = timedelta(hours=1)
+    return Member(
+        project_id=P1, user_id=UUID(int=41), role=role, starts_at=NOW + starts * hours, ends_at=None if ends is None else NOW + ends * hours
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "counts"),
+    [
+        (a_member(), True),
+        (None, False),
+        (a_member(None), False),
+        (a_member(starts=1), False),
+        (a_member(starts=0), True),
+        (a_member(ends=1), True),
+        (a_member(ends=0), False),
+        (a_member(ends=-1), False),
+    ],
+)
+def test_a_membership_counts_between_its_two_instants(member: Member | None, counts: bool) -> None:
+    assert domain.member_counts(member, NOW) is counts
+
+
+def test_work_needs_a_project_an_account_and_a_role_that_are_known_here() -> None:
+    project, person = Project(project_id=P1, state="active"), Person(user_id=UUID(int=41), status=UserStatus.ACTIVE)
+    domain.may_work(project, person, a_member(), NOW)
+    for known in ((None, person, a_member()), (project, None, a_member()), (project, person, None)):
+        with pytest.raises(domain.NotKnownHereYet):
+            domain.may_work(known[0], known[1], known[2], NOW)
+    with pytest.raises(domain.NotKnownHereYet):
+        domain.may_work(project, Person(user_id=UUID(int=41), status=UserStatus.BLOCKED), a_member(), NOW)
+    for state in ("archived", "closing", "deleted"):
+        with pytest.raises(domain.ProjectNotActive):
+            domain.may_work(Project(project_id=P1, state=state), person, a_member(), NOW)
+
+
+def a_dataset(dataset_id: UUID, project_id: UUID, *origins: UUID, name: str = "wdbc", deleted: bool = False) -> Dataset:
+    return Dataset(dataset_id=dataset_id, project_id=project_id, name=name, origins=list(origins or (dataset_id,)), deleted=deleted)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "share", "readable"),
+    [
+        (a_dataset(D1, P1), None, True),
+        (a_dataset(D1, P1, deleted=True), None, False),
+        (a_dataset(D1, P2), None, False),
+        (a_dataset(D1, P2), (P1, ShareState.ACCEPTED), True),
+        (a_dataset(D1, P2), (P1, ShareState.OFFERED), False),
+        (a_dataset(D1, P2), (P1, ShareState.WITHDRAWN), False),
+        (a_dataset(D1, P2), (P2, ShareState.ACCEPTED), False),
+        (a_dataset(D1, P2, deleted=True), (P1, ShareState.ACCEPTED), False),
+        (a_dataset(D2, P1), None, False),
+    ],
+)
+def test_inputs_are_own_or_shared_in(dataset: Dataset, share: tuple[UUID, ShareState] | None, readable: bool) -> None:
+    shares = [Share(share_id=UUID(int=9), dataset_id=D1, target_project_id=share[0], state=share[1])] if share else []
+    if readable:
+        domain.inputs_are_readable(P1, [D1], [dataset], shares)
+    else:
+        with pytest.raises(domain.InputNotReadable):
+            domain.inputs_are_readable(P1, [D1], [dataset], shares)
+
+
+@given(st.lists(st.text(max_size=120), min_size=1, max_size=6))
+def test_every_input_has_a_folder_of_its_own_with_a_plain_name(names: list[str]) -> None:
+    ids = [UUID(int=100 + number) for number in range(len(names))]
+    made = domain.folders([a_dataset(each, P1, name=name) for each, name in zip(ids, names, strict=True)], ids)
+    folders = [folder for _, folder in made]
+    assert [each for each, _ in made] == ids
+    assert len({folder.casefold() for folder in folders}) == len(folders)
+    for folder in folders:
+        assert folder not in ("", ".", "..", "inputs.json")
+        assert "/" not in folder
+        assert folder.isprintable()
+        assert len(folder.encode()) <= 255
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("role", "datasets", "freely"),
+    [
+        (Role.DATA_OWNER, [a_dataset(D1, P1)], True),
+        (Role.DATA_SCIENTIST, [a_dataset(D1, P1)], False),
+        (None, [a_dataset(D1, P1)], False),
+        (Role.DATA_OWNER, [a_dataset(D1, P2)], False),
+        (Role.DATA_OWNER, [a_dataset(D1, P1, D2), a_dataset(D2, P2)], False),
+        (Role.DATA_OWNER, [a_dataset(D1, P1, D2)], False),
+        (Role.DATA_OWNER, [a_dataset(D1, P1, D1, D2), a_dataset(D2, P1)], True),
+        (Role.DATA_OWNER, [], False),
+    ],
+)
+def test_only_owners_over_origins_of_their_own_project_read_freely(role: Role | None, datasets: list[Dataset], freely: bool) -> None:
+    assert domain.reads_freely(P1, role, [D1], datasets) is freely
+
+
+def test_an_owner_reads_a_job_without_inputs_freely() -> None:
+    assert domain.reads_freely(P1, Role.DATA_OWNER, [], [])
+
+
+def a_budget(used: int = 0) -> Budget:
+    return Budget(project_id=P1, user_id=UUID(int=41), day="2026-11-23", used=used)
+
+
+def a_log(text: bytes = b"") -> Log:
+    return Log(run_id=UUID(int=51), base=0, until=len(text), kept=text[-domain.LOG_KEPT :])
+
+
+def nothing_shown() -> Shown:
+    return Shown(run_id=UUID(int=51), user_id=UUID(int=41))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40_000)), max_size=30))
+def test_no_sequence_of_writing_and_reading_shows_more_than_the_budget(steps: list[tuple[int, int]]) -> None:
+    budget = a_budget()
+    logs = [(a_log(), nothing_shown()) for _ in range(2)]
+    seen = [bytearray(40 * 40_000) for _ in logs]
+    for what, length in steps:
+        if what < 2:
+            domain.append(logs[what][0], logs[what][0].until, "x" * length)
+            continue
+        for number, (log, shown) in enumerate(logs):
+            try:
+                reading = domain.read_log(log, shown, budget)
+            except domain.LogBudgetUsedUp:
+                continue
+            assert log.until - len(log.kept) <= reading.start <= reading.end <= log.until
+            seen[number][reading.start : reading.end] = b"x" * (reading.end - reading.start)
+    assert sum(each.count(b"x") for each in seen) == budget.used <= domain.BUDGET - domain.KEPT_FOR_DETAILS
+
+
+def test_reading_again_shows_the_same_for_nothing() -> None:
+    budget, log, shown = a_budget(), a_log(b"abc"), nothing_shown()
+    assert domain.read_log(log, shown, budget) == domain.Reading(0, 3, 3)
+    assert domain.read_log(log, shown, budget) == domain.Reading(0, 3, 0)
+    domain.append(log, 3, "def")
+    assert domain.read_log(log, shown, budget) == domain.Reading(0, 6, 3)
+    assert budget.used == 6
+
+
+def test_a_used_up_budget_still_shows_what_was_shown() -> None:
+    log, shown = a_log(b"abc"), nothing_shown()
+    domain.read_log(log, shown, a_budget())
+    domain.append(log, 3, "def")
+    assert domain.read_log(log, shown, a_budget(domain.BUDGET)) == domain.Reading(0, 3, 0)
+    with pytest.raises(domain.LogBudgetUsedUp):
+        domain.read_log(log, nothing_shown(), a_budget(domain.BUDGET))
+
+
+def test_small_results_are_charged_when_they_are_new() -> None:
+    run, shown, budget = a_run(RunState.RUNNING), nothing_shown(), a_budget()
+    assert domain.read_details(run, shown, budget)
+    assert budget.used == 0
+    run.metrics = {"loss": 0.5}
+    for _ in range(2):
+        assert domain.read_details(run, shown, budget)
+    first = budget.used
+    assert first > 0
+    run.metrics = {"loss": 0.25}
+    assert domain.read_details(run, shown, budget)
+    assert budget.used > first
+    assert not domain.read_details(run, nothing_shown(), a_budget(domain.BUDGET - 5))
+
+
+def test_a_character_cut_in_two_is_not_shown_in_pieces() -> None:
+    log = a_log("aé€".encode())
+    assert domain.text_between(log, 0, 2) == "a"
+    assert domain.text_between(log, 2, 6) == "€"
+
+
+@given(st.text(max_size=400), st.lists(st.tuples(st.integers(0, 400), st.integers(1, 100)), max_size=10))
+def test_a_log_sent_in_overlapping_parts_is_kept_as_it_was(text: str, parts: list[tuple[int, int]]) -> None:
+    text = text.encode(errors="replace").decode().replace("\0", "")
+    log = a_log()
+    sent = 0
+    for back, length in parts:
+        start = max(0, sent - back)
+        sent = max(sent, min(len(text), start + length))
+        domain.append(log, len(text[:start].encode()), text[start : start + length])
+    domain.append(log, len(text[:sent].encode()), text[sent:])
+    assert log.kept.decode() == text
+    assert log.until == len(text.encode())
+
+
+def test_a_new_lease_writes_a_new_log_and_offsets_go_on() -> None:
+    log = a_log(b"first")
+    domain.begin_log(log)
+    assert domain.append(log, 0, "second") == 6
+    assert (log.kept, log.base, log.until) == (b"second", 5, 11)
+
+
+def test_text_that_no_database_can_hold_is_replaced() -> None:
+    log = a_log()
+    domain.append(log, 0, "a\0b\ud800c")
+    assert log.kept.decode() == "a\ufffdb?c"
+
+
+# Agents
+
+
+def an_agent() -> Agent:
+    return Agent(agent_id=A1, name="node", token_sha256=domain.token_hash("token"), created_at=NOW, version=1)
+
+
+def test_a_token_serves_the_first_key_only() -> None:
+    agent, hashed = an_agent(), domain.token_hash("token")
+    assert domain.enrol(agent, hashed, b"k" * 32, "csr 1")
+    assert not domain.enrol(agent, hashed, b"k" * 32, "csr 1")
+    assert domain.enrol(agent, hashed, b"k" * 32, "csr 2")
+    assert agent.version == 3
+    with pytest.raises(domain.EnrolmentTokenRefused):
+        domain.enrol(agent, hashed, b"l" * 32, "csr 3")
+
+
+def test_a_withdrawn_agent_and_an_unknown_token_are_refused_alike() -> None:
+    agent, hashed = an_agent(), domain.token_hash("token")
+    agent.live = False
+    for candidate, token in ((agent, hashed), (None, hashed), (an_agent(), hashlib.sha256(b"other").digest())):
+        with pytest.raises(domain.EnrolmentTokenRefused):
+            domain.enrol(candidate, token, b"k" * 32, "csr")
+
+
+def test_a_revoked_certificate_is_forgotten_and_an_older_revocation_is_not_mistaken_for_it() -> None:
+    agent = an_agent()
+
+    def fact(serial: str, *, live: bool) -> events.Certificate:
+        return certificate(UUID(int=0), 1, live=live, serial=serial).model_copy(update={"agent_id": A1, "not_before": LONG_AGO})
+
+    domain.certify_agent(agent, fact("c1", live=True))
+    domain.certify_agent(agent, fact("c2", live=True))
+    domain.certify_agent(agent, fact("c1", live=False))
+    kept = agent.certificate_id
+    assert kept == "c2"
+    domain.certify_agent(agent, fact("c2", live=False))
+    assert (agent.chain, agent.certificate_id) == (None, None)
+
+
+def test_a_csr_is_known_by_its_key_and_must_be_signed_by_it() -> None:
+    first, second = csr(), csr()
+    assert domain.key_of(first) == domain.key_of(first) != domain.key_of(second)
+    lines = first.splitlines()
+    forged = "\n".join([lines[0], *lines[1:-2], lines[-2][::-1], lines[-1]])
+    for wrong in ("", "x", forged, "x" * 9000):
+        with pytest.raises(domain.CsrRefused):
+            domain.key_of(wrong)

@@ -1,0 +1,198 @@
+"""What jobs does when others speak, and when time passes; each fact twice."""
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from contracts.events import Fact, ProjectState, ShareState, UserStatus
+from contracts.roles import Role
+from services.jobs import app, service
+from services.jobs.service import Terms
+from tests.jobs.scene import Scene, certificate, dataset, member, project, share, user
+from tests.world import OURS, THEIRS, World, Worlds
+
+
+async def told_twice(scene: Scene, fact: Fact) -> list[str]:
+    """Tell a fact, and again; the states of runs that were said in between, and nothing afterwards."""
+    await scene.said_of_runs()
+    await scene.world.hear(fact)
+    said = await scene.said_of_runs()
+    await scene.world.hear(fact)
+    assert await scene.said_of_runs() == []
+    return said
+
+
+@pytest.mark.parametrize("state", ["queued", "leased", "running"])
+async def test_a_person_without_a_role_has_no_runs(scene: Scene, state: str) -> None:
+    job = await scene.submitted()
+    if state != "queued":
+        lease = await scene.leased()
+        if state == "running":
+            await scene.tell(lease, "report", state="running")
+    assert await told_twice(scene, member(scene.scientist_id, None, version=2)) == ["cancelled"]
+    run = await scene.run_of(job)
+    assert run.reason == "The person who submitted it has no role in the project any more."
+
+
+async def test_runs_of_others_and_elsewhere_go_on(scene: Scene) -> None:
+    own = await scene.submitted(scene.owner)
+    await scene.submitted()
+    assert await told_twice(scene, member(scene.scientist_id, None, version=2)) == ["cancelled"]
+    assert (await scene.run_of(own)).state == "queued"
+
+
+async def test_a_changed_role_ends_no_run(scene: Scene) -> None:
+    await scene.submitted()
+    assert await told_twice(scene, member(scene.scientist_id, Role.DATA_OWNER, version=2)) == []
+
+
+async def test_a_membership_that_has_ended_already_ends_the_runs(scene: Scene) -> None:
+    await scene.submitted()
+    past = await scene.world.now() - timedelta(seconds=1)
+    assert await told_twice(scene, member(scene.scientist_id, ends_at=past, version=2)) == ["cancelled"]
+
+
+@pytest.mark.parametrize("status", [UserStatus.BLOCKED, UserStatus.DEACTIVATED])
+async def test_a_blocked_account_has_no_runs(scene: Scene, status: UserStatus) -> None:
+    await scene.running()
+    assert await told_twice(scene, user(scene.scientist_id, status, 2)) == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [(ProjectState.ARCHIVED, []), (ProjectState.CLOSING, ["cancelled"]), (ProjectState.DELETED, ["cancelled"])]
+)
+async def test_a_closing_project_has_no_runs(scene: Scene, state: ProjectState, said: list[str]) -> None:
+    await scene.running()
+    assert await told_twice(scene, project(state=state, version=2)) == said
+    assert (await scene.submit()).status_code == 409
+
+
+async def test_a_withdrawn_share_ends_the_runs_that_it_alone_allowed(scene: Scene) -> None:
+    theirs = uuid7()
+    await scene.world.hear(dataset(theirs, THEIRS), share(theirs, ShareState.ACCEPTED, 1))
+    shared = await scene.submitted(inputs=[str(theirs)])
+    own = await scene.submitted()
+    assert await told_twice(scene, share(theirs, ShareState.WITHDRAWN, 2)) == ["cancelled"]
+    assert [(await scene.run_of(job)).state for job in (shared, own)] == ["cancelled", "queued"]
+
+
+async def test_a_deleted_dataset_ends_the_runs_over_it(scene: Scene) -> None:
+    await scene.submitted()
+    assert await told_twice(scene, dataset(scene.dataset_id, deleted=True, version=2)) == ["cancelled"]
+
+
+async def test_a_revoked_certificate_ends_the_run_that_held_it(scene: Scene) -> None:
+    _, lease = await scene.running()
+    run_id = UUID(lease["run_id"])
+    assert await told_twice(scene, certificate(run_id, 1)) == []
+    assert await told_twice(scene, certificate(run_id, 1, live=False, version=2)) == ["cancelled"]
+
+
+async def test_the_end_of_an_older_lease_s_certificate_does_not_touch_the_new_one(scene: Scene) -> None:
+    job, lease = await scene.running()
+    run_id = UUID(lease["run_id"])
+    await scene.world.hear(certificate(run_id, 1, serial="c1"))
+    await scene.world.sql("UPDATE runs SET lease_until = now() - interval '1 second'")
+    async with scene.world.work() as uow:
+        await service.end_what_is_over(uow, Terms(5, 2))
+    await scene.leased()
+    await scene.world.hear(certificate(run_id, 2, serial="c2"))
+    assert await told_twice(scene, certificate(run_id, 1, live=False, version=2, serial="c1")) == []
+    run = await scene.run_of(job)
+    assert (run.state, run.certificate_id) == ("leased", "c2")
+
+
+async def test_a_reordered_older_fact_changes_nothing(scene: Scene) -> None:
+    await scene.world.hear(member(scene.scientist_id, None, version=3))
+    await scene.world.hear(member(scene.scientist_id, version=2))
+    assert (await scene.submit()).status_code == 503
+
+
+async def test_a_membership_that_ends_stops_the_run_at_its_instant(scene: Scene) -> None:
+    job = await scene.submitted()
+    ends = await scene.world.now() + timedelta(seconds=1.5)
+    async with scene.world.running(app.end_what_is_over):
+        await asyncio.sleep(0.3)
+        await scene.world.hear(member(scene.scientist_id, ends_at=ends, version=2))
+        assert (await scene.run_of(job)).state == "queued"
+        while (await scene.run_of(job)).state == "queued":
+            assert await scene.world.now() < ends + timedelta(seconds=0.9)
+            await asyncio.sleep(0.02)
+    ended = await scene.run_of(job)
+    assert (ended.state, ended.ended_at >= ends) == ("cancelled", True)
+
+
+async def test_a_lease_that_runs_out_is_given_out_again_and_then_given_up(scene: Scene) -> None:
+    job, _ = await scene.running()
+    await scene.said_of_runs()
+    async with scene.world.running(app.end_what_is_over):
+        for state in ("queued", "failed"):
+            await scene.world.sql("UPDATE runs SET lease_until = now() WHERE lease_until IS NOT NULL")
+            while (await scene.run_of(job)).state != state:
+                await asyncio.sleep(0.02)
+            if state == "queued":
+                assert (await scene.leased())["fencing_token"] == 2
+    assert await scene.said_of_runs() == ["queued", "leased", "failed"]
+
+
+async def test_two_replicas_end_a_lease_once(scene: Scene, worlds: Worlds) -> None:
+    beside = await worlds.open("jobs", beside=scene.world, valkey_url="redis+socket:///nowhere/valkey.sock")
+    for _ in range(5):
+        await scene.running()
+    await scene.said_of_runs()
+    await scene.world.sql("UPDATE runs SET lease_until = now() - interval '1 second'")
+
+    async def reap(world: World) -> int:
+        async with world.work() as uow:
+            return await service.end_what_is_over(uow, Terms(5, 2))
+
+    assert sum(await asyncio.gather(reap(scene.world), reap(beside))) == 5
+    assert await scene.said_of_runs() == ["queued"] * 5
+
+
+async def test_waiting_runs_are_announced_and_while_no_broker_answers_they_stay_in_the_queue(scene: Scene) -> None:
+    job = await scene.submitted()
+    async with scene.world.running(app.announce):
+        while (await scene.run_of(job)).announced_at is None:
+            await asyncio.sleep(0.02)
+    assert (await scene.take()).status_code == 200
+
+
+async def test_a_run_that_waits_on_is_announced_again(scene: Scene) -> None:
+    await scene.submitted()
+    for expected in (1, 0):
+        async with scene.world.work() as uow:
+            assert len(await service.unannounced(uow)) == expected
+    await scene.world.sql("UPDATE runs SET announced_at = now() - interval '31 seconds'")
+    async with scene.world.work() as uow:
+        assert len(await service.unannounced(uow)) == 1
+
+
+async def test_the_local_agent_is_announced_once(scene: Scene) -> None:
+    token = bytes(range(32))
+    for _ in range(2):
+        async with scene.world.work() as uow:
+            await service.know_local_agent(uow, token)
+    assert (await scene.world.sql("SELECT count(*) FROM agents WHERE token_sha256 = :t", t=token))[0][0] == 1
+
+
+async def test_what_was_erased_while_asleep_ends_its_runs(scene: Scene) -> None:
+    erasers = scene.world.spec.hears.erasers
+    keys = {
+        "memberships": f"{OURS}:{scene.scientist_id}",
+        "users": str(scene.scientist_id),
+        "projects": str(OURS),
+        "datasets": str(scene.dataset_id),
+    }
+    for topic, key in keys.items():
+        job = await scene.submitted(scene.owner if topic in ("projects", "datasets") else scene.scientist)
+        async with scene.world.work() as uow:
+            await erasers[topic](key, uow)
+        assert (await scene.run_of(job)).state == "cancelled"
+        await scene.world.sql(
+            "INSERT INTO members VALUES (:p, :u, 'data_scientist', now(), NULL) ON CONFLICT DO NOTHING", p=OURS, u=scene.scientist_id
+        )
+        await scene.world.sql("INSERT INTO projects VALUES (:p, 'active') ON CONFLICT DO NOTHING", p=OURS)
