@@ -26,7 +26,7 @@ BUFFER = 256 * 1024
 MAX_HEAD = 64 * 1024
 MAX_CONNECTIONS = 512
 _INTERIM = 200
-_BODILESS = (204, 304)
+BODILESS = (204, 304)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         self.status = status
         if self._headless:
             self.complete = self._keep = True
-        elif status not in _BODILESS and not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+        elif status not in BODILESS and not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
             raise ValueError("the end of the answer cannot be told from a cut connection")
         self.headed = True
 

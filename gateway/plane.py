@@ -21,10 +21,11 @@ from contracts.policy import Decision, Rule
 from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, InvalidCredential
 from gateway.authority import NOBODY_STANDING, Authority, NotKnownYet, Standing
 from gateway.doors import Doors, MethodNotAllowed
-from gateway.forward import Connection, Forwarder, Headers
+from gateway.forward import BODILESS, Connection, Forwarder, Headers
 from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
+from gateway.protocol import answer_whole
 from gateway.request import Request, facts_named
 from gateway.spool import SpoolUnavailable
 
@@ -253,8 +254,6 @@ class Plane:
         status = connection.status
         headers, facts, said = _handed_out(connection.headers)
         if facts is not None and status in _SUCCESS and not await self._in_force(facts):
-            if status == 204:  # noqa: PLR2004 - No Content has no length; Accepted without a body has one
-                headers.append((b"content-length", b"0"))
             status = 202
         opened = rule.carries_bytes and status in _SUCCESS
         if opened:
@@ -265,14 +264,16 @@ class Plane:
             await self._still_fresh(flight)
             flight.check()
             flight.quiet = False
-            await send({"type": "http.response.start", "status": status, "headers": headers})
             if connection.complete:
                 data = connection.take()
                 if digest is not None:
                     digest.update(data)
                 flight.bytes_out = len(data)
-                await send({"type": "http.response.body", "body": data})
+                if not any(name == b"content-length" for name, _ in headers) and status not in BODILESS:
+                    headers.append((b"content-length", b"%d" % len(data)))
+                await answer_whole(send, status, headers, data)
             else:
+                await send({"type": "http.response.start", "status": status, "headers": headers})
                 await self._stream(flight, connection, send, digest)
             flight.check()
         except (Over, Problem) as error:
@@ -320,8 +321,7 @@ class Plane:
         await self._credential(request)
         headers = [(b"content-type", page.media_type), (b"content-length", b"%d" % len(page.body)), *SAFETY]
         self._record(request, Outcome.ALLOWED, "allowed", 200, None)
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": page.body})
+        await answer_whole(send, 200, headers, page.body)
         return 200
 
     async def _refuse(self, request: Request, problem: Problem, reason: str, send: Send) -> int:
@@ -335,10 +335,7 @@ class Plane:
         headers = [*response.raw_headers, *SAFETY]
         if isinstance(problem, MethodNotAllowed):
             headers.append((b"allow", problem.allowed.encode()))
-        if request.expects:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+        await answer_whole(send, problem.status, headers, bytes(response.body), close=request.expects)
         return problem.status
 
     def _record(

@@ -8,8 +8,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from chassis import tls
 from chassis.errors import TYPE_PREFIX
+from gateway.forward import Headers
 from gateway.inflight import Flight
 
 MAX_HEAD = 32 * 1024
@@ -65,11 +68,15 @@ class ClientProtocol(tls.protocol(None)):  # type: ignore[misc]
         self._discarded = 0
 
     def on_url(self, url: bytes) -> None:
-        self._measure(len(url))
+        self._head_size += len(url)
+        if self._head_size > MAX_HEAD:
+            raise HeadTooLarge
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._measure(len(name) + len(value))
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            raise HeadTooLarge
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -106,10 +113,33 @@ class ClientProtocol(tls.protocol(None)):  # type: ignore[misc]
         self.answered_since = self.answered_since or now
         return now - self.answered_since > LINGER_S
 
-    def _measure(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > MAX_HEAD:
-            raise HeadTooLarge
+
+async def answer_whole(send: Any, status: int, headers: Headers, body: bytes, *, close: bool = False) -> None:
+    """Send an answer whose body is all there in one piece: one write, one TLS record.
+
+    ``send`` is the ASGI callable of uvicorn's request cycle; ``headers`` come from a parser or from this program.
+    ``close`` ends the connection afterwards.
+    """
+    cycle = send.__self__
+    if cycle.flow.write_paused:
+        await cycle.flow.drain()
+    if cycle.disconnected:
+        return
+    content = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        content += (name, b": ", value, b"\r\n")
+    if close:
+        cycle.keep_alive = False
+    if not cycle.keep_alive:
+        content.append(b"connection: close\r\n")
+    content += (b"\r\n", b"" if cycle.scope["method"] == "HEAD" else body)
+    cycle.transport.write(b"".join(content))
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 def sweep(connections: Iterable[Any], now: float) -> None:

@@ -447,3 +447,17 @@ async def test_every_access_and_refusal_is_recorded_densely(stage: Stage) -> Non
     assert {record["source"] for record in records} == {"gateway-1"}
     assert records[4]["resource"] == {"project_id": str(PROJECT), "user_id": str(ada.user_id)}
     assert records[0]["request_id"] == stage.seen[0]["headers"]["hortus-request"]
+
+
+async def test_an_answer_to_head_has_no_body_and_requests_in_a_row_keep_their_order(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    reader, writer = await stage.raw()
+    head = f"HEAD /api/v1/projects HTTP/1.1\r\nhost: x\r\n\r\nGET /api/v1/projects/{PROJECT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ada.token}\r\n\r\n"
+    writer.write((head + "GET /api/v1/trust HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").encode())
+    answer = await reader.read()
+    writer.close()
+    heads = [part.split(b"\r\n")[0] for part in answer.split(b"HTTP/1.1 ")[1:]]
+    assert heads == [b"405 Method Not Allowed", b"200 OK", b"200 OK"]
+    assert answer.split(b"HTTP/1.1 ")[1].endswith(b"\r\n\r\n")
+    assert answer.rstrip().endswith(b"-----END CERTIFICATE-----")

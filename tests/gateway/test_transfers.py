@@ -193,16 +193,19 @@ async def _cut(stage: Stage, client: httpx2.AsyncClient, lose: Any, *, upload: b
     endless = Endless()
     stage.answer = endless.takes if upload else endless.sends
 
+    received = 0
+
     async def transfer() -> None:
+        nonlocal received
         if upload:
             await client.put(FILE, content=pieces(0.001))
         else:
             async with client.stream("GET", FILE) as answer:
-                async for _ in answer.aiter_raw():
-                    pass
+                async for piece in answer.aiter_raw():
+                    received += len(piece)
 
     running = asyncio.create_task(transfer())
-    await until(lambda: endless.passed > 10 * len(PIECE))
+    await until(lambda: (endless.passed if upload else received) > 10 * len(PIECE))
     began = time.monotonic()
     lose()
     with contextlib.suppress(httpx2.TransportError):
