@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hortus.client import Refused, Unreachable
 
-INTERVAL = 0.03
+INTERVAL = 0.04
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,16 @@ class Upload:
 
 def processes_with(mark: str) -> list[int]:
     """The processes of this machine whose command line holds ``mark``."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if mark.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                # It ended while it was looked at.
-                continue
-    return found
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [pid for pid in pids if runs_with(pid, mark)]
+
+
+def runs_with(pid: int, mark: str) -> bool:
+    """Whether this process runs, with ``mark`` in its command line."""
+    try:
+        return mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _until(holds: Callable[[], bool], seconds: float) -> bool:
