@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx2
-import hypothesis
 import pytest
 import structlog
 from uuid_utils.compat import uuid7
@@ -20,8 +19,6 @@ from tests.world import OURS, THEIRS, World, Worlds, owner
 
 BOB = UUID("01900000-0000-7000-8000-0000000000b0")
 structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
