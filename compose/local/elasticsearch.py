@@ -35,7 +35,7 @@ class Elasticsearch(Server):
     """A node of one home; ``url`` stays the same while the object lives."""
 
     name = "elasticsearch"
-    start_seconds = 180.0
+    start_seconds = 300.0
 
     def __init__(self, home: Home | Path, pki: Pki) -> None:
         """Nothing starts yet; ``pki`` issues the node's certificate."""

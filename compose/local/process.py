@@ -246,7 +246,7 @@ def end_leftovers(home: Home) -> list[str]:
 
     A pid that another process has by now is let be; so is everything recorded before the machine's last start.
     """
-    ended = []
+    ended: list[str] = []
     if not home.path.exists():
         return ended
     for record in sorted((home.run / RECORDS).glob("*.json")):

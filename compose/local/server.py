@@ -46,7 +46,7 @@ class Server:
     """A server of one home: start and stop are synchronous, and starting returns when it answers."""
 
     name: str
-    start_seconds = 60.0
+    start_seconds = 120.0
     stop_seconds = 30.0
 
     def __init__(self, home: Home | Path) -> None:

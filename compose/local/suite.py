@@ -27,7 +27,7 @@ from contracts.policy import Service
 
 GATEWAY, AGENT, RUNNER = "gateway", "agent", "runner"
 SETUP = "first-administrator"
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
 SETUP_SECONDS = 10.0
 STOP_SECONDS = 15.0
 WATCH_SECONDS = 0.5
@@ -283,11 +283,11 @@ class Suite:
         _all([queue, bus, tables])
         gateways = self._make_gateways() if self.services else []
         waits = [pool.submit(self._launch, process) for process in (*self._make_services(), *gateways)]
+        if environments is not None:
+            waits.append(pool.submit(self._start_agent, environments))
         _all([*waits, index])
         if Service.AUTH in self.services:
             self._await_setup_link()
-        if environments is not None:
-            self._start_agent(environments.result())
 
     def _await_setup_link(self) -> None:
         # auth writes the link once its set-up has run, a moment after it is ready; later starts may have none to write
@@ -367,10 +367,10 @@ class Suite:
             gateways.append(self._process(name, ["-m", "gateway"], environment))
         return gateways
 
-    def _start_agent(self, environments: dict[str, Path]) -> None:
+    def _start_agent(self, environments: Future[dict[str, Path]]) -> None:
         folder = self.home.path / "environments"
         folder.mkdir(exist_ok=True)
-        for name, target in environments.items():
+        for name, target in environments.result().items():
             link = folder / name
             if not link.is_symlink() or link.readlink() != target:
                 fresh = folder / f".{name}.{os.getpid()}"
