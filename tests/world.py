@@ -17,6 +17,7 @@ application over it (with its ``lifespan``; relay, consumer and background work 
   when one is not applied; ``try_hear`` says how many were done instead (a handler that waits for something leaves 0).
 - ``hear_raw(topic, value, …)`` for topics that a service takes as bytes.
 - ``work()``: a unit of work on the database, committed at the end; ``sql(statement, **values)``: rows of a query.
+- ``somebody_waits()``: returns when a transaction waits for a lock, so that a race is played in a known order.
 - ``running(work)``: background work of the spec as a context manager.
 
 Service settings of its own: define a fixture ``settings`` (a dict) in the test module or the folder's ``conftest.py`` and
@@ -314,6 +315,13 @@ class World:
         async with self.runtime.engine.begin() as connection:
             result = await connection.execute(text(statement), values)
             return result.all() if result.returns_rows else []
+
+    async def somebody_waits(self) -> None:
+        """Return when a transaction waits for a lock that another one holds; fails when none does."""
+        async with asyncio.timeout(5):
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            while not (await self.sql(waiting))[0][0]:
+                await asyncio.sleep(0.01)
 
     async def now(self) -> datetime:
         """The database's clock."""

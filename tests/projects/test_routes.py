@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.events import Membership, Project, UserStatus
 from contracts.roles import NOBODY, Actor, Role
+from services.projects import service
 from tests.projects.people import found, user
 from tests.world import OURS, World, Worlds, administrator, agent, job, owner, person, reason, scientist, stranger
 
@@ -418,14 +419,27 @@ async def test_an_owner_whose_account_is_blocked_does_not_count_as_one_who_stays
 async def test_two_owners_who_remove_each_other_at_once_leave_one(world: World, worlds: Worlds) -> None:
     replica = await worlds.open("projects", beside=world)
     study = await found(world)
-    bob = await study.add("bob00000", Role.DATA_OWNER)
-    answers = await asyncio.gather(
-        world.delete(f"{study.path}/members/{bob['user_id']}", study.owner),
-        replica.delete(f"{study.path}/members/{study.ada}", study.as_owner(UUID(bob["user_id"]))),
-    )
-    assert sorted(answer.status_code for answer in answers) == [204, 404]
-    rows = await world.sql("SELECT count(*) FROM memberships WHERE role = 'data_owner'")
-    assert rows[0][0] == 1
+    bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
+    async with world.work(study.owner) as uow:
+        await service.remove_member(uow, study.project_id, bob)
+        back = asyncio.create_task(replica.delete(f"{study.path}/members/{study.ada}", study.as_owner(bob)))
+        await world.somebody_waits()
+    answer = await back
+    assert answer.status_code == 404
+    rows = await world.sql("SELECT user_id FROM memberships WHERE role = 'data_owner'")
+    assert [row.user_id for row in rows] == [study.ada]
+
+
+async def test_two_owners_who_leave_at_once_leave_one(world: World, worlds: Worlds) -> None:
+    replica = await worlds.open("projects", beside=world)
+    study = await found(world)
+    bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
+    async with world.work(study.owner) as uow:
+        await service.remove_member(uow, study.project_id, study.ada)
+        leaving = asyncio.create_task(replica.delete(f"{study.path}/members/{bob}", study.as_owner(bob)))
+        await world.somebody_waits()
+    answer = await leaving
+    assert (answer.status_code, reason(answer)) == (409, "last-owner-stays")
 
 
 async def test_an_owner_who_was_removed_a_moment_ago_changes_nothing_more(world: World) -> None:
