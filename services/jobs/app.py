@@ -1,7 +1,6 @@
 """The assembly of jobs: its doors, what it hears, the timers of leases, and the notices to agents."""
 
 import asyncio
-import contextlib
 
 from kombu.exceptions import OperationalError
 
@@ -43,12 +42,12 @@ async def end_what_is_over(runtime: Runtime) -> None:
     terms = Terms(runtime.settings.run_lease_s, runtime.settings.most_leases)
     async with repository.changes(runtime.engine) as changed:
         while True:
-            changed.clear()
+            changed.forget()
             async with unit_of_work(runtime.engine, Service.JOBS.value, "run.end") as uow:
                 ended = await service.end_what_is_over(uow, terms)
                 left = await repository.seconds_to_next_end(uow.session)
             if not ended:
-                await _rest(changed, LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
+                await changed.within(LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
 
 
 async def announce(runtime: Runtime) -> None:
@@ -62,7 +61,7 @@ async def announce(runtime: Runtime) -> None:
     try:
         async with repository.changes(runtime.engine) as changed:
             while True:
-                changed.clear()
+                changed.forget()
                 async with unit_of_work(runtime.engine, Service.JOBS.value, "run.announce") as uow:
                     waiting = await service.unannounced(uow)
                 try:
@@ -74,14 +73,9 @@ async def announce(runtime: Runtime) -> None:
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE_S)
                 if not waiting:
-                    await _rest(changed, LONGEST_REST_S)
+                    await changed.within(LONGEST_REST_S)
     finally:
         office.close()
-
-
-async def _rest(changed: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), seconds)
 
 
 spec = Spec(

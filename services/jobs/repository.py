@@ -270,30 +270,47 @@ async def wake(session: AsyncSession) -> None:
     await session.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
 
 
+class Changes:
+    """Hears of every ``wake`` that was committed anywhere."""
+
+    def __init__(self) -> None:
+        self._happened = asyncio.Event()
+        self._lost = False
+
+    def told(self, *_: object) -> None:
+        """Something happened."""
+        self._happened.set()
+
+    def lost(self, *_: object) -> None:
+        """The connection that listened is gone."""
+        self._lost = True
+        self._happened.set()
+
+    def forget(self) -> None:
+        """What happened until now will be seen by the look that follows."""
+        self._happened.clear()
+
+    async def within(self, seconds: float) -> None:
+        """Return when something happened, at the latest after ``seconds``. Raises ConnectionError when nothing can be heard."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._happened.wait(), seconds)
+        if self._lost:
+            raise ConnectionError("the connection that listened was lost")
+
+
 @contextlib.asynccontextmanager
-async def changes(engine: AsyncEngine) -> AsyncIterator[asyncio.Event]:
-    """An event that is set whenever ``wake`` was committed anywhere, or the connection was lost (then the next use raises)."""
-    happened = asyncio.Event()
-    lost = asyncio.Event()
-
-    def on_change(*_: object) -> None:
-        happened.set()
-
-    def on_loss(*_: object) -> None:
-        lost.set()
-        happened.set()
-
+async def changes(engine: AsyncEngine) -> AsyncIterator[Changes]:
+    """Listen for ``wake``, on a connection of its own."""
+    made = Changes()
     async with engine.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
         if driver is None:
             raise ConnectionError("no connection to listen on")
-        driver.add_termination_listener(on_loss)
-        await driver.add_listener(CHANNEL, on_change)
+        driver.add_termination_listener(made.lost)
+        await driver.add_listener(CHANNEL, made.told)
         try:
-            yield happened
+            yield made
         finally:
-            driver.remove_termination_listener(on_loss)
+            driver.remove_termination_listener(made.lost)
             if not driver.is_closed():
-                await driver.remove_listener(CHANNEL, on_change)
-    if lost.is_set():
-        raise ConnectionError("the connection that listened was lost")
+                await driver.remove_listener(CHANNEL, made.told)

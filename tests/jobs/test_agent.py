@@ -109,6 +109,7 @@ async def house(worlds: Worlds, valkey: Valkey, tmp_path: Path) -> AsyncIterator
             "PATH": os.environ["PATH"],
             "HORTUS_STATE_DIR": str(state),
             "HORTUS_AGENT_TOKEN_FILE": str(tmp_path / "token"),
+            "HORTUS_ENROLMENT_URL": front.url,
             "HORTUS_GATEWAY_URL": front.url,
             "HORTUS_ROOT": str(front.issuer.root),
             "HORTUS_ENVIRONMENTS_DIR": str(tmp_path / "environments"),
@@ -151,37 +152,28 @@ async def test_the_agent_keeps_its_identity_for_itself_and_enrols_once(house: Ho
 
 
 async def test_a_notice_over_valkey_starts_a_run_before_the_agent_would_look_by_itself(house: House) -> None:
+    await house.stop()
+    house.environment["HORTUS_AGENT_LOOK_S"] = "60"
+    await house.start()
     await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
-    waits = []
-    for _ in range(3):
-        await asyncio.sleep(0.5)
-        began = time.monotonic()
-        await house.state_of(await house.scene.submitted(inputs=[]), "leased", "running", "succeeded")
-        waits.append(time.monotonic() - began)
-    assert sorted(waits)[1] < 1.5
+    began = time.monotonic()
+    for _ in range(2):
+        await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+    assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("raise SystemExit(7)", "The program ended with exit code 7."),
-        ("import os, hortus; os.symlink('/etc/passwd', hortus.outputs / 'x')", "outputs can only be ordinary files and folders"),
-        ("import os; os.kill(os.getpid(), 11)", "The program was ended by SIGSEGV."),
-    ],
-)
-async def test_a_program_that_fails_stages_nothing(house: House, program: str, reason: str) -> None:
-    job = await house.scene.submitted(program=f"import hortus\n(hortus.outputs / 'a').write_text('a')\n{program}", inputs=[])
-    run = await house.state_of(job, "failed")
-    assert run.reason == reason
-    assert house.front.outputs == {}
-
-
-async def test_an_environment_that_the_machine_lacks_fails_the_run(house: House) -> None:
+async def test_a_run_that_fails_says_why_and_stages_nothing(house: House) -> None:
+    wrote = "import os, hortus\n(hortus.outputs / 'a').write_text('a')\n"
+    expected = {
+        wrote + "raise SystemExit(7)": "The program ended with exit code 7.",
+        wrote + "os.symlink('/etc/passwd', hortus.outputs / 'x')": "outputs can only be ordinary files and folders",
+        wrote + "os.kill(os.getpid(), 11)": "The program was ended by SIGSEGV.",
+    }
+    for program, reason in expected.items():
+        run = await house.state_of(await house.scene.submitted(program=program, inputs=[]), "failed")
+        assert run.reason == reason
     run = await house.state_of(await house.scene.submitted(environment="fortran", inputs=[]), "failed")
     assert run.reason == "this machine has no environment fortran"
-
-
-async def test_an_input_that_changes_on_the_way_fails_the_run(house: House) -> None:
     listed = house.front.inputs[str(house.scene.dataset_id)]
 
     class Forged(dict[str, bytes]):
@@ -191,6 +183,7 @@ async def test_an_input_that_changes_on_the_way_fails_the_run(house: House) -> N
     house.front.inputs[str(house.scene.dataset_id)] = Forged(listed)
     run = await house.state_of(await house.scene.submitted(), "failed")
     assert run.reason == "An input did not arrive as it was stored."
+    assert house.front.outputs == {}
 
 
 async def dead_within(seconds: float) -> float:

@@ -18,7 +18,6 @@ from services.jobs.agent.work import Work
 from services.jobs.sandbox import cage
 
 log = logger(__name__)
-LOOK_EVERY_S = 3.0
 LONGEST_PAUSE_S = 5.0
 UNKNOWN = 401
 
@@ -96,7 +95,7 @@ class Agent:
                 request = keys.fresh()
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+                await asyncio.wait_for(self._wake.wait(), self.settings.agent_look_s)
 
     def _begin(self, lease: Lease, key: str) -> None:
         task = asyncio.create_task(Work(self.settings, self.machine, lease, key).done())

@@ -7,7 +7,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class AgentSettings(BaseSettings):
-    """Environment variables that start with ``HORTUS_``. ``agent_slots`` is how many runs it takes at a time.
+    """Environment variables that start with ``HORTUS_``. ``agent_slots`` is how many runs it takes at a time,
+    ``agent_look_s`` how many seconds it waits at most before it looks for work without a notice.
 
     ``enrolment_url`` is the gateway's port that asks for no certificate, where an agent gets its first one.
     """
@@ -27,3 +28,4 @@ class AgentSettings(BaseSettings):
     run_as: str | None = None
     valkey_url: str = Field(repr=False)
     agent_slots: int = Field(default=2, ge=1, le=64)
+    agent_look_s: float = Field(default=3.0, gt=0, le=60)
