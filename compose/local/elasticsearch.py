@@ -102,7 +102,7 @@ class Elasticsearch(Server):
         hashed = f"{{PBKDF2}}{ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
         files = {
             "elasticsearch.yml": "".join(f"{key}: {value}\n" for key, value in self._settings().items()),
-            "jvm.options": f"-Xms{HEAP}\n-Xmx{HEAP}\n-XX:+UseSerialGC\n-XX:-UsePerfData\n-Xlog:disable\n-Djava.io.tmpdir={self.folder / 'tmp'}\n",
+            "jvm.options": f"-Xms{HEAP}\n-Xmx{HEAP}\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-XX:-UsePerfData\n-Xlog:disable\n-Djava.io.tmpdir={self.folder / 'tmp'}\n",
             "users": f"{USER}:{hashed}\n",
             "users_roles": f"{ROLE}:{USER}\n",
             "roles.yml": ROLES,

@@ -31,6 +31,15 @@ def short_folder(purpose: str) -> Path:
     return folder
 
 
+def remove_sockets(home: Home) -> None:
+    """Remove the socket folders that a home's runner left behind when it crashed."""
+    for record in home.run.glob("*.socket"):
+        folder = Path(record.read_text())
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        record.unlink(missing_ok=True)
+
+
 def _is_abandoned(folder: Path) -> bool:
     try:
         state = folder.lstat()

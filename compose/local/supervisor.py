@@ -24,6 +24,7 @@ from compose.local.ports import demand_free
 from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
 from compose.local.process import end_leftovers, resident, started_at
+from compose.local.server import remove_sockets
 from compose.local.suite import RUNNER, Suite, setup_link
 from contracts.policy import Service
 
@@ -93,6 +94,7 @@ def down() -> int:
             time.sleep(POLL_SECONDS)
     for name in end_leftovers(home):
         print(f"ended {name}, which was left behind")
+    remove_sockets(home)
     _pid_file(home).unlink(missing_ok=True)
     _description(home).unlink(missing_ok=True)
     print("Hortus is stopped." if pid is not None else "Hortus was not running.")
