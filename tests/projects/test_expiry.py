@@ -21,7 +21,7 @@ async def watch(world: World) -> None:
     await end_memberships(world.runtime)
 
 
-async def until(world: World, count: int, seconds: float = 8.0) -> list[Fact]:
+async def until(world: World, count: int, seconds: float = 15.0) -> list[Fact]:
     said: list[Fact] = []
     async with asyncio.timeout(seconds):
         while len(said) < count:
@@ -33,14 +33,14 @@ async def until(world: World, count: int, seconds: float = 8.0) -> list[Fact]:
 async def test_a_membership_ends_at_its_instant(world: World) -> None:
     study = await found(world)
     async with world.running(end_memberships):
-        bob = await study.add("bob00000", ends_at=soon(0.8))
+        bob = await study.add("bob00000", ends_at=soon(1.5))
         given, ended = await until(world, 2)
         assert isinstance(given, Membership)
         assert isinstance(ended, Membership)
         assert (ended.version, ended.role) == (2, None)
         assert ended.ends_at is not None
         late = (await world.sql("SELECT at FROM outbox ORDER BY id DESC LIMIT 1"))[0].at - ended.ends_at
-        assert timedelta(0) <= late < timedelta(seconds=0.5)
+        assert timedelta(0) <= late < timedelta(seconds=1)
     assert (await study.member(bob["user_id"])).role is None
     (record,) = [each for each in await world.recorded() if each["action"] == "membership.end"]
     assert record["actor"] == {"principal": "service", "service": "projects"}
@@ -52,32 +52,32 @@ async def test_an_end_that_is_brought_forward_wakes_who_sleeps(world: World) -> 
     await world.said()
     async with world.running(end_memberships):
         await asyncio.sleep(0.2)
-        await world.patch(f"{study.path}/members/{bob['user_id']}", study.owner, json={"ends_at": soon(0.4)}, version=1)
+        await world.patch(f"{study.path}/members/{bob['user_id']}", study.owner, json={"ends_at": soon(1.5)}, version=1)
         said = await until(world, 2)
     assert [(fact.version, fact.role is None) for fact in said if isinstance(fact, Membership)] == [(2, False), (3, True)]
 
 
 async def test_an_end_that_is_put_off_does_not_come(world: World) -> None:
     study = await found(world)
-    bob = await study.add("bob00000", ends_at=soon(0.6))
+    bob = await study.add("bob00000", ends_at=soon(2))
     async with world.running(end_memberships):
         await world.patch(f"{study.path}/members/{bob['user_id']}", study.owner, json={"ends_at": None}, version=1)
         await world.said()
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(2.3)
     assert await world.said() == []
 
 
 async def test_replicas_say_each_end_once(world: World, worlds: Worlds) -> None:
     replicas = [world, *[await worlds.open("projects", beside=world) for _ in range(2)]]
     study = await found(world)
-    end = soon(1.5)
+    end = soon(4)
     for number in range(6):
         await study.add(f"user000{number}", ends_at=end)
     await world.said()
     tasks = [asyncio.create_task(watch(each)) for each in replicas]
     try:
         said = await until(world, 6)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.1)
     finally:
         for task in tasks:
             task.cancel()
@@ -90,9 +90,9 @@ async def test_replicas_say_each_end_once(world: World, worlds: Worlds) -> None:
 
 async def test_what_ended_while_nobody_watched_is_said_at_the_start(world: World) -> None:
     study = await found(world)
-    await study.add("bob00000", ends_at=soon(0.2))
+    await study.add("bob00000", ends_at=soon(1))
     await world.said()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.1)
     async with world.running(end_memberships):
         (said,) = await until(world, 1)
     assert isinstance(said, Membership)
@@ -101,9 +101,9 @@ async def test_what_ended_while_nobody_watched_is_said_at_the_start(world: World
 
 async def test_who_ended_unsaid_can_come_back_and_counts_on(world: World) -> None:
     study = await found(world)
-    await study.add("bob00000", ends_at=soon(0.2))
+    await study.add("bob00000", ends_at=soon(1))
     await world.said()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.1)
     answer = await world.post(f"{study.path}/members", study.owner, json={"username": "bob00000", "role": "data_scientist"})
     assert (answer.status_code, answer.json()["version"]) == (201, 2)
 
