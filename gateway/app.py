@@ -16,6 +16,7 @@ from chassis.projection import Projection
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import API
 from gateway import protocol
+from gateway.answers import Page
 from gateway.authenticate import Authenticator
 from gateway.authority import TOPICS, Authority
 from gateway.forward import Forwarder
@@ -23,13 +24,14 @@ from gateway.inflight import InFlight
 from gateway.ledger import Ledger
 from gateway.measures import Measures
 from gateway.operators import Operators
-from gateway.plane import Page, Plane
+from gateway.plane import Plane
 from gateway.publish import Publisher, free_bytes
 from gateway.settings import GatewaySettings
 from gateway.spool import Spool
 
 DRAIN_S = 5
 RUNNER = "runner"
+MOST_FILES = 65_536
 OPENAPI = Path(__file__).parent.parent / "contracts" / "openapi.json"
 
 
@@ -173,6 +175,6 @@ def main() -> None:
     settings = GatewaySettings()
     log.set_up(settings.service, settings.instance, settings.log_level)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES), hard))
     gc.set_threshold(50_000, 20, 50)
     uvloop.run(serve(settings))

@@ -5,14 +5,9 @@ What was worked out for a credential is remembered for as long as the facts that
 right begins or ends.
 """
 
-import json
-import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from chassis.errors import Unauthenticated
-from chassis.guard import write_identity
-from chassis.outbox import who_acts
 from chassis.projection import Projection
 from contracts.events import (
     CERTIFICATES,
@@ -26,15 +21,14 @@ from contracts.events import (
     Membership,
     UserStatus,
 )
-from contracts.policy import Action, Decision, decide
-from contracts.roles import NOBODY, Actor, Principal, Role
+from contracts.roles import Actor, Principal, Role
 from gateway.authenticate import NOTHING_SHOWN, Credential, ShownCertificate
+from gateway.standing import NOBODY_STANDING, Search, Standing
 
 TOPICS = (USERS, SESSIONS, SIGNING_KEYS, MEMBERSHIPS, CERTIFICATES)
 REMEMBERED = 256
 YOUNG_SESSION_S = 60.0
 YOUNG_CERTIFICATE_S = 180.0
-FOREVER = math.inf
 
 
 class SessionEnded(Unauthenticated):
@@ -69,48 +63,6 @@ class NotKnownYet(Exception):
         self.topic = topic
         self.key = key
         self.refusal = refusal
-
-
-@dataclass(eq=False)
-class Standing:
-    """An actor and what follows from it.
-
-    ``until``: when this stops being true by the clock alone (Unix seconds); ``header``: the identity header's value;
-    ``record``: the actor as an audit record names it, canonical JSON.
-    """
-
-    actor: Actor
-    until: float
-    basis: tuple[tuple[dict[str, Fact], str, Fact | None], ...]
-    stamp: int
-    header: bytes = b""
-    record: str = ""
-    decisions: dict[Action, Decision] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Render the actor once."""
-        self.header = write_identity(self.actor).encode()
-        self.record = json.dumps(who_acts(self.actor), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-    def decide(self, action: Action) -> Decision:
-        """The policy's answer; pure, so it is asked once for each action."""
-        known = self.decisions.get(action)
-        if known is None:
-            known = self.decisions[action] = decide(self.actor, action)
-        return known
-
-    def holds(self, later: "Standing") -> bool:
-        """Whether what was begun under this standing may go on under a later one of the same credential: no right was lost."""
-        old, new = self.actor, later.actor
-        return (
-            old.role == new.role
-            and old.fencing_token == new.fencing_token
-            and old.cluster_roles <= new.cluster_roles
-            and all(new.projects.get(project) == role for project, role in old.projects.items())
-        )
-
-
-NOBODY_STANDING = Standing(NOBODY, FOREVER, (), 0)
 
 
 class Authority:
@@ -174,7 +126,7 @@ class Authority:
         return standing.stamp < 0 or standing.stamp == self._stamps.get(credential.principal_key, 0)
 
     def _work_out(self, credential: Credential, project_id: str | None, now: float) -> Standing:
-        search = _Search(now)
+        search = Search(now)
         shown = credential.certificate
         certificate = self._certificate(search, shown) if shown is not None else None
         if certificate is not None and certificate.kind is CertificateKind.AGENT:
@@ -213,7 +165,7 @@ class Authority:
             )
         return self._in_one_project(search, about, own, project_id)
 
-    def _person(self, search: "_Search", about: dict[str, Any], person: str, project_id: str | None) -> Standing:
+    def _person(self, search: "Search", about: dict[str, Any], person: str, project_id: str | None) -> Standing:
         """A person who signed in: the role in the project of the path, or all roles when the path names none."""
         if project_id is not None:
             membership = self._membership(search, project_id, person)
@@ -229,7 +181,7 @@ class Authority:
         stamp = self._stamps.get(person, 0)
         return search.standing(Actor(principal=Principal.PERSON, projects=projects, versions=search.versions, **about), stamp)
 
-    def _in_one_project(self, search: "_Search", about: dict[str, Any], own: Membership, project_id: str | None) -> Standing:
+    def _in_one_project(self, search: "Search", about: dict[str, Any], own: Membership, project_id: str | None) -> Standing:
         """A person by a project certificate: in every other project they are nobody's member."""
         if project_id is None and own.role is not None:
             about["projects"] = {own.project_id: own.role}
@@ -239,7 +191,7 @@ class Authority:
             about["project_id"] = project_id
         return search.standing(Actor(principal=Principal.PERSON, versions=search.versions, **about))
 
-    def _session(self, search: "_Search", credential: Credential) -> Any:
+    def _session(self, search: "Search", credential: Credential) -> Any:
         session: Any = search.look(self._sessions, SESSIONS.name, str(credential.session_id))
         if session is None:
             raise _unknown(SESSIONS.name, str(credential.session_id), SessionEnded(), young=search.now - credential.since < YOUNG_SESSION_S)
@@ -249,7 +201,7 @@ class Authority:
         search.ends(expires)
         return session
 
-    def _user(self, search: "_Search", person: str, credential: Credential, now: float) -> Any:
+    def _user(self, search: "Search", person: str, credential: Credential, now: float) -> Any:
         user: Any = search.look(self._users, USERS.name, person)
         if user is None:
             raise _unknown(USERS.name, person, AccountNotActive(), young=now - credential.since < YOUNG_SESSION_S)
@@ -257,11 +209,11 @@ class Authority:
             raise AccountNotActive
         return user
 
-    def _membership(self, search: "_Search", project_id: str, person: str) -> Membership | None:
+    def _membership(self, search: "Search", project_id: str, person: str) -> Membership | None:
         found: Any = search.look(self._memberships, MEMBERSHIPS.name, f"{project_id}:{person}")
         return found if found is not None and search.counts(found) else None
 
-    def _certificate(self, search: "_Search", shown: ShownCertificate) -> Certificate:
+    def _certificate(self, search: "Search", shown: ShownCertificate) -> Certificate:
         fact: Any = search.look(self._certificates, CERTIFICATES.name, shown.certificate_id)
         if fact is None:
             young = search.now - shown.not_before < YOUNG_CERTIFICATE_S
@@ -278,45 +230,6 @@ class Authority:
             raise CertificateNotLive
         search.ends(certificate.not_after.timestamp())
         return certificate
-
-
-class _Search:
-    """One working-out: what was looked at, and until when its result holds by the clock."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-        self.until = FOREVER
-        self.basis: list[tuple[dict[str, Fact], str, Fact | None]] = []
-        self.versions: dict[str, int] = {}
-
-    def look(self, facts: dict[str, Fact], topic: str, key: str) -> Fact | None:
-        fact = facts.get(key)
-        self.basis.append((facts, key, fact))
-        if fact is not None:
-            self.versions[f"{topic}:{key}"] = fact.version
-        return fact
-
-    def ends(self, instant: float) -> None:
-        self.until = min(self.until, instant)
-
-    def counts(self, membership: Membership) -> bool:
-        """Whether a membership gives a role now; its next beginning or end bounds the result."""
-        if membership.role is None:
-            return False
-        begins = membership.starts_at.timestamp()
-        if self.now < begins:
-            self.ends(begins)
-            return False
-        if membership.ends_at is None:
-            return True
-        ends = membership.ends_at.timestamp()
-        if ends <= self.now:
-            return False
-        self.ends(ends)
-        return True
-
-    def standing(self, actor: Actor, stamp: int = -1) -> Standing:
-        return Standing(actor, self.until, tuple(self.basis), stamp)
 
 
 def _unknown(topic: str, key: str, refusal: Unauthenticated, *, young: bool) -> Exception:

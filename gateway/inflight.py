@@ -13,7 +13,8 @@ from chassis.errors import Unauthenticated
 from contracts.events import Fact
 from contracts.policy import Action
 from gateway.authenticate import Credential
-from gateway.authority import FOREVER, NOBODY_STANDING, Authority, NotKnownYet, Standing
+from gateway.authority import Authority, NotKnownYet
+from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 
 SOON_S = 2.0
 STALL_S = 300.0

@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import uuid_utils
@@ -18,47 +17,36 @@ from chassis.log import logger
 from chassis.projection import WAIT_S, Projection
 from contracts.events import Outcome
 from contracts.policy import Decision, Rule
+from gateway.answers import SAFETY, Page, handed_out
 from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, InvalidCredential
-from gateway.authority import NOBODY_STANDING, Authority, NotKnownYet, Standing
+from gateway.authority import Authority, NotKnownYet
+from gateway.connection import BODILESS, Connection
 from gateway.doors import Doors, MethodNotAllowed
-from gateway.forward import BODILESS, Connection, Forwarder, Headers
+from gateway.forward import Forwarder
 from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
 from gateway.request import Request, facts_named
 from gateway.spool import SpoolUnavailable
+from gateway.standing import NOBODY_STANDING, Standing
 
 log = logger(__name__)
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-SAFETY: Headers = [
-    (b"strict-transport-security", b"max-age=63072000"),
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-]
 _STALE = "cannot-decide"
+_STOPPED = "gateway-stopped"
 _UPSTREAM_BROKE = "upstream-broke"
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_NOT_HANDED_OUT = frozenset(
-    {b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"date", b"server"}
-    | {b"hortus-identity", b"set-cookie"}
-    | {name for name, _ in SAFETY}
-)
-_FACTS = b"hortus-facts"
-_REASON = b"hortus-reason"
 _SUCCESS = range(200, 300)
 
 
-@dataclass(frozen=True)
-class Page:
-    """Something that the gateway answers itself, to everybody."""
+class GatewayFailed(Problem):
+    """Something broke here; the log says what."""
 
-    action: str
-    media_type: bytes
-    body: bytes
+    title = "Something broke on our side"
 
 
 class Refused(Exception):
@@ -111,6 +99,9 @@ class Plane:
             status = await self._refuse(request, refused.problem, refused.reason, send)
         except Problem as problem:
             status = await self._refuse(request, problem, problem.slug, send)
+        except Exception:
+            log.exception("request failed", action=request.access.action)
+            status = await self._broke(request, send)
         finally:
             request.client.flight = None
             door = request.door
@@ -150,6 +141,10 @@ class Plane:
                 return await self._refuse(request, self._lost(flight), over.reason, send)
             self._record(request, Outcome.FAILED, over.reason, None, flight)
             return 0
+        except asyncio.CancelledError:
+            self._record(request, Outcome.FAILED, _STOPPED, None, flight)
+            request.client.cut()
+            raise
         finally:
             self._in_flight.leave(flight)
 
@@ -252,7 +247,7 @@ class Plane:
     async def _answer(self, request: Request, rule: Rule, flight: Flight, connection: Connection, send: Send) -> int:
         """Hand the service's answer to the client and record it."""
         status = connection.status
-        headers, facts, said = _handed_out(connection.headers)
+        headers, facts, said = handed_out(connection.headers)
         if facts is not None and status in _SUCCESS and not await self._in_force(facts):
             status = 202
         opened = rule.carries_bytes and status in _SUCCESS
@@ -338,26 +333,16 @@ class Plane:
         await answer_whole(send, problem.status, headers, bytes(response.body), close=request.expects)
         return problem.status
 
+    async def _broke(self, request: Request, send: Send) -> int:
+        flight = request.client.flight
+        if flight is None or flight.quiet:
+            return await self._refuse(request, GatewayFailed(), GatewayFailed.slug, send)
+        self._record(request, Outcome.FAILED, GatewayFailed.slug, None, flight)
+        request.client.cut()
+        return 0
+
     def _record(
         self, request: Request, outcome: Outcome, reason: str, status: int | None, flight: Flight | None, sha256: str | None = None
     ) -> int:
         traffic = Traffic(flight.bytes_in, flight.bytes_out, sha256) if flight is not None else Traffic()
         return self._ledger.record(str(uuid_utils.uuid7()), request.access, outcome, reason, status, traffic)
-
-
-def _handed_out(received: Headers) -> tuple[Headers, bytes | None, str | None]:
-    """The headers of a service's answer that the client gets, and what ``Hortus-Facts`` and ``Hortus-Reason`` say."""
-    headers: Headers = []
-    facts: bytes | None = None
-    reason: str | None = None
-    for header in received:
-        name = header[0]
-        if name in _NOT_HANDED_OUT:
-            continue
-        if name == _FACTS:
-            facts = header[1]
-        elif name == _REASON:
-            reason = header[1].decode("latin-1")
-        headers.append(header)
-    headers += SAFETY
-    return headers, facts, reason

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from chassis import tls
 from chassis.errors import TYPE_PREFIX
-from gateway.forward import Headers
+from gateway.connection import Headers
 from gateway.inflight import Flight
 
 MAX_HEAD = 32 * 1024

@@ -7,8 +7,8 @@ from urllib.parse import unquote
 import uuid_utils
 
 from chassis.errors import Problem
+from gateway.connection import Headers
 from gateway.doors import MAX_QUERY, Door
-from gateway.forward import Headers
 from gateway.ledger import Access
 
 AFTER = b"hortus-after"

@@ -9,8 +9,10 @@ import pytest
 
 from chassis import tls
 from compose.local.ports import free_port
+from gateway import connection as connection_module
 from gateway import forward
-from gateway.forward import Connection, Forwarder, UpstreamFailed, UpstreamTimeout, UpstreamUnavailable
+from gateway.connection import Connection, UpstreamFailed, UpstreamTimeout
+from gateway.forward import Forwarder, UpstreamUnavailable
 from tests.gateway.stage import DOMAIN, Certificates
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -227,7 +229,7 @@ async def test_replicas_take_turns_and_a_dead_one_is_skipped(certificates: Certi
 
 
 async def test_an_overdue_answer_is_a_timeout(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "FIRST_BYTE_S", 0.2)
+    monkeypatch.setattr(connection_module, "FIRST_BYTE_S", 0.2)
 
     async def never(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -461,3 +461,18 @@ async def test_an_answer_to_head_has_no_body_and_requests_in_a_row_keep_their_or
     assert heads == [b"405 Method Not Allowed", b"200 OK", b"200 OK"]
     assert answer.split(b"HTTP/1.1 ")[1].endswith(b"\r\n\r\n")
     assert answer.rstrip().endswith(b"-----END CERTIFICATE-----")
+
+
+async def test_a_failure_inside_the_gateway_is_a_problem_and_a_record(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    client = await stage.client(ada)
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr(stage.gateway.authority, "standing", breaks)
+    answer = await client.get(f"/projects/{PROJECT}")
+    assert (answer.status_code, problem(answer)) == (500, "gateway-failed")
+    assert "secret" not in answer.text
+    assert [(record["outcome"], record["reason"]) for record in await stage.records()] == [("failed", "gateway-failed")]

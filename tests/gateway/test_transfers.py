@@ -435,3 +435,23 @@ async def test_a_request_that_only_waits_for_its_answer_is_refused_when_its_righ
     assert (listing.status_code, problem(listing)) == (503, "cannot-decide")
     await asyncio.wait_for(dropped.wait(), 5)
     assert {record["reason"] for record in await stage.records()} == {"cut"}
+
+
+async def test_a_transfer_that_outlasts_the_drain_is_ended_and_recorded(certificates: Certificates, tmp_path: Path) -> None:
+    async with opened(certificates, tmp_path) as stage:
+        ada = stage.signs_in()
+        stage.joins(ada, PROJECT)
+        endless = Endless()
+        stage.answer = endless.sends
+        for server in stage.gateway.servers:
+            server.config.timeout_graceful_shutdown = 1
+        async with (await stage.client(ada)).stream("GET", FILE) as answer:
+            received = answer.aiter_raw()
+            await anext(received)
+            stage.gateway.stop()
+            with pytest.raises(httpx2.TransportError):
+                async for _ in received:
+                    pass
+        await asyncio.wait_for(endless.ended.wait(), 5)
+        last = (await stage.records())[-1]
+        assert (last["outcome"], last["reason"]) == ("failed", "gateway-stopped")
