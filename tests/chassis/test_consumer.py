@@ -231,6 +231,38 @@ async def test_a_short_sleep_re_reads_nothing(side: Make, writer: AIOKafkaProduc
     assert await effects(datasets, str(first)) == [1]
 
 
+async def test_what_was_set_back_to_asleep_is_read_anew_while_running_and_again_after_an_interrupted_reading(
+    side: Make, writer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets: Side = await side("datasets")
+    kept = uuid7()
+    set_back = "UPDATE partitions_heard SET awake_at = 'epoch'"
+    running = Consumer(datasets.settings, datasets.engine, hears(Project))
+    async with consuming(running):
+        await say(writer, project_fact(kept, 1))
+        await until_applied(datasets, str(kept), 1)
+        await datasets.sql("DELETE FROM inbox")
+        await datasets.sql(set_back)
+        running.take_over_anew()
+        await until_applied(datasets, str(kept), 1)
+        await until(lambda: _awake(datasets))
+    assert await effects(datasets, str(kept)) == [1, 1]
+    await datasets.sql(set_back)
+    interrupted = Consumer(datasets.settings, datasets.engine, hears(Project))
+    monkeypatch.setattr(interrupted, "_sweep", _never)
+    async with consuming(interrupted):
+        await until(lambda: interrupted.lanes)
+    assert not await _awake(datasets), "a reading that did not reach its end is due again"
+
+
+async def _never(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def _awake(side: Side) -> bool:
+    return bool((await side.sql("SELECT bool_and(awake_at > now() - interval '1 day') FROM partitions_heard"))[0][0])
+
+
 async def test_two_consumers_share_the_work_and_a_rebalance_repeats_no_effect(side: Make, writer: AIOKafkaProducer) -> None:
     one: Side = await side("datasets")
     two: Side = await side("datasets", instance="2", beside=one)
