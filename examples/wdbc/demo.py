@@ -237,14 +237,14 @@ def removal(story: Story) -> str:
         deciding.users.me()
         upload = Upload(lambda pieces: sending.datasets.put(follow_up, inbox, pieces, "trickle.csv"))
         probes = [
-            Probe("token", lambda: tokens.projects.get(study_id) and None),
+            Probe("token", lambda: next(tokens.datasets.list(study_id), None) and None),
             Probe("certificate", lambda: next(certified.datasets.list(study_id), None) and None),
             Probe("search", lambda: None if next(searching.search("aspirates", project_id=study_id), None) else "no hit"),
             Probe("job's process", lambda: None if any(runs_with(pid, mark) for pid in programs) else "gone"),
         ]
         with running(probes, upload):
             for probe in probes:
-                promise(probe.allowed_once(), f"before the removal {probe.name} lets the scientist in")
+                promise(probe.lets_in(), f"before the removal {probe.name} lets the scientist in")
             promise(upload.flows(), "before the removal the upload flows")
             with ThreadPoolExecutor(2) as both:
                 removed = time.monotonic()
@@ -254,23 +254,28 @@ def removal(story: Story) -> str:
                 second.result()
             acknowledged = time.monotonic() - removed
             for probe in probes:
-                probe.refused_since(removed, SETTLE_SECONDS)
+                probe.refuses(removed, SETTLE_SECONDS)
             upload.cut(SETTLE_SECONDS)
             time.sleep(WATCHED_AFTERWARDS)
         surfaces = [probe.result(removed) for probe in probes]
         surfaces.append(upload.result(removed))
         story.note(f"the removal was acknowledged after {acknowledged:.3f} s")
         for surface in surfaces:
-            story.note(f"{surface.name:<14} refused after {surface.seconds:.3f} s ({surface.rate:.0f} questions/s): {surface.answer}")
+            story.note(
+                f"{surface.name:<14} refused after {surface.refused:.3f} s ({surface.rate:.0f} answers/s, "
+                f"{surface.undecided} “cannot decide”): {surface.words}"
+            )
         for surface in surfaces:
-            promise(surface.seconds <= REVOKED_SECONDS, f"{surface.name} is refused within {REVOKED_SECONDS:.0f} s")
-            promise(surface.allowed_after == 0, f"{surface.name} stays refused")
+            promise(
+                surface.let_in <= REVOKED_SECONDS, f"{surface.name} lets nobody in after {REVOKED_SECONDS:.0f} s ({surface.let_in:.3f})"
+            )
+            promise(surface.refused <= REVOKED_SECONDS, f"{surface.name} is refused within {REVOKED_SECONDS:.0f} s")
         state = deciding.jobs.wait(study_id, job["job_id"], seconds=30)
         promise(state["state"] in {"cancelled", "failed"}, "the job did not succeed")
         stored = [file["path"] for file in deciding.datasets.files(follow_up, inbox)]
         promise(stored == [], "the half upload is no file")
-    slowest = max(surfaces, key=lambda surface: surface.seconds)
-    return f"{len(surfaces)} surfaces refused, the slowest ({slowest.name}) after {slowest.seconds:.3f} s; the job is {state['state']}"
+    slowest = max(surfaces, key=lambda surface: surface.refused)
+    return f"{len(surfaces)} surfaces refused, the slowest ({slowest.name}) after {slowest.refused:.3f} s; the job is {state['state']}"
 
 
 def answers(story: Story) -> str:

@@ -1,35 +1,58 @@
 """Watching what is still possible after a removal: one thread per surface, at least 20 questions a second."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from hortus.client import Refused, Unreachable
 
 INTERVAL = 0.04
+DECIDED = frozenset({401, 403, 404})
+
+
+class Verdict(Enum):
+    """What an answer says."""
+
+    LET_IN = "let in"
+    REFUSED = "refused"
+    CANNOT_DECIDE = "cannot decide"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """When an answer was complete (monotonic seconds), what it says, and its words."""
+
+    at: float
+    verdict: Verdict
+    words: str = ""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What one surface showed: seconds from the removal to the first refusal, how often it was asked, and its words."""
+    """What one surface showed after the removal: seconds until it let in for the last time (0: never again) and until it first refused.
+
+    ``rate`` is how many answers came a second, ``undecided`` how many of them were "cannot decide now".
+    """
 
     name: str
-    seconds: float
-    asked: int
+    let_in: float
+    refused: float
     rate: float
-    answer: str
-    allowed_after: int
+    words: str
+    undecided: int = 0
 
 
 class Probe:
-    """Asks one surface again and again until it is stopped; ``ask`` gives None while allowed, else why not."""
+    """Asks one surface again and again until it is stopped; ``ask`` gives None where it lets in, else why not."""
 
     def __init__(self, name: str, ask: Callable[[], str | None]) -> None:
         self.name = name
         self._ask = ask
-        self._seen: list[tuple[float, str | None]] = []
+        self._seen: list[Answer] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._go, daemon=True)
         self._failure: BaseException | None = None
@@ -43,43 +66,41 @@ class Probe:
         self._stop.set()
         self._thread.join(10)
 
-    def allowed_once(self, seconds: float = 20.0) -> bool:
-        """Whether the surface lets the person in now (waits for the first such answer)."""
-        return _until(lambda: any(why is None for _, why in self._seen), seconds)
+    def lets_in(self, seconds: float = 20.0) -> bool:
+        """Whether the surface has let the person in (waits for the first such answer)."""
+        return _until(lambda: any(answer.verdict is Verdict.LET_IN for answer in self._seen), seconds)
 
-    def refused_since(self, moment: float, seconds: float) -> bool:
+    def refuses(self, moment: float, seconds: float) -> bool:
         """Whether a refusal has come after ``moment`` (waits for it)."""
-        return _until(lambda: any(why is not None and at > moment for at, why in self._seen), seconds)
+        return _until(lambda: any(answer.verdict is Verdict.REFUSED and answer.at > moment for answer in self._seen), seconds)
 
     def result(self, moment: float) -> Surface:
         """What was seen, with ``moment`` (monotonic) as the removal."""
         if self._failure is not None:
             raise self._failure
-        after = [(at, why) for at, why in self._seen if at >= moment]
-        refused = [(at, why) for at, why in after if why is not None]
-        if not refused:
-            return Surface(self.name, float("inf"), len(after), 0.0, "never refused", len(after))
-        first, why = refused[0]
-        span = max(self._seen[-1][0] - self._seen[0][0], 1e-9)
-        allowed_after = sum(1 for at, answer in after if answer is None and at > first)
-        return Surface(self.name, first - moment, len(after), len(self._seen) / span, why or "", allowed_after)
+        after = [answer for answer in self._seen if answer.at >= moment]
+        refused = next((answer for answer in after if answer.verdict is Verdict.REFUSED), Answer(math.inf, Verdict.REFUSED, "never"))
+        let_in = max((answer.at for answer in after if answer.verdict is Verdict.LET_IN), default=moment)
+        span = max(self._seen[-1].at - self._seen[0].at, 1e-9) if self._seen else math.inf
+        undecided = sum(1 for answer in after if answer.verdict is Verdict.CANNOT_DECIDE)
+        return Surface(self.name, let_in - moment, refused.at - moment, len(self._seen) / span, refused.words, undecided)
 
     def _go(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
+            verdict = Verdict.REFUSED
             try:
-                why = self._ask()
+                words = self._ask()
+                verdict = Verdict.REFUSED if words else Verdict.LET_IN
             except Refused as refusal:
-                if refusal.status not in {401, 403, 404}:
-                    # "Cannot decide now" is neither a yes nor the refusal that is waited for.
-                    continue
-                why = f"{refusal.status} {refusal.slug}"
+                words = f"{refusal.status} {refusal.slug}"
+                verdict = Verdict.REFUSED if refusal.status in DECIDED else Verdict.CANNOT_DECIDE
             except Unreachable as cut:
-                why = str(cut)
+                words = str(cut)
             except BaseException as failure:  # noqa: BLE001 (it is raised in the thread that asks for the result)
                 self._failure = failure
                 return
-            self._seen.append((time.monotonic(), why))
+            self._seen.append(Answer(time.monotonic(), verdict, words or ""))
             self._stop.wait(max(0.0, INTERVAL - (time.monotonic() - began)))
 
 
@@ -107,9 +128,9 @@ class Upload:
     def result(self, moment: float) -> Surface:
         """What became of it, with ``moment`` (monotonic) as the removal."""
         if not self.ended_at:
-            return Surface("upload", float("inf"), self.sent, 0.0, "never cut", self.sent)
-        rate = self.sent / max(self.ended_at - self._began, 1e-9)
-        return Surface("upload", self.ended_at - moment, self.sent, rate, self.why, 0)
+            return Surface("upload", math.inf, math.inf, 0.0, "never cut")
+        after = self.ended_at - moment
+        return Surface("upload", after, after, self.sent / max(self.ended_at - self._began, 1e-9), self.why)
 
     def cut(self, seconds: float) -> bool:
         """Whether the upload ended by itself (waits for it)."""
