@@ -91,8 +91,6 @@ class Plane:
         request = Request(scope)
         status = 0
         try:
-            if not self._spool.accepts:
-                raise SpoolUnavailable(retry_after=1)
             request.read(scope)
             status = await self._serve(request, receive, send)
         except Refused as refused:
@@ -108,6 +106,8 @@ class Plane:
             self._measures.answered(door.rule.service if door else "gateway", status, time.perf_counter() - began)
 
     async def _serve(self, request: Request, receive: Receive, send: Send) -> int:
+        if not self._spool.accepts:
+            raise SpoolUnavailable(retry_after=1)
         page = self._pages.get(request.raw_path)
         if page is not None:
             return await self._show(request, page, send)
