@@ -66,6 +66,7 @@ def run_job(
             arguments=tuple(argument or ()),
             resources=resources,
         )
+        show.say(f"{job['name']} is job {job['job_id']}.")
         if watch:
             job = client.jobs.wait(project, job["job_id"], seconds=float("inf"), changed=_tell)
     show.one(job, WHOLE_JOB, machine=machine)

@@ -192,7 +192,7 @@ def test_a_watched_job_that_fails_makes_the_command_fail(door: Door, signed_in: 
     ended = signed_in("jobs", "run", str(program), "-p", P, "--input", D, "--watch", "--json", "-a", "--epochs", "-a", "3")
     assert ended.returncode == 1
     assert json.loads(ended.stdout)["state"] == "failed"
-    assert ended.stderr.splitlines() == ["train: queued", "train: failed", "The job failed: exit code 1."]
+    assert ended.stderr.splitlines() == [f"train is job {D}.", "train: queued", "train: failed", "The job failed: exit code 1."]
     sent = door.asked[0].json
     assert sent["program"] == "print('hello')\n"
     assert (sent["inputs"], sent["arguments"], sent["environment"]) == ([D], ["--epochs", "3"], "python")
