@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from compose.local.valkey import Valkey
 from contracts.events import ShareState
@@ -21,6 +22,7 @@ from tests.jobs.front import Front, Issuer, opened
 from tests.jobs.scene import Scene, dataset, member, share
 from tests.world import OURS, THEIRS, World, Worlds, administrator
 
+LEASE_S = 6.0
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time\nprint('awake', flush=True)\ntime.sleep(600)"
 
@@ -42,6 +44,14 @@ class House:
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(number)
             await asyncio.wait_for(self.process.wait(), 20)
+
+    async def sleeping(self, inputs: list[str]) -> dict[str, Any]:
+        """A job whose program is awake and stays so; ``mark`` is among its arguments."""
+        mark = f"sleeper-{uuid7()}"
+        job = await self.scene.submitted(program=SLEEPER, inputs=inputs, arguments=[mark])
+        await self.says(job, "awake")
+        assert programs(mark)
+        return {**job, "mark": mark}
 
     async def state_of(self, job: dict[str, Any], *states: str, within: float = 40) -> Any:
         """The run's row once it is in one of these states."""
@@ -75,12 +85,12 @@ async def until(look: Callable[[], Awaitable[Any]], within: float) -> Any:
     raise AssertionError(f"not within {within} s")
 
 
-def programs() -> list[int]:
-    """The sandboxes of this machine that this test run started: bubblewraps below this process."""
+def programs(mark: str) -> list[int]:
+    """The processes of this machine that carry a mark among their arguments: bubblewraps and programs."""
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if folder.name.isdigit() and b"/hortus/program/program.py" in (folder / "cmdline").read_bytes():
+            if folder.name.isdigit() and mark.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 
@@ -97,7 +107,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 async def house(worlds: Worlds, valkey: Valkey, tmp_path: Path) -> AsyncIterator[House]:
-    world: World = await worlds.open("jobs", valkey_url=valkey.url, run_lease_s=4.0, most_leases=2)
+    world: World = await worlds.open("jobs", valkey_url=valkey.url, run_lease_s=LEASE_S, most_leases=3)
     scene = await Scene.of(world)
     answer = await world.post("/agents", administrator(), json={"name": "node 2"})
     (tmp_path / "token").write_text(answer.json()["token"])
@@ -186,21 +196,20 @@ async def test_a_run_that_fails_says_why_and_stages_nothing(house: House) -> Non
     assert house.front.outputs == {}
 
 
-async def dead_within(seconds: float) -> float:
+async def dead_within(job: dict[str, Any], seconds: float) -> float:
     began = time.monotonic()
 
     async def gone() -> bool:
-        return not programs()
+        return not programs(job["mark"])
 
     await until(gone, seconds)
     return time.monotonic() - began
 
 
 async def test_a_removed_member_s_program_is_dead_within_a_second(house: House) -> None:
-    job = await house.scene.submitted(program=SLEEPER, inputs=[])
-    await house.says(job, "awake")
+    job = await house.sleeping([])
     await house.scene.world.hear(member(house.scene.scientist_id, None, version=2))
-    assert await dead_within(1.0) < 1.0
+    assert await dead_within(job, 1.0) < 1.0
     assert (await house.scene.run_of(job)).state == "cancelled"
 
 
@@ -208,39 +217,35 @@ async def test_a_withdrawn_share_kills_the_program_that_it_allowed(house: House)
     theirs = UUID(int=99)
     house.front.inputs[str(theirs)] = {"x": b"x"}
     await house.scene.world.hear(dataset(theirs, THEIRS), share(theirs, ShareState.ACCEPTED, 1))
-    job = await house.scene.submitted(program=SLEEPER, inputs=[str(theirs)])
-    await house.says(job, "awake")
+    job = await house.sleeping([str(theirs)])
     await house.scene.world.hear(share(theirs, ShareState.WITHDRAWN, 2))
-    await dead_within(1.0)
+    await dead_within(job, 1.0)
 
 
 async def test_an_agent_whose_certificate_is_refused_kills_what_it_runs(house: House) -> None:
-    job = await house.scene.submitted(program=SLEEPER, inputs=[])
-    await house.says(job, "awake")
+    job = await house.sleeping([])
     house.front.revoked.add(f"spiffe://test/agent/{(await house.scene.run_of(job)).agent_id}")
-    assert await dead_within(3.0) < 2.5
+    assert await dead_within(job, 3.0) < 2.5
 
 
 async def test_an_agent_that_cannot_renew_kills_what_it_runs_before_the_lease_ends(house: House) -> None:
-    job = await house.scene.submitted(program=SLEEPER, inputs=[])
-    await house.says(job, "awake")
+    job = await house.sleeping([])
     house.front.broken = True
-    await dead_within(4.0)
+    await dead_within(job, LEASE_S)
     assert (await house.scene.run_of(job)).state in ("running", "queued")
 
 
 async def test_a_killed_agent_takes_its_programs_along_and_another_start_repeats_the_run(house: House) -> None:
-    job = await house.scene.submitted(program=SLEEPER, inputs=[])
-    await house.says(job, "awake")
+    job = await house.sleeping([])
     await house.stop(signal.SIGKILL)
-    await dead_within(1.0)
-    await house.state_of(job, "queued", within=8)
+    await dead_within(job, 1.0)
+    await house.state_of(job, "queued", within=12)
     await house.start()
     run = await house.state_of(job, "running")
     assert run.fencing_token == 2
     await house.says(job, "awake")
     await house.scene.world.post(f"/projects/{OURS}/jobs/{job['job_id']}/cancellation", house.scene.owner)
-    await dead_within(1.0)
+    await dead_within(job, 1.0)
 
 
 async def test_a_short_outage_of_the_gateway_ends_no_run(house: House) -> None:

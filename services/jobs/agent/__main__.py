@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -118,6 +119,7 @@ async def main() -> None:
     """Run the agent until SIGTERM or SIGINT."""
     settings = AgentSettings()
     logs.set_up(settings.service, settings.instance, settings.log_level)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         machine = cage.machine(settings.state_dir, settings.bwrap, settings.run_as)
         await cage.try_out(machine, settings.environments_dir)

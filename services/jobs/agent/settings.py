@@ -7,9 +7,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class AgentSettings(BaseSettings):
-    """Environment variables that start with ``HORTUS_``. ``agent_slots`` is how many runs it takes at a time,
-    ``agent_look_s`` how many seconds it waits at most before it looks for work without a notice.
+    """Environment variables that start with ``HORTUS_``.
 
+    ``agent_slots`` is how many runs it takes at a time, ``agent_look_s`` how many seconds it waits at most before it looks
+    for work without a notice.
     ``enrolment_url`` is the gateway's port that asks for no certificate, where an agent gets its first one.
     """
 
