@@ -6,17 +6,18 @@ fact about its principal arrives, and at the instant when its right ends by the 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Protocol
 
 from chassis.errors import Unauthenticated
 from contracts.events import Fact
-from contracts.policy import Action
+from contracts.policy import POLICY, Action
 from gateway.authenticate import Credential
 from gateway.authority import Authority, NotKnownYet
 from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 
 SOON_S = 2.0
+OWN_DEED_S = 0.5
 STALL_S = 300.0
 CUT = "cut"
 CLIENT_LEFT = "client-left"
@@ -49,16 +50,19 @@ class Flight:
     """One request in flight.
 
     ``over`` is None, or why it was ended; ``deadline`` is for a client that takes no more (loop's time); ``quiet`` says that
-    no byte of a body or of an answer is under way, so that a cut request can still be told why.
+    no byte of a body or of an answer is under way, so that a cut request can still be told why. ``lost`` is the fact that took
+    the right away while a service works on a change: the change itself may have said it (signing out, leaving a project).
     """
 
     __slots__ = (
         "action",
         "bytes_in",
         "bytes_out",
+        "changes",
         "client",
         "credential",
         "deadline",
+        "lost",
         "over",
         "project_id",
         "quiet",
@@ -74,6 +78,9 @@ class Flight:
         self.project_id = project_id
         self.standing = standing
         self.upstream: UpstreamSide | None = None
+        rule = POLICY[action]
+        self.changes = rule.method != "GET" and rule.max_body is not None
+        self.lost: Fact | None = None
         self.over: str | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.deadline = 0.0
@@ -90,6 +97,15 @@ class Flight:
             self.client.cut()
         if self.upstream is not None:
             self.upstream.fail(Over(reason))
+
+    def answered(self, facts: Container[tuple[str, str]]) -> None:
+        """The service answered and emitted ``facts``, by (topic, key).
+
+        An answer goes out although the right to ask is lost only when it was this request that took the right away.
+        """
+        if self.lost is not None and (self.lost.topic.name, self.lost.key) not in facts:
+            self.end(CUT)
+        self.check()
 
     def client_left(self) -> None:
         """The client closed its connection."""
@@ -143,32 +159,41 @@ class InFlight:
         for name in ("user_id", "agent_id"):
             key = getattr(about, name, None)
             if key is not None:
-                self._review_all(str(key))
+                self._review_all(str(key), new)
 
-    def _review_all(self, key: str) -> None:
+    def _review_all(self, key: str, cause: Fact) -> None:
         flights = self._flights.get(key)
         if flights:
-            cut = sum(self._review(flight) for flight in list(flights))
+            cut = sum(self._review(flight, cause) for flight in list(flights))
             if cut:
                 self._on_cut(cut)
 
-    def _review(self, flight: Flight) -> bool:
-        """Cut the request unless it may go on; whether it was cut."""
-        if flight.over is not None or flight.standing is NOBODY_STANDING:
+    def _review(self, flight: Flight, cause: Fact | None = None) -> bool:
+        """Cut the request unless it may go on; whether it was cut. ``cause`` is the fact that asks for the review."""
+        if flight.over is not None or flight.lost is not None or flight.standing is NOBODY_STANDING:
             return False
         try:
             later = self._authority.standing(flight.credential, flight.project_id, time.time())
         except (Unauthenticated, NotKnownYet):
-            flight.end(CUT)
-            return True
+            return self._lose(flight, cause)
         if later is not flight.standing:
             if not flight.standing.holds(later) or not later.decide(flight.action).allowed:
-                flight.end(CUT)
-                return True
+                return self._lose(flight, cause)
             flight.standing = later
             if later.until - time.time() < SOON_S:
                 self._watch_clock(flight)
         return False
+
+    def _lose(self, flight: Flight, cause: Fact | None) -> bool:
+        """End the request, or wait a moment for the answer that tells whether it did this itself; whether it was ended."""
+        if cause is not None and flight.changes and flight.quiet:
+            flight.lost = cause
+            if flight.timer is not None:
+                flight.timer.cancel()
+            flight.timer = asyncio.get_running_loop().call_later(OWN_DEED_S, flight.end, CUT)
+            return False
+        flight.end(CUT)
+        return True
 
     def _watch_clock(self, flight: Flight) -> None:
         if flight.timer is not None:
@@ -187,7 +212,7 @@ class InFlight:
         """Once a second: set precise timers for what ends soon, and end what stands still. ``now`` is the loop's time."""
         wall = time.time()
         for flight in self:
-            if flight.timer is None and flight.standing.until - wall < SOON_S:
+            if flight.timer is None and flight.lost is None and flight.standing.until - wall < SOON_S:
                 self._watch_clock(flight)
             if 0.0 < flight.deadline < now:
                 flight.end(STALLED)

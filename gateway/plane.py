@@ -248,6 +248,7 @@ class Plane:
         """Hand the service's answer to the client and record it."""
         status = connection.status
         headers, facts, said = handed_out(connection.headers)
+        flight.answered(facts_named(facts) if facts is not None else ())
         if facts is not None and status in _SUCCESS and not await self._in_force(facts):
             status = 202
         opened = rule.carries_bytes and status in _SUCCESS

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.events import CertificateKind, Session, User, UserStatus
+from contracts.events import SESSIONS, CertificateKind, Session, User, UserStatus
 from contracts.roles import Role
 from tests.gateway.stage import Certificates, Someone, Stage, opened, problem, read, say, until
 
@@ -435,6 +435,30 @@ async def test_a_request_that_only_waits_for_its_answer_is_refused_when_its_righ
     assert (listing.status_code, problem(listing)) == (503, "cannot-decide")
     await asyncio.wait_for(dropped.wait(), 5)
     assert {record["reason"] for record in await stage.records()} == {"cut"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_an_answer_outlives_its_right_only_when_the_request_itself_took_it_away(stage: Stage, own: bool) -> None:
+    ada = stage.signs_in()
+    session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
+    go_on = asyncio.Event()
+
+    async def ends_the_session(_scope: object, receive: Any, send: Any) -> None:
+        await read(receive)
+        await go_on.wait()
+        said = f"sessions:{ada.session_id}:2" if own else "users:somebody:1"
+        await say(send, 204, b"", (b"hortus-facts", said.encode()))
+
+    stage.answer = ends_the_session
+    client = await stage.client(ada)
+    asking = asyncio.create_task(client.delete(f"/sessions/{ada.session_id}"))
+    await until(lambda: len(stage.seen) == 1)
+    stage.tell(session.model_copy(update={"version": 2, "live": False}))
+    stage.tell(User(version=1, user_id=uuid7(), username="other000", status=UserStatus.ACTIVE, cluster_roles=frozenset()))
+    go_on.set()
+    answer = await asking
+    assert answer.status_code == (204 if own else 401)
+    assert (await client.get("/projects")).status_code == 401
 
 
 async def test_a_transfer_that_outlasts_the_drain_is_ended_and_recorded(certificates: Certificates, tmp_path: Path) -> None:
