@@ -34,6 +34,7 @@ PASSED_ON = ("HORTUS_LOG_LEVEL", "HORTUS_ADMINISTRATOR_EMAIL")
 READY_LINE = "\x04ready"
 DOWN_SECONDS = 90.0
 POLL_SECONDS = 0.1
+REAP_SECONDS = 5.0
 
 
 def home_path() -> Path:
@@ -170,7 +171,7 @@ def supervise() -> int:
         keep(_description(home), json.dumps(suite.describe()).encode())
         _to_foreground(READY_LINE)
         _detach()
-        stop.wait()
+        _reap_until(stop)
     except SetupProblem as problem:
         _tell(str(problem))
         return 1
@@ -235,6 +236,17 @@ def _detach() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.close(nothing)
+
+
+def _reap_until(stop: threading.Event) -> None:
+    # the kernel hands this process what its children leave behind; whoever is still dead at the second look is nobody else's
+    seen: set[int] = set()
+    while not stop.wait(REAP_SECONDS):
+        dead = {child.pid for child in psutil.Process().children() if started_at(child.pid) is None}
+        for pid in dead & seen:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        seen = dead
 
 
 def _end_adopted() -> None:
