@@ -17,8 +17,8 @@ from chassis.log import logger
 from services.datasets.models import FLIGHTS, RunRead
 
 log = logger(__name__)
-LOOK_S = 0.4
-ANSWER_S = 0.5
+LOOK_S = 0.3
+ANSWER_S = 1.0
 RECONNECT_S = 0.5
 
 StillAllowed = Callable[[frozenset[RunRead]], Awaitable[frozenset[RunRead]]]
@@ -76,13 +76,15 @@ class Flights:
 
     async def _look(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), LOOK_S)
+            async with asyncio.timeout(LOOK_S):
+                await self._wake.wait()
         self._wake.clear()
         if not self._flights:
             return
         flights = list(self._flights)
         try:
-            allowed = await asyncio.wait_for(self._still(frozenset(flight.read for flight in flights)), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                allowed = await self._still(frozenset(flight.read for flight in flights))
         except Exception as error:  # noqa: BLE001 - whoever cannot know who may do what, now, refuses
             log.error("cannot know whether reads in flight are allowed: all are cut", error=type(error).__name__, count=len(flights))
             allowed = frozenset()

@@ -17,6 +17,7 @@ from tests.datasets.conftest import files_under, new_dataset, put, run_fact, sha
 from tests.datasets.test_routes import identity, path
 from tests.world import OURS, THEIRS, World, job, owner
 
+PATIENCE_S = 15.0
 HEAD_END = b"\r\n\r\n"
 LONG = os.urandom(24 * vault.CHUNK)
 
@@ -67,10 +68,10 @@ async def test_a_reader_that_stalls_under_a_withdrawn_share_gets_no_more_and_its
     flights = world.runtime.extra["storage"].flights
     assert len(flights) == 1
     await world.delete(path(dataset_id, "shares", str(share_id)), owner(OURS))
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(PATIENCE_S):
         while len(flights):
             await asyncio.sleep(0.01)
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(PATIENCE_S):
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(2**16):
                 got += piece
@@ -87,7 +88,7 @@ async def test_a_download_whose_reader_leaves_stops_reading_the_store(world: Wor
     reader, writer = await connect(port, "GET", f"/runs/{run.run_id}/inputs/{dataset_id}/files/a", job(run.run_id, 1, OURS))
     await reader.readuntil(HEAD_END)
     writer.transport.abort()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(PATIENCE_S):
         while len(world.runtime.extra["storage"].flights):
             await asyncio.sleep(0.01)
 
@@ -101,7 +102,7 @@ async def test_an_upload_whose_connection_is_lost_leaves_nothing(
     _, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS), f"Content-Length: {len(LONG)}")
     writer.write(LONG[:sent])
     await writer.drain()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(PATIENCE_S):
         while not server.server_state.tasks:
             await asyncio.sleep(0.01)
         writer.transport.abort()
@@ -150,7 +151,7 @@ async def test_a_large_file_goes_in_and_out_without_being_gathered_in_memory(wor
 async def test_an_upload_that_is_refused_is_answered_before_its_body_is_read(world: World, port: int) -> None:
     dataset_id = await new_dataset(world)
     reader, writer = await connect(port, "PUT", path(dataset_id, "files/a%5Cb"), owner(OURS), f"Content-Length: {10**12}")
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(PATIENCE_S):
         head = await reader.readuntil(HEAD_END)
     assert head.startswith(b"HTTP/1.1 422")
     assert TYPE_PREFIX.encode() in await reader.read(200)
