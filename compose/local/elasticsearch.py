@@ -95,6 +95,8 @@ class Elasticsearch(Server):
         folders = [configuration, configuration / "tls", *(self.folder / name for name in ("data", "logs", "tmp"))]
         for folder in folders:
             folder.mkdir(exist_ok=True, mode=0o700)
+        for left in configuration.glob("elasticsearch.keystore*"):
+            left.unlink()  # the node makes it anew, and refuses to start with the half of one that a crash left
         self.pki.issue_service_certificate(INDEX, configuration / "tls")
         shutil.copyfile(tree / "config" / "log4j2.properties", configuration / "log4j2.properties")
         salt = secrets.token_bytes(32)

@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,8 @@ class Kafka(Server):
         keep(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in self._properties(tls).items()).encode())
         keep(folder / "log4j2.properties", LOGGING.encode())
         self.account.own(tls, *tls.iterdir(), identity, folder / "server.properties", folder / "log4j2.properties")
-        formatting = self._java("kafka-format", "kafka.tools.StorageTool", "format", "-t", identity.read_text(), "--ignore-formatted", "-c")
-        if not (folder / "data" / "meta.properties").exists():
-            formatting.start()
-            try:
-                formatting.wait_for_end(self.start_seconds)
-            finally:
-                formatting.stop()
+        if not (folder / "made").exists():
+            self._format(identity.read_text())
         self.child = self._java(self.name, "kafka.Kafka")
         self.child.start()
         admin = self.admin()
@@ -120,6 +116,17 @@ class Kafka(Server):
         """Add access rules to those that there are, for tests."""
         admin = self.admin()  # held until its answers are there
         _settle(admin.create_acls([_binding(rule) for rule in rules], request_timeout=SECONDS))
+
+    def _format(self, identity: str) -> None:
+        # a format that was cut off has been served to nobody yet
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+        formatting = self._java("kafka-format", "kafka.tools.StorageTool", "format", "-t", identity, "-c")
+        formatting.start()
+        try:
+            formatting.wait_for_end(self.start_seconds)
+        finally:
+            formatting.stop()
+        keep(self.folder / "made", b"")
 
     def _apply_topics(self, admin: AdminClient, plans: list[TopicPlan]) -> None:
         there = admin.list_topics(timeout=SECONDS).topics

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from compose.local.fetch import reachable, wheel_folder
-from compose.local.home import Home, keep
+from compose.local.home import Home, keep, working_in
 from compose.local.problems import SetupProblem
 from compose.local.process import Child, base_environment
 from compose.local.server import SocketServer
@@ -50,6 +50,9 @@ class Postgres(SocketServer):
         data = self.folder / "data"
         if not (data / "PG_VERSION").exists() or not (self.folder / "made").exists():
             self._make(data)
+        if not working_in(data):
+            # after a crash its lock file can name a pid that another server of this account has by now
+            (data / "postmaster.pid").unlink(missing_ok=True)
         settings = SETTINGS | {"unix_socket_directories": f"'{self.sockets}'", "unix_socket_permissions": "0700"}
         if not self.fsync:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -15,10 +15,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from compose.local.fetch import elasticsearch_home
+from compose.local.home import Home
 from compose.local.pki import Pki
-from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
 from compose.local.server import short_folder
+from compose.local.servers import Elasticsearch, Kafka, Postgres
 from compose.local.suite import Suite
 from compose.local.topics import Access, Operation, Resource
 from contracts.events import TOPICS
@@ -252,6 +254,43 @@ def test_what_was_committed_is_there_after_a_restart(suite: Suite, auth: tuple[s
     ask(auth[0], "INSERT INTO kept VALUES ('stays')")
     suite.restart("postgres")
     assert ask(auth[0], "SELECT word FROM kept LIMIT 1") == "stays"
+
+
+def test_a_stale_lock_with_a_pid_that_is_taken_keeps_no_postgresql_from_starting(suite: Suite, home: Home) -> None:
+    server = Postgres(home, fsync=False)
+    try:
+        server.start()
+        lock = server.folder / "data" / "postmaster.pid"
+        text = lock.read_text()
+        server.kill()
+        taken = str(suite.valkey.child.pid if suite.valkey.child else 0)
+        lock.write_text(text.replace(text.split("\n", 1)[0], taken, 1))
+        server.start()
+        assert server.run_sql("SELECT 1") == "1"
+    finally:
+        server.stop()
+
+
+def test_a_kafka_whose_first_start_was_cut_off_starts(home: Home, pki: Pki) -> None:
+    server = Kafka(home, pki)
+    (server.folder / "data").mkdir()
+    (server.folder / "data" / "meta.properties").write_text("version=1\nclus")
+    server.account.own(server.folder / "data", server.folder / "data" / "meta.properties")
+    try:
+        server.start()
+        assert server.admin().list_topics(timeout=10).brokers
+    finally:
+        server.stop()
+
+
+def test_half_a_key_store_of_the_index_is_removed(home: Home, pki: Pki) -> None:
+    server = Elasticsearch(home, pki)
+    configuration = server.folder / "config"
+    configuration.mkdir()
+    for name in ("elasticsearch.keystore", "elasticsearch.keystore.tmp"):
+        (configuration / name).write_text("half")
+    server._configure(configuration, elasticsearch_home())
+    assert not list(configuration.glob("elasticsearch.keystore*"))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
