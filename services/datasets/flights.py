@@ -19,7 +19,6 @@ from services.datasets.models import FLIGHTS, RunRead
 log = logger(__name__)
 LOOK_S = 0.3
 ANSWER_S = 1.0
-RECONNECT_S = 0.5
 
 StillAllowed = Callable[[frozenset[RunRead]], Awaitable[frozenset[RunRead]]]
 
