@@ -416,6 +416,8 @@ def main() -> int:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if not given.home:
+            home.erase()
         return 130
     if not given.home:
         home.erase()

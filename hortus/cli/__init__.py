@@ -80,7 +80,7 @@ def main() -> None:
         ended = app(standalone_mode=False)
     except HortusError as error:
         show.say(str(error))
-        if isinstance(error, Refused) and error.status == 401:
+        if isinstance(error, Refused) and error.status == 401 and error.slug != "sign-in-refused":
             show.say("Sign in with `hortus login`.")
         sys.exit(exit_code(error))
     except typer.TyperException as error:
