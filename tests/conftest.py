@@ -6,12 +6,15 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 
 from compose.local.postgres import Postgres
 from tests.world import Databases, World, Worlds
 
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 
 @pytest.fixture(scope="session")

@@ -293,7 +293,8 @@ class Changes:
     async def within(self, seconds: float) -> None:
         """Return when something happened, at the latest after ``seconds``. Raises ConnectionError when nothing can be heard."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._happened.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._happened.wait()
         if self._lost:
             raise ConnectionError("the connection that listened was lost")
 

@@ -141,7 +141,8 @@ class Changes:
     async def wait(self, seconds: float) -> None:
         """Wait for a change, at most this long. Raises ConnectionError when changes cannot be heard any more."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._happened.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._happened.wait()
         self._happened.clear()
         if self._lost:
             raise ConnectionError("the connection that listened for changes was lost")

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import httpx2
 import pytest
-import structlog
 from uuid_utils.compat import uuid7
 
 from contracts.events import Membership, Project, ProjectState, Run, RunState, User, UserStatus
@@ -18,8 +17,6 @@ from contracts.roles import Role
 from tests.world import OURS, THEIRS, World, Worlds, owner
 
 BOB = UUID("01900000-0000-7000-8000-0000000000b0")
-structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
-
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 

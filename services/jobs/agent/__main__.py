@@ -96,7 +96,8 @@ class Agent:
                 request = keys.fresh()
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.settings.agent_look_s)
+                async with asyncio.timeout(self.settings.agent_look_s):
+                    await self._wake.wait()
 
     def _begin(self, lease: Lease, key: str) -> None:
         task = asyncio.create_task(Work(self.settings, self.machine, lease, key).done())
