@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
-from chassis import db, log, tls
+from chassis import db, log, patience, tls
 from chassis.consumer import Consumer, Hears
 from chassis.errors import (
     CannotDecide,
@@ -108,6 +108,7 @@ def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
     app.add_exception_handler(OperationalError, _database_away)
     app.add_exception_handler(InterfaceError, _database_away)
     app.add_exception_handler(DBAPIError, _database_refused)
+    app.add_exception_handler(db.DatabaseAway, _database_away)
     app.add_exception_handler(Exception, _broken)
 
     @app.get("/livez", include_in_schema=False)
@@ -173,6 +174,8 @@ async def _database_away(_request: Request, error: Exception) -> Response:
 
 async def _database_refused(_request: Request, error: Exception) -> Response:
     """A value that the database cannot hold (a NUL in a text, a number out of range), two changes that met, or no room on its disk."""
+    if db.is_away(error):
+        return await _database_away(_request, error)
     state = getattr(getattr(error, "orig", None), "sqlstate", "") or ""
     if state == DISK_FULL:
         return problem_response(OutOfSpace())
@@ -201,7 +204,7 @@ async def keep_running(work: Background, runtime: Runtime) -> None:
         except Exception:  # noqa: BLE001 - whatever broke, the work starts again
             log.logger(__name__).exception("background work failed", work=getattr(work, "__name__", "work"))
         pause = 0.1 if loop.time() - began > 60 else min(pause * 2, 5.0)  # noqa: PLR2004 - a minute without failure starts the count afresh
-        await asyncio.sleep(pause)
+        await patience.pause(pause)
 
 
 async def _forget_answers(runtime: Runtime) -> None:
@@ -244,10 +247,25 @@ async def serve(spec: Spec, settings: Settings, only: str | None = None) -> None
         accepted = {tls.service_identity(settings.trust_domain, name) for name in (GATEWAY, RUNNER)}
         server = https_server(OperatorsOnly(create_app(spec, runtime), settings.trust_domain), settings, tls.protocol(accepted))
         log.logger(__name__).info("starting", listen=settings.listen)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.serve()
 
 
-def https_server(app: Any, settings: Any, protocol: type, *, host: str = "", port: int = 0, context: Any = None) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """A server that only ends its own work when it is told to: giving up the lease and leaving the group come afterwards."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: the library would repeat them, and the process would be gone at once."""
+        yield
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        self.should_exit = True
+
+
+def https_server(app: Any, settings: Any, protocol: type, *, host: str = "", port: int = 0, context: Any = None) -> Server:
     """A uvicorn server over mutual TLS on the process's own listener, or on the one given."""
     config = uvicorn.Config(
         app,
@@ -266,7 +284,7 @@ def https_server(app: Any, settings: Any, protocol: type, *, host: str = "", por
     )
     config.load()
     config.ssl = context or tls.server_context(settings.tls_dir)
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def main(service: str, only: str | None = None) -> None:

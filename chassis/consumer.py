@@ -19,11 +19,12 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from prometheus_client import Counter
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid_utils.compat import uuid7
 
-from chassis import bus
+from chassis import bus, patience
+from chassis.db import is_away
 from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.settings import Settings
@@ -31,7 +32,6 @@ from contracts.events import TOPICS, Fact, Topic
 
 log = logger(__name__)
 BATCH = 200
-TRANSIENT = (OperationalError, InterfaceError, OSError, TimeoutError)
 RETRY_S = 0.05
 AWAKE_S = 30.0
 APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
@@ -148,6 +148,7 @@ class Consumer:
         self.lanes: dict[TopicPartition, Lane] = {}
         self.error: str | None = "consumer: not connected yet"
         self.on_applied: list[Callable[[Fact], None]] = []
+        self.not_assigned: Exception | None = None
         self._anew = False
 
     def missing(self) -> list[str]:
@@ -167,6 +168,7 @@ class Consumer:
         pause = 0.1
         while True:
             client = self._client()
+            self.not_assigned = None
             try:
                 await client.start()
                 self.error = None
@@ -175,12 +177,16 @@ class Consumer:
             except (OSError, KafkaError, DBAPIError, TimeoutError) as error:
                 self.error = f"consumer: {type(error).__name__}"
                 log.warning("consumer interrupted", error=repr(error))
+            except Exception as error:
+                # Whatever broke: a service that stopped hearing would still look alive.
+                self.error = f"consumer: {type(error).__name__}"
+                log.error("consumer failed", exc_info=error)
             finally:
                 with contextlib.suppress(KafkaError, OSError, TimeoutError):
                     async with asyncio.timeout(5):
                         await client.stop()
                 self.lanes.clear()
-            await asyncio.sleep(pause)
+            await patience.pause(pause)
             pause = min(pause * 2, 2.0)
 
     def _client(self) -> AIOKafkaConsumer:
@@ -220,6 +226,8 @@ class Consumer:
         awake_due = time.monotonic() + AWAKE_S
         self._anew = False
         while not self._anew:
+            if self.not_assigned is not None:
+                raise self.not_assigned
             now = time.monotonic()
             for tp in [tp for tp in client.paused() if tp in self.lanes and self.lanes[tp].retry_at <= now]:
                 client.resume(tp)
@@ -252,9 +260,9 @@ class Consumer:
         """Apply records in order; how many of them are done with."""
         try:
             await self._transaction(lane, records)
-        except TRANSIENT:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises, the facts before the failing one still count
+        except Exception as error:
+            if is_away(error):
+                raise
             log.debug("batch failed, going one by one", error=repr(error))
         else:
             return len(records)
@@ -268,12 +276,12 @@ class Consumer:
         place = f"{record.topic}[{record.partition}]@{record.offset}"
         try:
             await self._transaction(lane, [record])
-        except TRANSIENT:
-            raise
         except NotYetKnown as wait:
             log.debug("waits for what is not known yet", place=place, waits_for=str(wait))
             return False
-        except Exception as error:  # noqa: BLE001 - any failure of a handler is counted and ends as a dead letter or a stop
+        except Exception as error:
+            if is_away(error):
+                raise
             lane.failures += 1
             log.warning("fact could not be applied", place=place, failures=lane.failures, error=repr(error))
             if lane.topic.authority or self._is_raw(record.topic):
@@ -364,4 +372,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         """Nothing to drain: a batch commits its effects before its offset, and repeating it changes nothing."""
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        await self.consumer.assigned(self.client, sorted(assigned))
+        try:
+            await self.consumer.assigned(self.client, sorted(assigned))
+        except Exception as error:  # noqa: BLE001 - the library would only log it, and pass by facts that nobody applied
+            self.consumer.lanes.clear()
+            self.consumer.not_assigned = error

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import MetaData
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import registry
 from sqlmodel import SQLModel
@@ -16,6 +18,13 @@ from sqlmodel import SQLModel
 MIGRATIONS = Path(__file__).parent / "migrations"
 SERVICES = Path(__file__).parents[1] / "services"
 APPEND_ONLY = "append_only"
+CONNECT_S = 10.0
+AWAY = (OperationalError, InterfaceError)
+GONE_STATES = ("08", "57P")
+
+
+class DatabaseAway(ConnectionError):
+    """The database takes no connection at this moment."""
 
 
 def table_base() -> type[SQLModel]:
@@ -28,8 +37,25 @@ def table_base() -> type[SQLModel]:
 
 
 def engine(url: str, pool_size: int = 5) -> AsyncEngine:
-    """The service's connection pool."""
-    return create_async_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=False, pool_timeout=10)
+    """The service's connection pool. A connection that cannot be made raises DatabaseAway, whatever the reason is."""
+
+    async def connect() -> asyncpg.Connection:
+        try:
+            return await asyncpg.connect(plain_dsn(url), timeout=CONNECT_S)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseAway(type(error).__name__) from error
+
+    return create_async_engine(
+        url, async_creator=connect, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=False, pool_timeout=10
+    )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database went away, and nothing about what was asked of it."""
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return error.connection_invalidated or isinstance(error, AWAY) or state.startswith(GONE_STATES)
+    return isinstance(error, (OSError, TimeoutError))
 
 
 def plain_dsn(url: str) -> str:

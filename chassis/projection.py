@@ -15,7 +15,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from chassis import bus
+from chassis import bus, patience
 from chassis.errors import CannotDecide
 from chassis.log import logger
 from chassis.settings import ProcessSettings
@@ -178,7 +178,7 @@ class Projection:
                 with contextlib.suppress(KafkaError, OSError, TimeoutError):
                     async with asyncio.timeout(5):
                         await client.stop()
-            await asyncio.sleep(0.2)
+            await patience.pause(0.2)
 
     def _take(self, record: Any) -> None:
         try:

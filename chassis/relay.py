@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from prometheus_client import Counter, Gauge
 from uuid_utils.compat import uuid7
 
-from chassis import bus
+from chassis import bus, patience
 from chassis.audit import canonical
 from chassis.db import plain_dsn
 from chassis.log import logger
@@ -109,10 +109,15 @@ class Relay:
                 self.error = f"relay: {type(error).__name__}"
                 log.warning("relay interrupted", error=repr(error))
                 pause = min(pause * 2, 2.0)
+            except Exception as error:
+                # Whatever broke: a relay that ended would leave the service silent, and looking well.
+                self.error = f"relay: {type(error).__name__}"
+                log.error("relay failed", exc_info=error)
+                pause = min(pause * 2, 2.0)
             finally:
                 self.leading = False
                 LEADING.set(0)
-            await asyncio.sleep(pause)
+            await patience.pause(pause)
 
     async def _lead(self) -> None:
         connection = await asyncpg.connect(plain_dsn(self.settings.database_url))

@@ -1,5 +1,6 @@
 """The command as a person meets it: run as a process, against a door."""
 
+import functools
 import hashlib
 import json
 import os
@@ -270,7 +271,9 @@ def test_interrupting_ends_cleanly_and_leaves_no_half_file(door: Door, signed_in
     door.on("GET", files, {"items": [described(b"model", "model.pt")], "next": None})
     door.on("GET", f"{files}/model.pt", slow)
     command = [sys.executable, "-m", "hortus.cli", "datasets", "get", D, "-p", P, "--to", str(tmp_path / "out")]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # In a shell's background job SIGINT is ignored, and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed)  # noqa: PLW1509 - one thread's worth of work between fork and exec
     assert held.wait(30)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
