@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from pathlib import Path
@@ -57,6 +58,7 @@ class Server:
     name: str
     start_seconds = 120.0
     stop_seconds = 30.0
+    stop_signal = signal.SIGTERM
 
     def __init__(self, home: Home | Path) -> None:
         """Nothing starts yet."""
@@ -81,12 +83,12 @@ class Server:
     def stop(self) -> None:
         """Stop the server; what it had acknowledged is kept. Safe to repeat."""
         if self.child is not None:
-            self.child.stop(self.stop_seconds)
+            self.child.stop(self.stop_seconds, self.stop_signal)
 
     def restart(self) -> None:
         """Stop the server and start it again at the same address."""
         if self.child is not None:
-            self.child.stop(self.stop_seconds)
+            self.child.stop(self.stop_seconds, self.stop_signal)
         self.start()
 
     def pause(self) -> None:
