@@ -27,7 +27,7 @@ from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
-from gateway.request import Request, facts_named
+from gateway.request import MalformedRequest, Request, facts_named
 from gateway.spool import SpoolUnavailable
 from gateway.standing import NOBODY_STANDING, Standing
 
@@ -249,7 +249,8 @@ class Plane:
         status = connection.status
         headers, facts, said = handed_out(connection.headers)
         flight.answered(facts_named(facts) if facts is not None else ())
-        if facts is not None and status in _SUCCESS and not await self._in_force(facts):
+        waits = facts is not None and status in _SUCCESS and not await self._in_force(facts)
+        if waits:
             status = 202
         opened = rule.carries_bytes and status in _SUCCESS
         if opened:
@@ -257,7 +258,9 @@ class Plane:
         outcome, reason = (Outcome.CLOSED, "allowed") if opened else outcome_of(status, said)
         digest = hashlib.sha256() if opened else None
         try:
-            await self._still_fresh(flight)
+            if not waits:
+                # A change that is made and not yet in force is said to be so, also while nothing can be decided.
+                await self._still_fresh(flight)
             flight.check()
             flight.quiet = False
             if connection.complete:
@@ -331,7 +334,9 @@ class Plane:
         headers = [*response.raw_headers, *SAFETY]
         if isinstance(problem, MethodNotAllowed):
             headers.append((b"allow", problem.allowed.encode()))
-        await answer_whole(send, problem.status, headers, bytes(response.body), close=request.expects)
+        # Where a head can be read in two ways, nobody knows where the next request begins.
+        close = request.expects or isinstance(problem, MalformedRequest)
+        await answer_whole(send, problem.status, headers, bytes(response.body), close=close)
         return problem.status
 
     async def _broke(self, request: Request, send: Send) -> int:

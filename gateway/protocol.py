@@ -4,7 +4,10 @@
 """
 # ruff: noqa: D102 - the callbacks of asyncio and httptools keep their names and meaning
 
+import contextlib
 import json
+import socket
+import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +21,7 @@ from gateway.inflight import Flight
 MAX_HEAD = 32 * 1024
 HEAD_S = 10.0
 LINGER_S = 10.0
+_DROP = struct.pack("ii", 1, 0)
 LINGER_BYTES = 16 * 1024 * 1024
 
 
@@ -31,21 +35,28 @@ class ClientProtocol(tls.protocol(None)):  # type: ignore[misc]
     flight: Flight | None = None
     head_since = 0.0
     answered_since = 0.0
+    _socket: Any = None
     _head_size = 0
     _discarded = 0
 
     def connection_made(self, transport: Any) -> None:
         self.head_since = self.loop.time()
+        self._socket = transport.get_extra_info("socket")
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._socket = None
         flight, self.flight = self.flight, None
         if flight is not None:
             flight.client_left()
         super().connection_lost(exc)
 
     def cut(self) -> None:
-        """End the connection now, with whatever it carries."""
+        """End the connection now, with whatever it carries; what waits in the kernel for a slow reader is dropped, too."""
+        kernel, self._socket = self._socket, None
+        if kernel is not None:
+            with contextlib.suppress(OSError):  # the client was faster
+                kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
         if self.transport is not None:
             self.transport.abort()
         if self.cycle is not None:
