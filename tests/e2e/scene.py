@@ -1,0 +1,315 @@
+"""What the journeys at N = 2 share: a suite with two of everything, and the people who use it through the client library."""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyotp
+
+from compose.local.suite import Process, Suite
+from hortus.client import Client, Memory, Refused, Unreachable
+from hortus.client.errors import HortusError
+from hortus.client.shapes import Role, User
+
+STEP_SECONDS = 30
+PATIENCE = 60.0
+LOOK_SECONDS = 0.02
+IN_FORCE_SECONDS = 1.0
+ASKING_SECONDS = 0.02
+SETTLED_SECONDS = 1.0
+CANNOT_DECIDE = 503
+
+
+class NotSoon(AssertionError):
+    """A condition that should come did not come in time."""
+
+
+def until(holds: Callable[[], object], sentence: str, seconds: float = PATIENCE) -> float:
+    """Wait until ``holds`` is true and return how many seconds that took; raises NotSoon with the sentence."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > seconds:
+            raise NotSoon(f"{sentence}: not within {seconds:.0f} s")
+        time.sleep(LOOK_SECONDS)
+    return time.monotonic() - began
+
+
+def works(deed: Callable[[], object]) -> bool:
+    """Whether a deed succeeds now."""
+    try:
+        deed()
+    except HortusError:
+        return False
+    return True
+
+
+class Somebody:
+    """A person with a password, an authenticator, one sign-in, and a connection to each gateway.
+
+    The connections share what the sign-in has caused, so each gateway is told what to wait for.
+    """
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.password = secrets.token_urlsafe(18)
+        self.codes: list[str] = []
+        self.username = ""
+        self.user_id = ""
+        self.session_id = ""
+        self.token = ""
+        self.memory = Memory()
+        self._secret = ""
+        self._last_step = 0
+        self._clients: dict[int, Client] = {}
+        self._opened: list[Client] = []
+
+    @property
+    def secrets(self) -> list[str]:
+        """Everything of this person that no log may hold."""
+        return [self.password, self._secret, self.token, self.token.rpartition(".")[2]]
+
+    def join(self, invitation: str) -> "Somebody":
+        """Accept a one-time token with a password, and confirm the second factor."""
+        with Client(self.suite.address, self.suite.root, patience=PATIENCE, attempts=30) as door:
+            factor = door.invitations.accept(invitation, self.password)
+            self.username, self._secret = factor["username"], factor["totp_secret"]
+            self.user_id = door.invitations.confirm(invitation, self.code())["user_id"]
+        return self
+
+    def code(self) -> str:
+        """The next code that was not used yet: a code counts once, and one step ahead is accepted."""
+        now = int(time.time()) // STEP_SECONDS
+        step = max(self._last_step + 1, now)
+        until(lambda: step <= int(time.time()) // STEP_SECONDS + 1, "the next one-time code comes")
+        self._last_step = step
+        self.codes.append(pyotp.TOTP(self._secret).at(step * STEP_SECONDS))
+        return self.codes[-1]
+
+    def sign_in(self, gateway: int = 0) -> "Somebody":
+        """Sign in at a gateway with password and code; connections that were open keep the old token."""
+        with self.fresh(gateway, token=None) as door:
+            session = door.sessions.create(self.username, self.password, self.code())
+        self.token, self.session_id = session.get("access_token", ""), session["session_id"]
+        self._clients.clear()
+        return self
+
+    def at(self, gateway: int) -> Client:
+        """The person's connection to a gateway."""
+        if gateway not in self._clients:
+            self._clients[gateway] = self.fresh(gateway, token=self.token)
+        return self._clients[gateway]
+
+    def fresh(self, gateway: int, **settings: Any) -> Client:
+        """A further connection; it is closed with the person."""
+        given: dict[str, Any] = {"token": self.token, "memory": self.memory, "patience": PATIENCE, "attempts": 30} | settings
+        client = Client(self.suite.addresses[gateway], self.suite.root, **given)
+        self._opened.append(client)
+        return client
+
+    def eager(self, gateway: int) -> Client:
+        """A connection for asking often and from another thread: nothing is repeated, nothing is waited for."""
+        return self.fresh(gateway, memory=Memory(), attempts=1, timeout=20.0)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._opened:
+            client.close()
+
+
+class Scene:
+    """A suite with its first people, all signed in at the first gateway."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.people: list[Somebody] = []
+        link = suite.setup_link()
+        assert link is not None, "a fresh Hortus offers its first administrator a one-time link"
+        self.administrator = self._enter(link.rpartition("#")[2])
+        self.owner = self.invite()
+        self.scientist = self.invite()
+        self.auditor = self.invite("auditor")
+
+    def invite(self, *cluster_roles: str, gateway: int = 0) -> Somebody:
+        """Somebody new, invited, joined and signed in at a gateway."""
+        invited: User = self.administrator.at(0).users.create(f"person{len(self.people)}@hospital.example", cluster_roles)
+        return self._enter(invited["invitation"], gateway)
+
+    def _enter(self, invitation: str, gateway: int = 0) -> Somebody:
+        person = Somebody(self.suite).join(invitation)
+        self.people.append(person)
+        return person.sign_in(gateway)
+
+    def study(self, **members: Role) -> str:
+        """A new project of the owner, with the people of this scene named as members; gives its id."""
+        project = self.owner.at(0).projects.create(f"study_{secrets.token_hex(6)}")["project_id"]
+        for name, role in members.items():
+            self.owner.at(0).members.add(project, getattr(self, name).username, role)
+        return project
+
+    def pid(self, name: str) -> int:
+        """The process id of a part of the suite."""
+        part = self.suite.parts[name]
+        assert part.child is not None
+        return part.child.pid
+
+    def ready(self, name: str) -> bool:
+        """Whether a process of the suite says that it is ready."""
+        part = self.suite.parts[name]
+        assert isinstance(part, Process)
+        return part.running and not part.missing()
+
+    def all_ready(self) -> list[str]:
+        """What the processes of the suite miss; empty when each is ready."""
+        return [
+            f"{name}: {'; '.join(part.missing())}"
+            for name, part in self.suite.parts.items()
+            if isinstance(part, Process) and (not part.running or part.missing())
+        ]
+
+    def logs(self) -> dict[str, bytes]:
+        """What every process has written, by file."""
+        return {file.name: file.read_bytes() for file in sorted(Path(self.suite.home.log).iterdir()) if file.is_file()}
+
+    def leader(self, service: str) -> str:
+        """The replica of a service whose relay leads now, for example ``projects-2``."""
+        found = self.suite.postgres.run_sql("SELECT holder FROM relay_lease WHERE until > clock_timestamp();", service)
+        return "-".join(found.split("-")[:2])
+
+    def close(self) -> None:
+        """Close what the people hold open."""
+        for person in self.people:
+            person.close()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One question and its answer: Unix times of both, the status, and the slug of a refusal."""
+
+    sent: float
+    answered: float
+    status: int
+    slug: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the person was let in."""
+        return self.status < 300
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was decided that the person is not let in; "cannot decide now" is neither."""
+        return not self.allowed and self.status != CANNOT_DECIDE
+
+
+class Watch:
+    """Asks one gateway again and again, on a connection of its own, what a person may do there."""
+
+    def __init__(self, name: str, client: Client, deed: Callable[[Client], object]) -> None:
+        self.name = name
+        self.seen: list[Seen] = []
+        self._client = client
+        self._deed = deed
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._go, name=name, daemon=True)
+        self._failure: BaseException | None = None
+
+    def allowed_within(self, moment: float, seconds: float = PATIENCE) -> None:
+        """Wait until a question that was sent after ``moment`` is answered with yes."""
+        until(lambda: self._any(lambda seen: seen.allowed and seen.sent > moment), f"{self.name} lets the person in", seconds)
+
+    def refused_within(self, moment: float, seconds: float = PATIENCE) -> None:
+        """Wait until a question that was sent after ``moment`` is refused."""
+        until(lambda: self._any(lambda seen: seen.refused and seen.sent > moment), f"{self.name} refuses the person", seconds)
+
+    def gone_on_until(self, moment: float) -> None:
+        """Wait until something was asked after ``moment``."""
+        until(lambda: self._any(lambda seen: seen.sent > moment), f"{self.name} goes on asking")
+
+    def first_refusal(self, moment: float) -> float:
+        """Seconds from ``moment`` to the first refusal."""
+        return min((seen.answered for seen in self.seen if seen.refused and seen.answered > moment), default=float("inf")) - moment
+
+    def allowed_after(self, moment: float) -> list[Seen]:
+        """What was asked after ``moment`` and allowed."""
+        return [seen for seen in self.seen if seen.allowed and seen.sent > moment]
+
+    def stale(self, moment: float) -> list[Seen]:
+        """What was allowed after the first refusal that followed ``moment``."""
+        first = moment + self.first_refusal(moment)
+        return [seen for seen in self.seen if seen.allowed and seen.answered > first]
+
+    def statuses(self, after: float, before: float = float("inf")) -> set[int]:
+        """The statuses of what was asked between two moments."""
+        return {seen.status for seen in self.seen if after < seen.sent < before}
+
+    def _any(self, about: Callable[[Seen], bool]) -> bool:
+        if self._failure is not None:
+            raise self._failure
+        return any(about(seen) for seen in reversed(self.seen))
+
+    def start(self) -> None:
+        """Begin asking."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stop.set()
+        self._thread.join(30)
+
+    def _go(self) -> None:
+        while not self._stop.is_set():
+            sent = time.time()
+            status, slug = 200, ""
+            try:
+                self._deed(self._client)
+            except Refused as refusal:
+                status, slug = refusal.status, refusal.slug
+            except Unreachable:
+                status, slug = CANNOT_DECIDE, "unreachable"
+            except BaseException as failure:  # noqa: BLE001 - it is raised in the thread that waits
+                self._failure = failure
+                return
+            self.seen.append(Seen(sent, time.time(), status, slug))
+            self._stop.wait(ASKING_SECONDS)
+
+
+@contextmanager
+def watching(*watches: Watch) -> Iterator[None]:
+    """All watches ask and have been let in once; they stop in the end."""
+    for watch in watches:
+        watch.start()
+    try:
+        for watch in watches:
+            watch.allowed_within(0.0)
+        yield
+    finally:
+        for watch in watches:
+            watch.stop()
+
+
+def in_force(watches: list[Watch], moment: float) -> None:
+    """What was withdrawn at ``moment`` was refused by each within a second, and was never allowed again."""
+    for watch in watches:
+        assert watch.first_refusal(moment) <= IN_FORCE_SECONDS, f"{watch.name} refused after {watch.first_refusal(moment):.3f} s"
+        assert watch.stale(moment) == []
+        assert watch.allowed_after(moment + IN_FORCE_SECONDS) == []
+
+
+def watched_on(watches: list[Watch], moment: float) -> None:
+    """Each watch has seen a refusal since ``moment`` and has gone on asking for a second after it."""
+    for watch in watches:
+        watch.refused_within(moment)
+    settled = time.time() + SETTLED_SECONDS
+    for watch in watches:
+        watch.gone_on_until(settled)
+
+
+def sleeping(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP has reached it)."""
+    return str(psutil.Process(pid).status()) == psutil.STATUS_STOPPED

@@ -1,0 +1,272 @@
+"""At N = 2, under load, parts are killed, paused and restarted: nothing acknowledged is lost, nothing revoked is allowed."""
+
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import pytest
+
+from compose.local.suite import Process
+from contracts.policy import Service
+from examples.wdbc.watch import Upload
+from hortus.client import HortusError
+from tests.e2e.load import Load
+from tests.e2e.scene import Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching
+
+pytestmark = pytest.mark.timeout(400)
+
+FRESH_SECONDS = 1.0
+HOLD_SECONDS = 2.0
+SCHEDULING_SECONDS = 1.0
+BOTH = (0, 1)
+ONCE = "its answer is shown only once"
+
+
+@pytest.fixture(scope="module")
+def load(doubled: Scene) -> Iterator[Load]:
+    """People at work, from the first test of this module to its last."""
+    made = Load(doubled)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def killed_and_gone(scene: Scene, name: str) -> None:
+    scene.suite.kill(name)
+    assert not scene.suite.parts[name].running
+
+
+def started_again(scene: Scene, name: str) -> None:
+    part = scene.suite.parts[name]
+    assert isinstance(part, Process)
+    part.launch()
+
+
+@pytest.mark.parametrize("service", [str(service) for service in Service])
+def test_when_a_replica_is_killed_the_other_goes_on(doubled: Scene, load: Load, service: str) -> None:
+    # The one whose relay leads, where there is one: its lease has to pass to the other.
+    victim = doubled.leader(service) or f"{service}-1"
+    survivor = f"{service}-{3 - int(victim[-1])}"
+    killed_and_gone(doubled, victim)
+    killed = time.time()
+    load.goes_on(service, killed)
+    until(lambda: doubled.leader(service) in {"", survivor}, "the survivor leads")
+    # Everybody else's work goes on as well: decisions need the positions of the leader that died.
+    load.goes_on("projects", time.time())
+    started_again(doubled, victim)
+
+
+def test_when_a_gateway_is_killed_the_other_goes_on_and_no_record_is_missing(doubled: Scene, load: Load) -> None:
+    killed_and_gone(doubled, "gateway-2")
+    killed = time.time()
+    for kind in ("projects", "datasets"):
+        until(lambda: load.kinds[kind].since(killed, 0), f"{kind} go on at gateway 1")  # noqa: B023 - awaited here
+    started_again(doubled, "gateway-2")
+    until(lambda: doubled.ready("gateway-2"), "the gateway is ready again")
+    load.goes_on("projects", time.time())
+
+
+def test_all_that_was_killed_is_ready_again(doubled: Scene, load: Load) -> None:
+    until(lambda: not doubled.all_ready(), "all processes are ready")
+    for service in load.kinds:
+        load.goes_on(service, time.time())
+
+
+def test_nothing_that_was_acknowledged_is_lost(doubled: Scene, load: Load) -> None:
+    assert all(load.kinds[str(service)].made for service in Service)
+    assert load.lost() == {}
+
+
+@contextmanager
+def paused(scene: Scene, name: str) -> Iterator[None]:
+    """Let a part hang, and go on in the end whatever happens."""
+    scene.suite.pause(name)
+    try:
+        until(lambda: sleeping(scene.pid(name)), f"{name} stands still")
+        yield
+    finally:
+        scene.suite.resume(name)
+
+
+def test_with_kafka_paused_a_revocation_lets_nobody_in_and_heals_by_itself(doubled: Scene, load: Load) -> None:
+    project = doubled.study(scientist="data_scientist")
+    watches = [
+        Watch(f"gateway {gateway + 1}", doubled.scientist.eager(gateway), lambda client: client.projects.get(project)) for gateway in BOTH
+    ]
+    others = [
+        Watch(f"owner at gateway {gateway + 1}", doubled.owner.eager(gateway), lambda client: client.projects.get(project))
+        for gateway in BOTH
+    ]
+    removing = doubled.owner.eager(0)
+    with watching(*watches, *others):
+        with paused(doubled, "kafka"):
+            stopped = time.time()
+            # Said at once, while what is known is still fresh: the change is committed, and cannot be told to anybody.
+            removing.members.remove(project, doubled.scientist.user_id)
+            acknowledged = time.time()
+            for watch in (*watches, *others):
+                until(lambda: watch.statuses(stopped + FRESH_SECONDS) >= {503}, "it cannot be decided")  # noqa: B023 - awaited here
+            blind = time.time()
+            for watch in (*watches, *others):
+                watch.gone_on_until(blind + HOLD_SECONDS)
+            resumed = time.time()
+        watched_on(watches, resumed)
+        for watch in others:
+            watch.allowed_within(resumed)
+    for watch in (*watches, *others):
+        during = [seen for seen in watch.seen if stopped + FRESH_SECONDS < seen.sent and seen.answered < resumed]
+        assert during
+        assert {seen.status for seen in during} == {503}
+        assert [seen for seen in during if took(seen) > HOLD_SECONDS + SCHEDULING_SECONDS] == [], "a refusal comes within its bounds"
+    for watch in watches:
+        assert watch.allowed_after(acknowledged + FRESH_SECONDS) == []
+        assert watch.stale(resumed) == []
+
+
+def took(seen: Seen) -> float:
+    return seen.answered - seen.sent
+
+
+def test_a_relay_leader_that_was_paused_is_replaced_and_says_nothing_when_it_wakes(doubled: Scene, load: Load) -> None:
+    project = doubled.study(scientist="data_scientist")
+    # Asked of datasets, since the paused process would keep half of what is asked of projects waiting.
+    watches = [
+        Watch(f"gateway {gateway + 1}", doubled.scientist.eager(gateway), lambda client: list(client.datasets.list(project)))
+        for gateway in BOTH
+    ]
+    removing = doubled.owner.fresh(0, timeout=3.0)
+    old = doubled.leader("projects")
+    with watching(*watches):
+        with paused(doubled, old):
+            until(lambda: doubled.leader("projects") not in {"", old}, "the other replica leads")
+            for watch in watches:
+                watch.allowed_within(time.time())
+            removing.members.remove(project, doubled.scientist.user_id)
+            removed = time.time()
+            for watch in watches:
+                watch.refused_within(removed)
+        watched_on(watches, time.time())
+        until(lambda: doubled.ready(old), "the one that was paused is ready again")
+        assert doubled.leader("projects") not in {"", old}
+    in_force(watches, removed)
+    load.goes_on("projects", time.time())
+
+
+def listens(port: int) -> bool:
+    """Whether something takes connections at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("name", ["datasets-1", "gateway-2"])
+def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scene, load: Load, name: str) -> None:
+    project = doubled.study()
+    dataset = doubled.owner.at(0).datasets.create(project, "arriving")["dataset_id"]
+    until(lambda: doubled.owner.at(1).datasets.get(project, dataset), "the dataset is there")
+
+    def upload(number: int) -> Upload:
+        client = doubled.owner.eager(number % 2)
+        return Upload(lambda pieces: client.datasets.put(project, dataset, pieces, f"{number}.csv"))
+
+    uploads = [upload(number) for number in range(6)]
+    port = doubled.suite._ports[name]
+    process = doubled.suite.parts[name]
+    assert isinstance(process, Process)
+    try:
+        for started in uploads:
+            started.start()
+        assert all(started.flows(3) for started in uploads)
+        os.kill(doubled.pid(name), signal.SIGTERM)
+        until(lambda: not listens(port), f"{name} takes nothing new")
+    finally:
+        for started in uploads:
+            started.stop()
+    # While it drains, others serve what is new.
+    load.goes_on_at(0, "datasets", time.time())
+    assert [started.why for started in uploads] == ["it was accepted to its end"] * len(uploads)
+    assert {file["path"] for file in doubled.owner.at(0).datasets.files(project, dataset)} == {f"{number}.csv" for number in range(6)}
+    until(lambda: not process.running, "the process ends")
+    assert process.child.exit_code == 0
+    started_again(doubled, name)
+    until(lambda: doubled.ready(name), f"{name} is ready again")
+
+
+def test_without_elasticsearch_search_says_so_and_it_finds_what_was_made_meanwhile(doubled: Scene, load: Load) -> None:
+    word = f"phloem{secrets.token_hex(4)}"
+    client = doubled.owner.eager(0)
+
+    def answer() -> tuple[int, bool]:
+        try:
+            return 200, word in {hit["name"] for hit in client.search(word)}
+        except HortusError as error:
+            return getattr(error, "status", 0), False
+
+    doubled.suite.kill("elasticsearch")
+    until(lambda: answer()[0] == 503, "search says that it cannot search")
+    doubled.owner.at(0).datasets.create(load.project, word)
+    load.goes_on("datasets", time.time())
+    statuses = set()
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(doubled.suite.elasticsearch.start)
+        while not again.done():
+            statuses.add(answer()[0])
+            wait([again], 0.2)
+        again.result()
+    assert statuses <= {200, 503}
+    until(lambda: answer() == (200, True), "what was made meanwhile is found")
+    load.goes_on("search", time.time())
+
+
+def test_postgresql_crashes_and_comes_back_and_so_do_the_services(doubled: Scene, load: Load) -> None:
+    doubled.suite.kill("postgres")
+    crashed = time.time()
+    watch = Watch("gateway 1", doubled.owner.eager(0), lambda client: client.projects.get(load.project))
+    watch.start()
+    try:
+        until(lambda: watch.statuses(crashed + FRESH_SECONDS) >= {503}, "it cannot be decided")
+        assert watch.statuses(crashed + FRESH_SECONDS) == {503}
+        doubled.suite.postgres.start()
+        back = time.time()
+        watch.allowed_within(back)
+    finally:
+        watch.stop()
+    until(lambda: not doubled.all_ready(), "all processes are ready")
+    for service in load.kinds:
+        load.goes_on(service, back)
+
+
+def test_after_all_of_this_nothing_acknowledged_is_lost_and_the_ledger_has_no_gap(doubled: Scene, load: Load) -> None:
+    load.stop()
+    assert load.lost() == {}
+    auditor = doubled.auditor.at(0)
+    numbered = {str(service): int(doubled.suite.postgres.run_sql("SELECT last FROM audit_counter;", service)) for service in Service}
+
+    def behind() -> dict[str, tuple[int, int]]:
+        chains = {chain["source"]: chain["last"] for chain in auditor.audit.chains()}
+        return {source: (last, chains.get(source, 0)) for source, last in numbered.items() if chains.get(source, 0) < last}
+
+    until(lambda: not behind(), f"the ledger has what was numbered: {behind()}")
+    checks = auditor.audit.verify()
+    assert {check.source: check.findings for check in checks if not check.holds} == {}
+    assert {"gateway-1", "gateway-2", *(source for source, last in numbered.items() if last)} <= {check.source for check in checks}
+    assert [chain["gaps"] for chain in auditor.audit.chains() if chain["gaps"]] == []
+    created = {
+        record["resource"].get("project_id")
+        for record in auditor.audit.records(source="projects", actor=doubled.owner.user_id, action="project.create")
+    }
+    assert set(load.kinds["projects"].made) <= created, "every acknowledged creation is in the ledger"
+
+
+def test_nobody_who_may_was_refused_while_parts_failed(load: Load) -> None:
+    """What could not be done at a moment was said to be so; a repeated deed met its own first attempt, and no conflict."""
+    refusals = {
+        kind: [said for said in told.failed if said.startswith("Refused 4") and ONCE not in said] for kind, told in load.kinds.items()
+    }
+    assert {kind: said[:3] for kind, said in refusals.items() if said} == {}

@@ -1,0 +1,362 @@
+"""A study at N = 2: what is done at one gateway holds at the other, at once where it gives and within a second where it takes."""
+
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from examples.wdbc.watch import Upload
+from hortus.client import Client, Memory, Refused, new_key, write_private
+from tests.e2e.scene import IN_FORCE_SECONDS, PATIENCE, Scene, Somebody, Watch, in_force, until, watched_on, watching, works
+
+pytestmark = pytest.mark.timeout(400)
+
+FIRST, SECOND = 0, 1
+BOTH = (FIRST, SECOND)
+MIB = 1024 * 1024
+SMALL_WINDOW = 32 * 1024
+END_SECONDS = 3.0
+
+
+def asks_for_the_study(person: Somebody, project: str, gateways: tuple[int, ...] = BOTH) -> list[Watch]:
+    return [Watch(f"gateway {gateway + 1}", person.eager(gateway), lambda client: client.projects.get(project)) for gateway in gateways]
+
+
+def test_who_signed_in_at_one_gateway_is_let_in_at_the_other_at_once(doubled: Scene) -> None:
+    for signed_in, used in (BOTH, BOTH[::-1]):
+        newcomer = doubled.invite(gateway=signed_in)
+        # A memory of its own: the other gateway is told nothing of what to wait for.
+        assert newcomer.fresh(used, memory=Memory()).users.me()["username"] == newcomer.username
+
+
+def test_what_was_written_at_one_gateway_is_read_at_the_other(doubled: Scene) -> None:
+    owner = doubled.owner
+    for number in range(6):
+        writes, reads = owner.at(number % 2), owner.at((number + 1) % 2)
+        project = writes.projects.create(f"both_{secrets.token_hex(6)}")
+        assert reads.projects.get(project["project_id"]) == project
+        assert project["project_id"] in {known["project_id"] for known in reads.projects.list()}
+        changed = reads.projects.change(project["project_id"], description=f"number {number}")
+        assert changed["version"] == project["version"] + 1
+        assert writes.projects.get(project["project_id"])["description"] == f"number {number}"
+
+
+def test_a_member_added_at_one_gateway_works_at_the_other_and_sees_what_was_uploaded_there(doubled: Scene) -> None:
+    owner, scientist = doubled.owner, doubled.scientist
+    project = doubled.study()
+    member = owner.at(FIRST).members.add(project, scientist.username, "data_scientist", purpose="reading")
+    heard = f"memberships:{project}%3A{scientist.user_id}:{member['version']}"
+    dataset = owner.at(FIRST).datasets.create(project, "aspirates")["dataset_id"]
+    content = secrets.token_bytes(300_000)
+    stored = owner.at(FIRST).datasets.put(project, dataset, [content], "table.csv")
+    # The owner told the scientist, so to speak: what the scientist's client sends back names the owner's deed.
+    told = Memory()
+    told.learn(heard)
+    there = scientist.fresh(SECOND, memory=told)
+    assert there.projects.get(project)["role"] == "data_scientist"
+    assert list(there.datasets.files(project, dataset)) == [stored]
+    target = Path(doubled.suite.home.path) / "taken"
+    assert owner.at(SECOND).datasets.download(project, dataset, stored, target).read_bytes() == content
+    with pytest.raises(Refused) as refused:
+        there.datasets.download(project, dataset, stored, target)
+    assert (refused.value.status, refused.value.slug) == (403, "role-may-not")
+
+
+def test_a_creation_repeated_at_the_other_gateway_makes_nothing_new(doubled: Scene) -> None:
+    owner, name, key = doubled.owner, f"once_{secrets.token_hex(6)}", secrets.token_hex(16)
+    clients = [owner.eager(number % 2) for number in range(6)]
+
+    def create(client: Client) -> tuple[int, str]:
+        made = client.wire._attempt(
+            lambda: client.wire._http.build_request(
+                "POST",
+                "/api/v1/projects",
+                json={"name": name},
+                headers={"Authorization": f"Bearer {owner.token}", "Idempotency-Key": key},
+            ),
+            repeatable=False,
+        )
+        return made.status_code, made.json()["project_id"]
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = list(pool.map(create, clients))
+    assert {status for status, _ in answers} == {201}
+    assert len({project for _, project in answers}) == 1
+    assert [known["name"] for known in owner.at(SECOND).projects.list()].count(name) == 1
+
+
+def test_of_two_changes_of_one_version_at_two_gateways_one_wins(doubled: Scene) -> None:
+    owner, project = doubled.owner, doubled.study()
+    version = owner.at(FIRST).projects.get(project)["version"]
+    clients = [owner.fresh(number % 2) for number in range(4)]
+
+    def change(number: int) -> str | int:
+        try:
+            return clients[number].projects.change(project, description=f"by {number}", version=version)["description"]
+        except Refused as refusal:
+            return refusal.status
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = list(pool.map(change, range(len(clients))))
+    won = [answer for answer in answers if isinstance(answer, str)]
+    assert len(won) == 1
+    assert set(answers) - set(won) <= {409, 412}
+    assert owner.at(SECOND).projects.get(project)["description"] == won[0]
+
+
+def test_two_owners_who_remove_each_other_at_two_gateways_leave_one(doubled: Scene) -> None:
+    owner, other = doubled.owner, doubled.scientist
+    project = doubled.study(scientist="data_owner")
+    deeds = [(owner.fresh(FIRST), other), (other.fresh(SECOND, memory=owner.memory), owner)]
+
+    def remove(deed: tuple[Client, Somebody]) -> int:
+        client, whom = deed
+        try:
+            client.members.remove(project, whom.user_id)
+        except Refused as refusal:
+            return refusal.status
+        return 204
+
+    with ThreadPoolExecutor(2) as pool:
+        removed = list(pool.map(remove, deeds))
+    assert removed.count(204) == 1
+    assert set(removed) - {204} <= {401, 403, 404, 409}
+    left = owner if removed[0] == 204 else other
+    assert [member["user_id"] for member in left.at(SECOND).members.list(project)] == [left.user_id]
+
+
+def test_a_removal_at_one_gateway_is_in_force_at_both_within_a_second(doubled: Scene) -> None:
+    for _ in range(3):
+        project = doubled.study(scientist="data_scientist")
+        watches = asks_for_the_study(doubled.scientist, project)
+        with watching(*watches):
+            doubled.owner.at(FIRST).members.remove(project, doubled.scientist.user_id)
+            acknowledged = time.time()
+            watched_on(watches, acknowledged)
+        in_force(watches, acknowledged)
+        # Where it was acknowledged, it holds already.
+        assert watches[FIRST].allowed_after(acknowledged) == []
+        assert {(seen.status, seen.slug) for watch in watches for seen in watch.seen if seen.refused} == {(404, "not-found")}
+
+
+def test_an_ended_session_is_refused_at_the_other_gateway_within_a_second(doubled: Scene) -> None:
+    leaving = doubled.invite()
+    watches = [Watch(f"gateway {gateway + 1}", leaving.eager(gateway), lambda client: client.users.me()) for gateway in BOTH]
+    with watching(*watches):
+        leaving.at(FIRST).sessions.end(leaving.session_id)
+        ended = time.time()
+        watched_on(watches, ended)
+    in_force(watches, ended)
+    assert {seen.slug for watch in watches for seen in watch.seen if seen.refused} == {"session-ended"}
+
+
+def test_a_blocked_account_is_refused_at_the_other_gateway_within_a_second(doubled: Scene) -> None:
+    blocked = doubled.invite()
+    watches = [Watch(f"gateway {gateway + 1}", blocked.eager(gateway), lambda client: client.users.me()) for gateway in BOTH]
+    with watching(*watches):
+        doubled.administrator.at(SECOND).users.change(blocked.user_id, status="blocked")
+        done = time.time()
+        watched_on(watches, done)
+    in_force(watches, done)
+    with pytest.raises(Refused) as refused:
+        blocked.sign_in(FIRST)
+    assert refused.value.status == 401
+
+
+def certified(scene: Scene, person: Somebody, project: str, gateway: int, folder: Path) -> tuple[str, Callable[[], Client]]:
+    """A new project certificate, ordered at the first gateway, and connections that show it at another."""
+    pair = new_key("wish")
+    ordered = person.at(FIRST).certificates.create(project, pair.csr)
+    write_private(folder / "key.pem", pair.key)
+    write_private(folder / "chain.pem", ordered["chain"].encode())
+    address = scene.suite.certificate_addresses[gateway]
+
+    def connect() -> Client:
+        return Client(address, scene.suite.root, certificate=(folder / "chain.pem", folder / "key.pem"), memory=Memory(), attempts=1)
+
+    return ordered["certificate_id"], connect
+
+
+def test_a_certificate_counts_at_the_other_gateway_at_once_and_its_revocation_within_a_second(doubled: Scene, tmp_path: Path) -> None:
+    project = doubled.study(scientist="data_scientist")
+    certificate, connect = certified(doubled, doubled.scientist, project, SECOND, tmp_path)
+    with connect() as shown:
+        watch = Watch("gateway 2", shown, lambda client: client.projects.get(project))
+        with watching(watch):
+            assert {seen.status for seen in watch.seen} <= {200, 503}, "it counts from the first time it is shown"
+            doubled.owner.at(FIRST).certificates.revoke(project, certificate)
+            revoked = time.time()
+            watched_on([watch], revoked)
+        in_force([watch], revoked)
+
+
+def test_a_membership_with_an_end_ends_at_its_instant_at_both_gateways(doubled: Scene) -> None:
+    project = doubled.study()
+    end = datetime.now(UTC) + timedelta(seconds=END_SECONDS)
+    doubled.owner.at(FIRST).members.add(project, doubled.scientist.username, "data_scientist", ends_at=end.isoformat())
+    watches = asks_for_the_study(doubled.scientist, project)
+    with watching(*watches):
+        watched_on(watches, end.timestamp())
+    for watch in watches:
+        assert watch.allowed_after(end.timestamp()) == []
+        assert watch.first_refusal(end.timestamp()) <= IN_FORCE_SECONDS
+        before = [seen for seen in watch.seen if watch.seen[0].sent < seen.answered < end.timestamp() and seen.refused]
+        assert [seen for seen in before if seen.sent > first_allowed(watch)] == [], "nobody is sent away early"
+
+
+def first_allowed(watch: Watch) -> float:
+    return min(seen.sent for seen in watch.seen if seen.allowed)
+
+
+class Download:
+    """Bytes that are taken slowly through a small window, so that most of them wait at the gateway."""
+
+    def __init__(self, scene: Scene, person: Somebody, gateway: int, path: str) -> None:
+        self.got = 0
+        self.status = 0
+        self.ended_at = 0.0
+        self.length = 0
+        self._hurry = threading.Event()
+        address = urlsplit(scene.suite.addresses[gateway])
+        context = ssl.create_default_context(cafile=str(scene.suite.root))
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_WINDOW)
+        plain.settimeout(PATIENCE)
+        plain.connect(("127.0.0.1", address.port))
+        self._socket = context.wrap_socket(plain, server_hostname="localhost")
+        head = f"GET /api/v1{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {person.token}\r\n\r\n"
+        self._socket.sendall(head.encode())
+        self._thread = threading.Thread(target=self._go, daemon=True)
+        self._thread.start()
+
+    def _go(self) -> None:
+        try:
+            with self._socket:
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    data += self._socket.recv(4096)
+                head, _, body = data.partition(b"\r\n\r\n")
+                self.status = int(head.split()[1])
+                self.length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                self.got = len(body)
+                while self.got < self.length and (piece := self._socket.recv(16 * 1024)):
+                    self.got += len(piece)
+                    self._hurry.wait(0.005)
+        except OSError:
+            # A cut connection ends with a reset.
+            self.status = self.status or -1
+        self.ended_at = time.time()
+
+    def finish(self) -> None:
+        """Take what is left without pausing."""
+        self._hurry.set()
+        self._thread.join(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def heavy(doubled: Scene) -> tuple[str, str, str]:
+    """A study with a file of 24 MiB; gives project, dataset and the path of its door."""
+    project = doubled.study()
+    dataset = doubled.owner.at(FIRST).datasets.create(project, "scans")["dataset_id"]
+    doubled.owner.at(FIRST).datasets.put(project, dataset, (secrets.token_bytes(MIB) for _ in range(24)), "scan.raw")
+    return project, dataset, f"/projects/{project}/datasets/{dataset}/files/scan.raw"
+
+
+def test_a_changed_role_cuts_a_download_in_flight_at_the_other_gateway(doubled: Scene, heavy: tuple[str, str, str]) -> None:
+    project, _, path = heavy
+    partner = doubled.invite()
+    doubled.owner.at(FIRST).members.add(project, partner.username, "data_owner")
+    until(lambda: partner.at(SECOND).projects.get(project), "the partner is a member at the other gateway")
+    theirs, untouched = Download(doubled, partner, SECOND, path), Download(doubled, doubled.owner, SECOND, path)
+    for download in (theirs, untouched):
+        until(lambda: download.got > 256 * 1024 or download.ended_at, "the download flows")  # noqa: B023 - awaited here
+        assert (download.status, download.ended_at) == (200, 0.0)
+    doubled.owner.at(FIRST).members.change(project, partner.user_id, role="data_scientist")
+    changed = time.time()
+    until(lambda: theirs.ended_at, "the download is cut")
+    assert theirs.ended_at - changed <= IN_FORCE_SECONDS
+    assert theirs.got < theirs.length
+    untouched.finish()
+    assert untouched.got == untouched.length, "who kept their role keeps their download"
+
+
+@contextmanager
+def flowing(*uploads: Upload) -> Iterator[None]:
+    for upload in uploads:
+        upload.start()
+    try:
+        assert all(upload.flows() for upload in uploads)
+        yield
+    finally:
+        for upload in uploads:
+            upload.stop()
+
+
+def test_a_removal_cuts_an_upload_in_flight_at_the_other_gateway_and_nothing_of_it_is_stored(
+    doubled: Scene, heavy: tuple[str, str, str]
+) -> None:
+    project, dataset, _ = heavy
+    partner = doubled.invite()
+    doubled.owner.at(FIRST).members.add(project, partner.username, "data_owner")
+    until(lambda: partner.at(SECOND).projects.get(project), "the partner is a member at the other gateway")
+
+    def put(person: Somebody, name: str) -> Callable[[Iterator[bytes]], Any]:
+        client = person.eager(SECOND)
+        return lambda pieces: client.datasets.put(project, dataset, pieces, name)
+
+    theirs, untouched = Upload(put(partner, "half.csv")), Upload(put(doubled.owner, "whole.csv"))
+    with flowing(theirs, untouched):
+        doubled.owner.at(FIRST).members.remove(project, partner.user_id)
+        removed = time.monotonic()
+        assert theirs.cut(PATIENCE)
+    assert theirs.ended_at - removed <= IN_FORCE_SECONDS
+    assert untouched.why == "it was accepted to its end"
+    stored = {file["path"] for file in doubled.owner.at(FIRST).datasets.files(project, dataset)}
+    assert "whole.csv" in stored
+    assert "half.csv" not in stored
+
+
+def test_what_was_made_at_one_gateway_is_found_by_searching_at_the_other_by_members_alone(doubled: Scene) -> None:
+    word = f"xylem{secrets.token_hex(4)}"
+    project = doubled.study(scientist="data_scientist")
+    dataset = doubled.owner.at(FIRST).datasets.create(project, word)["dataset_id"]
+
+    def ids(client: Client) -> list[str]:
+        found = [hit["id"] for hit in client.search(word)]
+        if not found:
+            raise Refused(404, "no-hit", "Nothing is found")
+        return found
+
+    for gateway in BOTH:
+        until(lambda: works(lambda: ids(doubled.owner.at(gateway))), "the owner finds it")  # noqa: B023 - awaited here
+        assert ids(doubled.scientist.at(gateway)) == [dataset]
+        assert not works(lambda: ids(doubled.auditor.at(gateway)))  # noqa: B023 - called here
+    watches = [Watch(f"search at gateway {gateway + 1}", doubled.scientist.eager(gateway), ids) for gateway in BOTH]
+    with watching(*watches):
+        doubled.owner.at(FIRST).members.remove(project, doubled.scientist.user_id)
+        removed = time.time()
+        watched_on(watches, removed)
+    in_force(watches, removed)
+
+
+def test_every_process_of_the_suite_is_ready_and_each_service_has_one_leader(doubled: Scene) -> None:
+    assert doubled.all_ready() == []
+    for service in ("auth", "projects", "ca", "datasets", "jobs"):
+        assert doubled.leader(service) in {f"{service}-1", f"{service}-2"}
+
+
+def test_the_ledger_verifies_and_names_both_gateways(doubled: Scene) -> None:
+    checks = {check.source: check for check in doubled.auditor.at(SECOND).audit.verify()}
+    assert {source: check.findings for source, check in checks.items() if not check.holds} == {}
+    assert {"gateway-1", "gateway-2", "projects", "auth", "datasets"} <= set(checks)
+    assert min(checks[source].records for source in ("gateway-1", "gateway-2")) > 0
