@@ -1,15 +1,48 @@
-"""Pauses of work that goes on until it is cancelled."""
+"""Work that goes on until it is cancelled, its attempts and its pauses."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from chassis.log import logger
+
+log = logger(__name__)
+STEADY_S = 60.0
+LONGEST_S = 5.0
+
+T = TypeVar("T")
+
+
+async def attempt(work: Awaitable[T]) -> T:
+    """Do ``work`` in a task of its own, and pass on what it gives or raises, and a cancellation.
+
+    A task group whose child fails asks its own task to be cancelled, and up to Python 3.12 does not always take that back:
+    in the task of the loop, an ordinary failure would look like a cancellation ever after.
+    """
+    return await asyncio.ensure_future(work)
 
 
 async def pause(seconds: float) -> None:
     """Sleep before the next attempt, or end now when this task was cancelled while it was busy failing.
 
     A task group whose child fails at the moment of a cancellation reports the failure and forgets the cancellation; a
-    loop that tries again for ever would then never end.
+    loop that tries again for ever would then never end. What uses task groups is tried in an ``attempt``.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
     await asyncio.sleep(seconds)
+
+
+async def for_ever(work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Run ``work`` until cancelled. Whatever it raises is logged, and it starts again after a pause that grows to 5 s."""
+    loop = asyncio.get_running_loop()
+    wait = 0.1
+    while True:
+        began = loop.time()
+        try:
+            await attempt(work())
+        except Exception:
+            log.exception("background work failed", work=name)
+        wait = 0.1 if loop.time() - began > STEADY_S else min(wait * 2, LONGEST_S)
+        await pause(wait)

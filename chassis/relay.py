@@ -103,7 +103,7 @@ class Relay:
         pause = 0.1
         while True:
             try:
-                await self._lead()
+                await patience.attempt(self._lead())
                 pause = 0.1
             except (OSError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, LeaseLost, TimeoutError) as error:
                 self.error = f"relay: {type(error).__name__}"
