@@ -67,6 +67,12 @@ class WrongPrincipal(Forbidden):
     title = "This door is not for this kind of caller"
 
 
+class SessionNeeded(Forbidden):
+    """A project certificate alone does not open the door."""
+
+    title = "This needs a sign-in: a project certificate alone is not enough"
+
+
 class KeyReused(Unprocessable):
     """One Idempotency-Key, two different requests."""
 
@@ -92,7 +98,7 @@ _APPLIED = text("""SELECT bool_and(coalesce(i.version, 0) >= w.version)
 
 def refusal(decision: Decision) -> Problem:
     """The problem for a refusal by the policy."""
-    by_reason: dict[str, type[Problem]] = {kind.slug: kind for kind in (NotSignedIn, NotAMember, RoleMayNot, WrongPrincipal)}
+    by_reason: dict[str, type[Problem]] = {kind.slug: kind for kind in (NotSignedIn, NotAMember, RoleMayNot, WrongPrincipal, SessionNeeded)}
     kind = by_reason.get(decision.reason.value, RoleMayNot)
     if kind is NotAMember:
         return NotFound()

@@ -126,7 +126,8 @@ class Rule:
     """One row. ``path`` is below ``API``.
 
     ``hides``: someone who is no member gets 404 instead of 403. ``carries_bytes``: the answer holds dataset bytes, so
-    it is recorded when opened and when closed. ``max_body``: bytes; None means a stream without a limit.
+    it is recorded when opened and when closed. ``max_body``: bytes; None means a stream without a limit. ``session``: the
+    person must have signed in with both factors; a project certificate alone, which may lie on a machine, is refused.
     """
 
     service: Service
@@ -137,6 +138,7 @@ class Rule:
     hides: bool = False
     carries_bytes: bool = False
     max_body: int | None = DEFAULT_BODY
+    session: bool = False
 
 
 def who(*columns: Who) -> frozenset[Who]:
@@ -162,13 +164,15 @@ POLICY: dict[Action, Rule] = {
     Action.INVITATION_ACCEPT: Rule(Service.AUTH, "POST", "/invitations/acceptance", EVERYBODY, when=Condition.INVITATION_IS_OPEN),
     Action.INVITATION_CONFIRM: Rule(Service.AUTH, "POST", "/invitations/confirmation", EVERYBODY, when=Condition.INVITATION_IS_OPEN),
     Action.SESSION_CREATE: Rule(Service.AUTH, "POST", "/sessions", EVERYBODY, when=Condition.SECOND_FACTOR_IS_RIGHT),
-    Action.SESSION_LIST: Rule(Service.AUTH, "GET", "/sessions", SIGNED_IN),
-    Action.SESSION_END: Rule(Service.AUTH, "DELETE", "/sessions/{session_id}", SIGNED_IN, when=Condition.SESSION_IS_OWN),
-    Action.USER_CREATE: Rule(Service.AUTH, "POST", "/users", ADMINISTRATOR),
-    Action.USER_LIST: Rule(Service.AUTH, "GET", "/users", ADMINISTRATOR),
-    Action.USER_READ_SELF: Rule(Service.AUTH, "GET", "/users/me", SIGNED_IN),
-    Action.USER_CHANGE: Rule(Service.AUTH, "PATCH", "/users/{user_id}", ADMINISTRATOR, when=Condition.LAST_ADMINISTRATOR_STAYS),
-    Action.PROJECT_CREATE: Rule(Service.PROJECTS, "POST", "/projects", SIGNED_IN),
+    Action.SESSION_LIST: Rule(Service.AUTH, "GET", "/sessions", SIGNED_IN, session=True),
+    Action.SESSION_END: Rule(Service.AUTH, "DELETE", "/sessions/{session_id}", SIGNED_IN, when=Condition.SESSION_IS_OWN, session=True),
+    Action.USER_CREATE: Rule(Service.AUTH, "POST", "/users", ADMINISTRATOR, session=True),
+    Action.USER_LIST: Rule(Service.AUTH, "GET", "/users", ADMINISTRATOR, session=True),
+    Action.USER_READ_SELF: Rule(Service.AUTH, "GET", "/users/me", SIGNED_IN, session=True),
+    Action.USER_CHANGE: Rule(
+        Service.AUTH, "PATCH", "/users/{user_id}", ADMINISTRATOR, when=Condition.LAST_ADMINISTRATOR_STAYS, session=True
+    ),
+    Action.PROJECT_CREATE: Rule(Service.PROJECTS, "POST", "/projects", SIGNED_IN, session=True),
     Action.PROJECT_LIST: Rule(Service.PROJECTS, "GET", "/projects", SIGNED_IN),
     Action.PROJECT_READ: Rule(Service.PROJECTS, "GET", _PROJECT, MEMBER, hides=True),
     Action.PROJECT_CHANGE: Rule(Service.PROJECTS, "PATCH", _PROJECT, OWNER, hides=True),
@@ -180,7 +184,7 @@ POLICY: dict[Action, Rule] = {
     Action.MEMBER_REMOVE: Rule(
         Service.PROJECTS, "DELETE", _PROJECT + "/members/{user_id}", OWNER, when=Condition.LAST_OWNER_STAYS, hides=True
     ),
-    Action.CERTIFICATE_CREATE: Rule(Service.CA, "POST", _PROJECT + "/certificates", MEMBER, hides=True),
+    Action.CERTIFICATE_CREATE: Rule(Service.CA, "POST", _PROJECT + "/certificates", MEMBER, hides=True, session=True),
     Action.CERTIFICATE_LIST: Rule(Service.CA, "GET", _PROJECT + "/certificates", MEMBER, hides=True),
     Action.CERTIFICATE_REVOKE: Rule(
         Service.CA, "DELETE", _PROJECT + "/certificates/{certificate_id}", MEMBER, when=Condition.CERTIFICATE_IS_OWN, hides=True
@@ -231,8 +235,8 @@ POLICY: dict[Action, Rule] = {
     Action.JOB_READ: Rule(Service.JOBS, "GET", _JOB, MEMBER, when=Condition.LOG_BUDGET_LEFT, hides=True),
     Action.JOB_CANCEL: Rule(Service.JOBS, "POST", _JOB + "/cancellation", MEMBER, hides=True),
     Action.JOB_LOG: Rule(Service.JOBS, "GET", _JOB + "/log", MEMBER, when=Condition.LOG_BUDGET_LEFT, hides=True),
-    Action.AGENT_CREATE: Rule(Service.JOBS, "POST", "/agents", ADMINISTRATOR),
-    Action.AGENT_LIST: Rule(Service.JOBS, "GET", "/agents", ADMINISTRATOR),
+    Action.AGENT_CREATE: Rule(Service.JOBS, "POST", "/agents", ADMINISTRATOR, session=True),
+    Action.AGENT_LIST: Rule(Service.JOBS, "GET", "/agents", ADMINISTRATOR, session=True),
     Action.AGENT_ENROL: Rule(Service.JOBS, "POST", "/agents/enrolment", EVERYBODY, when=Condition.ENROLMENT_TOKEN_IS_OPEN),
     Action.LEASE_TAKE: Rule(Service.JOBS, "POST", "/leases", AGENT),
     Action.LEASE_READ: Rule(Service.JOBS, "GET", "/leases/{run_id}", AGENT, when=Condition.LEASE_IS_HELD),
@@ -240,8 +244,8 @@ POLICY: dict[Action, Rule] = {
     Action.RUN_LOG: Rule(Service.JOBS, "POST", "/leases/{run_id}/log", AGENT, when=Condition.LEASE_IS_HELD),
     Action.RUN_REPORT: Rule(Service.JOBS, "POST", "/leases/{run_id}/report", AGENT, when=Condition.LEASE_IS_HELD),
     Action.SEARCH: Rule(Service.SEARCH, "GET", "/search", SIGNED_IN),
-    Action.AUDIT_LIST: Rule(Service.AUDIT, "GET", "/audit/records", AUDITOR),
-    Action.AUDIT_CHAINS: Rule(Service.AUDIT, "GET", "/audit/chains", AUDITOR),
+    Action.AUDIT_LIST: Rule(Service.AUDIT, "GET", "/audit/records", AUDITOR, session=True),
+    Action.AUDIT_CHAINS: Rule(Service.AUDIT, "GET", "/audit/chains", AUDITOR, session=True),
 }
 
 
@@ -253,6 +257,7 @@ class Reason(StrEnum):
     NOT_A_MEMBER = "not-a-member"
     ROLE_MAY_NOT = "role-may-not"
     WRONG_PRINCIPAL = "wrong-principal"
+    SESSION_NEEDED = "session-needed"
 
 
 @dataclass(frozen=True)
@@ -288,7 +293,14 @@ def decide(actor: Actor, action: Action) -> Decision:
     if rule is None:
         return Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=404)
     if columns_of(actor) & rule.who:
+        if rule.session and actor.session_id is None:
+            return Decision(allowed=False, reason=Reason.SESSION_NEEDED, status=403)
         return ALLOWED
+    return _refusal(actor, rule)
+
+
+def _refusal(actor: Actor, rule: Rule) -> Decision:
+    """The answer for someone who stands in none of the row's columns."""
     if actor.principal is Principal.NOBODY:
         return Decision(allowed=False, reason=Reason.NOT_SIGNED_IN, status=401)
     if rule.hides and actor.role is None:

@@ -346,8 +346,11 @@ async def test_a_project_certificate_is_that_person_in_that_project_alone(stage:
     assert (await client.get("/projects")).status_code == 200
     assert stage.actor().projects == {PROJECT: Role.DATA_OWNER}
     assert (await client.get("/users")).status_code == 403
+    for refused in (await client.get("/sessions"), await client.post(f"/projects/{PROJECT}/certificates", json={})):
+        assert (refused.status_code, problem(refused)) == (403, "session-needed")
     assert (await client.get(f"/projects/{PROJECT}", headers=ada.headers)).status_code == 200
     assert stage.actor().session_id == ada.session_id
+    assert (await client.get("/sessions", headers=ada.headers)).status_code == 200
     mixed = await client.get(f"/projects/{PROJECT}", headers=stage.signs_in().headers)
     assert (mixed.status_code, problem(mixed)) == (401, "credentials-differ")
 
