@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
@@ -109,6 +110,7 @@ def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
     app.add_exception_handler(InterfaceError, _database_away)
     app.add_exception_handler(DBAPIError, _database_refused)
     app.add_exception_handler(db.DatabaseAway, _database_away)
+    app.add_exception_handler(PoolTimeout, _database_away)
     app.add_exception_handler(Exception, _broken)
 
     @app.get("/livez", include_in_schema=False)
@@ -193,18 +195,8 @@ async def _broken(_request: Request, error: Exception) -> Response:
     return problem_response(InternalError())
 
 
-async def keep_running(work: Background, runtime: Runtime) -> None:
-    """Run background work until cancelled; after a failure it starts again with a growing pause."""
-    pause = 0.1
-    loop = asyncio.get_running_loop()
-    while True:
-        began = loop.time()
-        try:
-            await work(runtime)
-        except Exception:  # noqa: BLE001 - whatever broke, the work starts again
-            log.logger(__name__).exception("background work failed", work=getattr(work, "__name__", "work"))
-        pause = 0.1 if loop.time() - began > 60 else min(pause * 2, 5.0)  # noqa: PLR2004 - a minute without failure starts the count afresh
-        await patience.pause(pause)
+async def _again(work: Background, runtime: Runtime) -> None:
+    await patience.for_ever(lambda: work(runtime), getattr(work, "__name__", "work"))
 
 
 async def _forget_answers(runtime: Runtime) -> None:
@@ -232,7 +224,7 @@ async def running(spec: Spec, settings: Settings, only: str | None = None) -> As
             runtime.extra |= {"relay": relay, "consumer": consumer}
             runtime.checks += [relay.missing, consumer.missing]
             tasks += [asyncio.create_task(relay.run(), name="relay"), asyncio.create_task(consumer.run(), name="consumer")]
-            tasks += [asyncio.create_task(keep_running(work, runtime), name="background") for work in (*spec.background, _forget_answers)]
+            tasks += [asyncio.create_task(_again(work, runtime), name="background") for work in (*spec.background, _forget_answers)]
         try:
             yield runtime
         finally:

@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import registry
 from sqlmodel import SQLModel
@@ -46,7 +47,7 @@ def engine(url: str, pool_size: int = 5) -> AsyncEngine:
             raise DatabaseAway(type(error).__name__) from error
 
     return create_async_engine(
-        url, async_creator=connect, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=False, pool_timeout=10
+        url, async_creator=connect, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=False, pool_timeout=10, hide_parameters=True
     )
 
 
@@ -55,7 +56,7 @@ def is_away(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or isinstance(error, AWAY) or state.startswith(GONE_STATES)
-    return isinstance(error, (OSError, TimeoutError))
+    return isinstance(error, (OSError, TimeoutError, PoolTimeout))
 
 
 def plain_dsn(url: str) -> str:

@@ -174,6 +174,10 @@ class Projection:
             except (OSError, KafkaError, TimeoutError) as error:
                 self.error = f"Kafka: {type(error).__name__}"
                 log.warning("projection interrupted", error=repr(error))
+            except Exception as error:
+                # Whatever broke: nothing is decided while the projection stands still, so it must not stand still for ever.
+                self.error = f"projection: {type(error).__name__}"
+                log.error("projection failed", exc_info=error)
             finally:
                 with contextlib.suppress(KafkaError, OSError, TimeoutError):
                     async with asyncio.timeout(5):

@@ -32,7 +32,7 @@ from contracts.events import TOPICS, AuditRecord, Topic
 log = logger(__name__)
 BATCH = 1000
 PUBLISHED = Counter("hortus_relay_published_total", "Facts published", ["topic"])
-HELD_BACK = Gauge("hortus_relay_held_back", "Committed facts that wait for an earlier version")
+HELD_BACK = Gauge("hortus_relay_held_back", "Committed facts that wait for an earlier version", ["lane"])
 LEADING = Gauge("hortus_relay_leading", "1 while this process leads")
 
 _TAKE = """UPDATE relay_lease SET holder = $1, until = clock_timestamp() + $2 * interval '1 second'
@@ -89,10 +89,11 @@ class Relay:
         self.holder = f"{settings.service}-{settings.instance}-{uuid7()}"
         own = [topic for topic in TOPICS.values() if topic.owner == settings.service]
         self.authority = [topic for topic in own if topic.authority]
-        self.plain = [topic.name for topic in own if not topic.authority and not topic.name.startswith("audit.")]
+        self.state = [topic for topic in own if topic.compacted and not topic.authority]
+        self.plain = [topic.name for topic in own if not topic.compacted and not topic.name.startswith("audit.")]
         self.leading = False
         self.error: str | None = None
-        self._wake = {"authority": asyncio.Event(), "plain": asyncio.Event()}
+        self._wake = {name: asyncio.Event() for name in ("authority", "state", "plain")}
 
     def missing(self) -> list[str]:
         """What keeps the relay from being ready; a relay that waits for its turn is ready."""
@@ -128,8 +129,10 @@ class Relay:
             await connection.add_listener(CHANNEL, self._notified)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_lease())
-                tasks.create_task(self._authority_loop())
+                tasks.create_task(self._fenced_loop("authority", self.authority, f"relay.{self.service}", positions=True))
+                tasks.create_task(self._fenced_loop("state", self.state, f"relay.{self.service}.state", positions=False))
                 tasks.create_task(self._plain_loop())
+                self._now_leading()
         except* LeaseLost as group:
             raise LeaseLost from group
         except* (OSError, KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as group:
@@ -153,36 +156,40 @@ class Relay:
         finally:
             await connection.close(timeout=2)
 
-    async def _authority_loop(self) -> None:
-        if not self.authority:
-            self._now_leading()
+    async def _fenced_loop(self, name: str, topics: list[Topic], transactional_id: str, *, positions: bool) -> None:
+        """Publish compacted topics in transactions: what a relay sends that was overtaken must never become the newest state.
+
+        With ``positions`` each pass that drained the outbox says so in every partition.
+        """
+        if not topics:
             return
-        producer = bus.producer(self.settings, f"relay.{self.service}")
+        producer = bus.producer(self.settings, transactional_id)
         connection = await asyncpg.connect(plain_dsn(self.settings.database_url))
-        partitions = [(topic.name, number) for topic in self.authority for number in range(topic.partitions)]
-        names = [topic.name for topic in self.authority]
-        wake = self._wake["authority"]
+        partitions = [(topic.name, number) for topic in topics for number in range(topic.partitions)]
+        names = [topic.name for topic in topics]
+        wake = self._wake[name]
+        pause = self.settings.position_s if positions else 1.0
         try:
             await producer.start()
-            self._now_leading()
             due = 0.0
             while True:
                 wake.clear()
                 at = await connection.fetchval("SELECT clock_timestamp()")
                 rows = await connection.fetch(_PENDING, names, BATCH)
                 ready, held = in_order(rows)
-                HELD_BACK.set(len(held))
+                HELD_BACK.labels(name).set(len(held))
                 if held:
                     log.error(
                         "facts held back: an earlier version is missing", first=f"{held[0]['topic']}:{held[0]['key']}:{held[0]['version']}"
                     )
                 drained = len(rows) < BATCH and not held
-                if ready or (drained and time.monotonic() >= due):
-                    await self._publish_transaction(producer, ready, partitions if drained else [], at)
+                if ready or time.monotonic() >= due:
+                    if ready or (positions and drained):
+                        await self._publish_transaction(producer, ready, partitions if positions and drained else [], at)
                     if drained:
-                        due = time.monotonic() + self.settings.position_s
+                        due = time.monotonic() + pause
                     await self._mark(connection, ready)
-                if len(rows) < BATCH:
+                if len(rows) < BATCH or not ready:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, due - time.monotonic()) if not held else self.settings.position_s):
                             await wake.wait()
@@ -267,11 +274,6 @@ class Relay:
         self.error = None
         LEADING.set(1)
         log.info("relay leads")
-
-
-def relayed_topics(service: str) -> list[Topic]:
-    """The topics that a service's relay writes to."""
-    return [topic for topic in TOPICS.values() if topic.owner == service]
 
 
 async def _close(producer: AIOKafkaProducer, connection: asyncpg.Connection) -> None:

@@ -90,7 +90,7 @@ PROJECTS = _topic(
     Topic(
         "projects",
         Service.PROJECTS,
-        (Service.AUTH, Service.CA, Service.DATASETS, Service.JOBS, Service.SEARCH, Service.AUDIT),
+        (Service.CA, Service.DATASETS, Service.JOBS),
         ("project_id",),
         text=True,
     )
@@ -99,17 +99,18 @@ MEMBERSHIPS = _topic(
     Topic(
         "memberships",
         Service.PROJECTS,
-        (GATEWAY, Service.CA, Service.DATASETS, Service.JOBS, Service.SEARCH),
+        (GATEWAY, Service.CA, Service.DATASETS, Service.JOBS),
         ("project_id", "user_id"),
         authority=True,
+        text=True,
     )
 )
 CERTIFICATES = _topic(Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True))
 DATASETS = _topic(Topic("datasets", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("dataset_id",), text=True))
-SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH, Service.AUDIT), ("share_id",), authority=True))
+SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("share_id",), authority=True))
 JOBS = _topic(Topic("jobs", Service.JOBS, (Service.SEARCH,), ("job_id",), text=True))
-RUNS = _topic(Topic("runs", Service.JOBS, (Service.CA, Service.DATASETS), ("run_id",)))
-AGENTS = _topic(Topic("agents", Service.JOBS, (Service.CA,), ("agent_id",)))
+RUNS = _topic(Topic("runs", Service.JOBS, (Service.CA, Service.DATASETS), ("run_id",), text=True))
+AGENTS = _topic(Topic("agents", Service.JOBS, (Service.CA,), ("agent_id",), text=True))
 
 AUDIT_RETENTION_MS = 365 * DAY_MS
 for _writer in Service:

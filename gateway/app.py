@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from chassis import log, tls
+from chassis import log, patience, tls
 from chassis.projection import Projection
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import API
@@ -114,7 +114,7 @@ class Gateway:
             server.should_exit = True
 
     def _background(self) -> list[tuple[str, Any]]:
-        return [("publisher", self.publisher.run()), ("sweep", self._sweep())]
+        return [(name, patience.for_ever(work, name)) for name, work in (("publisher", self.publisher.run), ("sweep", self._sweep))]
 
     async def _sweep(self) -> None:
         """Once a second, look after connections and requests in flight."""

@@ -101,15 +101,15 @@ def access_rules(catalogue: Iterable[Topic]) -> set[Access]:
     topics = list(catalogue)
     rules = {rule for topic in topics for rule in _of_topic(topic)}
     rules |= {rule for reader in {reader for topic in topics for reader in topic.readers} for rule in _of_reader(reader)}
-    for owner in {topic.owner for topic in topics if topic.authority}:
+    for owner, name in {(topic.owner, transactional_id(topic)) for topic in topics if topic.compacted}:
         for operation in (Operation.WRITE, Operation.DESCRIBE):
-            rules.add(Access(str(owner), operation, Resource.TRANSACTIONAL_ID, transactional_id(owner)))
+            rules.add(Access(str(owner), operation, Resource.TRANSACTIONAL_ID, name))
     return rules
 
 
-def transactional_id(service: str) -> str:
-    """The fixed transactional id of a service's relay; a second one with it fences the first."""
-    return f"relay.{service}"
+def transactional_id(topic: Topic) -> str:
+    """The fixed transactional id with which its owner's relay writes a compacted topic; a second relay with it fences the first."""
+    return f"relay.{topic.owner}" if topic.authority else f"relay.{topic.owner}.state"
 
 
 def _of_topic(topic: Topic) -> Iterator[Access]:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from chassis import patience
 from chassis.app import Runtime, Spec
 from chassis.db import plain_dsn
 from chassis.settings import Settings
@@ -49,7 +50,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         limits=Limits(settings.staging_max_bytes, settings.staging_max_files),
         flights=flights,
     )
-    watching = asyncio.create_task(flights.watch(), name="flights")
+    watching = asyncio.create_task(patience.for_ever(flights.watch, "flights"), name="flights")
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from chassis import patience
 from chassis.app import Runtime, Spec
 from chassis.projection import Projection
 from chassis.settings import Settings
@@ -43,7 +44,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     service.open_library(library)
     await library.shares.start()
     await service.look_after(library, read_anew)
-    keeping = asyncio.create_task(service.keep_indexes(library, read_anew), name="indexes")
+    keeping = asyncio.create_task(patience.for_ever(lambda: service.keep_indexes(library, read_anew), "indexes"), name="indexes")
     try:
         yield
     finally:

@@ -50,9 +50,10 @@ def test_a_group_belongs_to_the_service_of_its_name() -> None:
     assert groups == expected | {(reader, f"{reader}.", Pattern.PREFIXED) for reader in ("gateway", "jobs", "search", "audit")}
 
 
-def test_only_owners_of_authority_topics_may_use_their_relays_transactions() -> None:
+def test_only_owners_of_compacted_topics_may_use_their_relays_transactions() -> None:
     rules = {(rule.principal, rule.operation, rule.name) for rule in access_rules(CATALOGUE) if rule.resource is Resource.TRANSACTIONAL_ID}
-    assert rules == {("projects", Operation.WRITE, "relay.projects"), ("projects", Operation.DESCRIBE, "relay.projects")}
+    lanes = ("relay.projects", "relay.projects.state")
+    assert rules == {("projects", operation, lane) for operation in (Operation.WRITE, Operation.DESCRIBE) for lane in lanes}
 
 
 def test_names_and_descriptions_are_compacted_away_in_bounded_time() -> None:
