@@ -104,6 +104,21 @@ async def files(session: AsyncSession, dataset_id: UUID, page: PageRequest) -> S
     return (await session.execute(statement.order_by(col(File.path)).limit(page.limit + 1))).scalars().all()
 
 
+async def numbered_files(session: AsyncSession, dataset_id: UUID, page: PageRequest) -> Sequence[tuple[File, int]]:
+    """The newest versions of a dataset's files with their numbers, in an order that no program chose; up to ``limit + 1``.
+
+    Every version counts, so that a number stays what it is when another file is replaced; cursors hold no path.
+    """
+    number = func.row_number().over(order_by=col(File.file_id)).label("ordinal")
+    numbers = sa_select(col(File.file_id), number).where(col(File.dataset_id) == dataset_id).subquery()
+    statement = sa_select(File, numbers.c.ordinal).join(numbers, numbers.c.file_id == col(File.file_id)).where(col(File.current))
+    after = page.after_id()
+    if after is not None:
+        statement = statement.where(col(File.file_id) > after)
+    rows = await session.execute(statement.order_by(col(File.file_id)).limit(page.limit + 1))
+    return [(row[0], int(row[1])) for row in rows]
+
+
 async def blobs_in_use(session: AsyncSession, names: Sequence[str]) -> set[str]:
     """Which of some blobs belong to a file or to a staged output."""
     used: set[str] = set()

@@ -11,8 +11,10 @@ from starlette.requests import ClientDisconnect
 
 from chassis.errors import problem_response
 from chassis.guard import CurrentActor, IfMatch, LaterUow, Uow, doors, may
+from chassis.outbox import UnitOfWork
 from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
+from contracts.roles import Actor
 from services.datasets import domain, repository, service
 from services.datasets.flights import GuardedStream
 from services.datasets.models import Dataset, File, Share, Staged
@@ -39,28 +41,31 @@ IfRange = Annotated[str | None, Header(alias="If-Range", max_length=200)]
 
 
 @router.post("/projects/{project_id}/datasets", status_code=201, dependencies=[may(Action.DATASET_CREATE)])
-async def create_dataset(project_id: UUID, new: NewDataset, uow: Uow) -> DatasetView:
+async def create_dataset(project_id: UUID, new: NewDataset, actor: CurrentActor, uow: Uow) -> DatasetView:
     """Make an empty dataset."""
-    return show(project_id, await service.create(uow, project_id, new.name, new.description))
+    return await show(uow, actor, project_id, await service.create(uow, project_id, new.name, new.description))
 
 
 @router.get("/projects/{project_id}/datasets", dependencies=[may(Action.DATASET_LIST)])
-async def list_datasets(project_id: UUID, page: Paging, uow: Uow) -> Page[DatasetView]:
+async def list_datasets(project_id: UUID, page: Paging, actor: CurrentActor, uow: Uow) -> Page[DatasetView]:
     """The project's datasets, own and shared in, oldest first."""
     rows = await repository.datasets(uow.session, project_id, page)
-    return page.page(rows, lambda row: (row.dataset_id,), lambda row: show(project_id, row))
+    full = await service.seen_in_full(uow, actor, project_id, rows)
+    return page.page(rows, lambda row: (row.dataset_id,), lambda row: show_dataset(project_id, row, in_full=row.dataset_id in full))
 
 
 @router.get("/projects/{project_id}/datasets/{dataset_id}", dependencies=[may(Action.DATASET_READ)])
-async def read_dataset(project_id: UUID, dataset_id: UUID, uow: Uow) -> DatasetView:
+async def read_dataset(project_id: UUID, dataset_id: UUID, actor: CurrentActor, uow: Uow) -> DatasetView:
     """One dataset, own or shared in."""
-    return show(project_id, await service.read(uow, project_id, dataset_id))
+    return await show(uow, actor, project_id, await service.read(uow, project_id, dataset_id))
 
 
 @router.patch("/projects/{project_id}/datasets/{dataset_id}", dependencies=[may(Action.DATASET_CHANGE)])
-async def change_dataset(project_id: UUID, dataset_id: UUID, change: DatasetChange, version: IfMatch, uow: Uow) -> DatasetView:
+async def change_dataset(
+    project_id: UUID, dataset_id: UUID, change: DatasetChange, version: IfMatch, actor: CurrentActor, uow: Uow
+) -> DatasetView:
     """Change the description."""
-    return show(project_id, await service.change(uow, project_id, dataset_id, version, change.description))
+    return await show(uow, actor, project_id, await service.change(uow, project_id, dataset_id, version, change.description))
 
 
 # Files
@@ -86,9 +91,12 @@ async def upload_file(
 
 
 @router.get("/projects/{project_id}/datasets/{dataset_id}/files", dependencies=[may(Action.FILE_LIST)])
-async def list_files(project_id: UUID, dataset_id: UUID, page: Paging, uow: Uow) -> Page[FileView]:
-    """The files of a dataset, own or shared in, by path."""
+async def list_files(project_id: UUID, dataset_id: UUID, page: Paging, actor: CurrentActor, uow: Uow) -> Page[FileView]:
+    """The files of a dataset, own or shared in, by path; numbered where the caller may not see what a program chose."""
     dataset = await service.read(uow, project_id, dataset_id)
+    if not await service.seen_in_full(uow, actor, project_id, [dataset]):
+        rows = await repository.numbered_files(uow.session, dataset.dataset_id, page)
+        return page.page(rows, lambda row: (row[0].file_id,), lambda row: show_numbered(*row))
     return page.page(await repository.files(uow.session, dataset.dataset_id, page), lambda file: (file.path,), show_file)
 
 
@@ -212,17 +220,33 @@ async def stage_output(
 # What is shown
 
 
-def show(project_id: UUID, dataset: Dataset) -> DatasetView:
-    """A dataset as the project sees it."""
-    return DatasetView(**dataset.model_dump(exclude={"name_key"}), shared=dataset.project_id != project_id)
+async def show(uow: UnitOfWork, actor: Actor, project_id: UUID, dataset: Dataset) -> DatasetView:
+    """A dataset as the caller sees it in the project."""
+    in_full = await service.seen_in_full(uow, actor, project_id, [dataset])
+    return show_dataset(project_id, dataset, in_full=bool(in_full))
+
+
+def show_dataset(project_id: UUID, dataset: Dataset, *, in_full: bool) -> DatasetView:
+    """A dataset as the project sees it, with its size or about its size."""
+    size = dataset.size if in_full or not dataset.files else domain.coarse_size(dataset.size)
+    return DatasetView(**dataset.model_dump(exclude={"name_key", "size"}), size=size, shared=dataset.project_id != project_id)
 
 
 def show_file(file: File) -> FileView:
-    """A file version."""
+    """A file version, to who may take it."""
+    return _view(file, domain.shown(file, 0, in_full=True))
+
+
+def show_numbered(file: File, ordinal: int) -> FileView:
+    """A file version, to who may not see what a program chose."""
+    return _view(file, domain.shown(file, ordinal, in_full=False))
+
+
+def _view(file: File, shown: domain.Shown) -> FileView:
     return FileView(
-        path=file.path,
-        size=file.size,
-        sha256=file.sha256.hex(),
+        path=shown.path,
+        size=shown.size,
+        sha256=shown.sha256.hex() if shown.sha256 is not None else None,
         version=file.number,
         origins=file.origins,
         created_at=file.created_at,

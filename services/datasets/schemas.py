@@ -27,7 +27,10 @@ class DatasetChange(BaseModel):
 
 
 class DatasetView(BaseModel):
-    """A dataset as a project sees it; ``shared`` when it belongs to another project. ``size`` in bytes."""
+    """A dataset as a project sees it; ``shared`` when it belongs to another project. ``size`` in bytes.
+
+    Who may not take out what a run made sees its size rounded up.
+    """
 
     dataset_id: UUID
     project_id: UUID
@@ -43,11 +46,14 @@ class DatasetView(BaseModel):
 
 
 class FileView(BaseModel):
-    """The newest version of a file; ``size`` in bytes, ``sha256`` in hexadecimal."""
+    """The newest version of a file; ``size`` in bytes, ``sha256`` in hexadecimal.
+
+    Who may not take out what a run made sees a number in place of its path, a size that is rounded up, and no hash.
+    """
 
     path: str
     size: int
-    sha256: str
+    sha256: str | None
     version: int
     origins: list[UUID]
     created_at: datetime

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -30,6 +30,7 @@ KNOWN_WAIT_S = 1.0
 KNOWN_LOOK_S = 0.05
 PIECE = 128 * 1024
 CHUNKS_AT_ONCE = 4
+LOOK_AGAIN = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,13 @@ async def read(uow: UnitOfWork, project_id: UUID, dataset_id: UUID) -> Dataset:
     return domain.readable(dataset, project_id, shared_in=shared_in)
 
 
+async def seen_in_full(uow: UnitOfWork, actor: Actor, project_id: UUID, datasets: Sequence[Dataset]) -> set[UUID]:
+    """Those of some readable datasets of which the actor may see what programs chose: names, sizes, hashes."""
+    homes = await repository.homes(uow.session, domain.merged(*(dataset.origins for dataset in datasets)))
+    role = actor.role if actor.project_id == project_id else None
+    return {dataset.dataset_id for dataset in datasets if domain.shown_in_full(project_id, role, dataset, homes)}
+
+
 async def own(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, *, lock: bool = False) -> Dataset:
     """A dataset that the project owns."""
     dataset, shared_in = await repository.visible(uow.session, project_id, dataset_id, lock=lock)
@@ -171,7 +179,7 @@ async def take_in(storage: Storage, target: Target, stream: AsyncIterator[bytes]
     """Seal a stream into the store, a chunk at a time. On any failure nothing is left. Raises HashDiffers, OutOfSpace, StagingIsFull."""
     key = vault.new_key()
     sealer = vault.Sealer(key, target.file_id.bytes)
-    intake = _Intake(stream, target.room)
+    intake = _Intake(stream, target.room, storage.blobs.check_room)
     wrapped = vault.wrap(target.key, key, target.file_id.bytes)
     first = bytearray()
     async for piece in intake:
@@ -188,12 +196,14 @@ async def take_in(storage: Storage, target: Target, stream: AsyncIterator[bytes]
 
 
 class _Intake:
-    """The pieces of an upload, counted and hashed as they come."""
+    """The pieces of an upload, counted and hashed as they come. ``check_disk`` is asked again after every ``LOOK_AGAIN`` bytes."""
 
-    def __init__(self, stream: AsyncIterator[bytes], room: domain.Room | None) -> None:
+    def __init__(self, stream: AsyncIterator[bytes], room: domain.Room | None, check_disk: Callable[[], None]) -> None:
         self.size = 0
         self._stream = stream
         self._room = room
+        self._check_disk = check_disk
+        self._checked = 0
         self._hash = hashlib.sha256()
 
     def __aiter__(self) -> "_Intake":
@@ -204,6 +214,9 @@ class _Intake:
         self.size += len(piece)
         if self._room is not None:
             self._room.take(self.size)
+        if self.size - self._checked >= LOOK_AGAIN:
+            self._check_disk()
+            self._checked = self.size
         self._hash.update(piece)
         return piece
 
@@ -279,12 +292,14 @@ async def add_file(uow: UnitOfWork, project_id: UUID, target: Target, stored: St
 
 
 async def leaving_file(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, path: str) -> File:
-    """A file that may leave the project. Raises OriginsAreForeign."""
+    """A file that may leave the project. Raises OriginsAreForeign, also for a path that there is none of: names are no oracle."""
     dataset = await read(uow, project_id, dataset_id)
     file = await repository.current_file(uow.session, dataset_id, domain.file_path(path))
+    uploaded = file is not None and not domain.derived(dataset_id, file.origins)
+    origins = [dataset_id] if uploaded else dataset.origins or [dataset_id]
+    domain.may_leave(project_id, dataset, origins, await repository.homes(uow.session, origins))
     if file is None:
         raise NotFound
-    domain.may_leave(project_id, dataset, file.origins, await repository.homes(uow.session, file.origins))
     return file
 
 

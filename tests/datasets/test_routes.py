@@ -371,6 +371,28 @@ async def test_the_door_is_closed_while_the_disk_has_less_than_its_reserve(world
     assert (answer.status_code, reason(answer)) == (507, "out-of-space")
 
 
+async def test_an_upload_ends_when_the_disk_comes_under_its_reserve_and_nothing_of_it_stays(world: World, blobs: Path) -> None:
+    dataset_id = await new_dataset(world)
+    await world.said()
+    store = world.runtime.extra["storage"].blobs
+    sent = 0
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for number in range(64):
+            if number == 12:
+                store.reserve = 2**60
+            yield BIG[: vault.CHUNK]
+            sent += 1
+
+    answer = await world.put(path(dataset_id, "files/a"), owner(OURS), content=content())
+    assert (answer.status_code, reason(answer)) == (507, "out-of-space")
+    assert 12 <= sent < 64
+    assert await world.said() == []
+    assert await world.sql("SELECT 1 FROM files") == []
+    assert list(files_under(blobs)) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 async def test_a_disk_that_fills_up_stores_nothing_half_and_loses_nothing(
     world: World, worlds: Worlds, settings: dict[str, Any], tmp_path: Path
