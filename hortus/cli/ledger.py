@@ -70,7 +70,11 @@ def verify(
     ] = None,
     machine: Json = False,
 ) -> None:
-    """Fetch the whole ledger and recompute every hash, chain and number here, without believing the server."""
+    """Fetch the whole ledger and recompute every hash, chain and number here.
+
+    A ledger that was rewritten from its beginning shows only against what was noted before: keep what --json prints, and give
+    it as --earlier.
+    """
     with signed_in() as client:
         checks = client.audit.verify(_earlier(earlier))
     found = [
