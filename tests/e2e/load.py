@@ -5,13 +5,14 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hortus.client import Client, HortusError, Memory, new_key
 from tests.e2e.scene import PATIENCE, Scene, Somebody, until
 
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.6
 TRY_SECONDS = 20.0
 MOST_CERTIFICATES = 20
 
@@ -38,6 +39,8 @@ class Load:
         self.dataset = scene.owner.at(0).datasets.create(self.project, "growing")["dataset_id"]
         self.kinds: dict[str, Acknowledged] = {}
         self._stop = threading.Event()
+        self._rest = threading.Event()
+        self._rest.set()
         self._threads: list[threading.Thread] = []
         self._certificates: deque[str] = deque()
         owner, administrator = scene.owner, scene.administrator
@@ -61,8 +64,18 @@ class Load:
     def stop(self) -> None:
         """End all work; what is under way is finished."""
         self._stop.set()
+        self._rest.set()
         for thread in self._threads:
             thread.join(PATIENCE)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing new is begun for a while."""
+        self._rest.clear()
+        try:
+            yield
+        finally:
+            self._rest.set()
 
     def goes_on(self, service: str, moment: float) -> float:
         """Wait until both gateways have acknowledged work of this kind after ``moment``; how long that took, in seconds."""
@@ -78,7 +91,7 @@ class Load:
         """What was acknowledged and is not there, by kind."""
         owner, administrator = self.scene.owner.at(0), self.scene.administrator.at(1)
         until_now = {kind: dict(told.made) for kind, told in self.kinds.items()}
-        there = {
+        there: dict[str, dict[str, str | None]] = {
             "projects": {project["project_id"]: project["name"] for project in owner.projects.list()},
             "datasets": {file["path"]: file["sha256"] for file in owner.datasets.files(self.project, self.dataset)},
             "ca": {made["certificate_id"]: made["fingerprint"] for made in owner.certificates.list(self.project)},
@@ -108,6 +121,7 @@ class Load:
                 told.made[key] = value
                 told.at.append((time.time(), gateway))
             self._stop.wait(PAUSE_SECONDS)
+            self._rest.wait()
 
     def _project(self, client: Client, mark: str) -> tuple[str, str]:
         made = client.projects.create(f"load_{mark}")
