@@ -37,6 +37,7 @@ APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
 DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
 
 F = TypeVar("F", bound=Fact)
+Batches = dict[TopicPartition, list[Any]]
 Handler = Callable[[Any, UnitOfWork], Awaitable[None]]
 RawHandler = Callable[[Sequence["RawRecord"], UnitOfWork], Awaitable[None]]
 Eraser = Callable[[str, UnitOfWork], Awaitable[None]]
@@ -231,19 +232,30 @@ class Consumer:
             for tp in [tp for tp in client.paused() if tp in self.lanes and self.lanes[tp].retry_at <= now]:
                 client.resume(tp)
             batches = await client.getmany(timeout_ms=50 if client.paused() else 500, max_records=BATCH)
-            await asyncio.gather(*[self._partition(client, tp, records) for tp, records in batches.items() if tp in self.lanes])
-            for tp, lane in self.lanes.items():
+            await asyncio.gather(
+                *[self._partition(client, self.lanes[tp], tp, records) for tp, records in self._known(client, batches).items()]
+            )
+            for tp, lane in list(self.lanes.items()):
                 if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to:
                     await self._sweep(tp, lane)
             if time.monotonic() >= awake_due:
                 awake_due = time.monotonic() + AWAKE_S
                 async with self.engine.begin() as connection:
-                    for tp, lane in self.lanes.items():
+                    for tp, lane in list(self.lanes.items()):
                         if lane.topic.compacted and lane.sweep_to is None:
                             await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
 
-    async def _partition(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
-        lane = self.lanes[tp]
+    def _known(self, client: AIOKafkaConsumer, batches: Batches) -> Batches:
+        """The batches of partitions that are taken over; the others, which came too early, will be given again.
+
+        The library gives out records of a partition while its listener still takes it over.
+        """
+        for tp in [tp for tp in batches if tp not in self.lanes]:
+            with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
+                pass
+        return {tp: records for tp, records in batches.items() if tp in self.lanes}
+
+    async def _partition(self, client: AIOKafkaConsumer, lane: Lane, tp: TopicPartition, records: Sequence[Any]) -> None:
         done = await self._apply(lane, records)
         try:
             if done:

@@ -263,6 +263,28 @@ async def _awake(side: Side) -> bool:
     return bool((await side.sql("SELECT bool_and(awake_at > now() - interval '1 day') FROM partitions_heard"))[0][0])
 
 
+async def test_facts_that_come_while_a_partition_is_still_being_taken_over_are_not_passed_by(side: Make, writer: AIOKafkaProducer) -> None:
+    class Late(Consumer):
+        early = asyncio.Event()
+
+        def _known(self, client: Any, batches: Any) -> Any:
+            if any(tp not in self.lanes for tp in batches):
+                self.early.set()
+            return super()._known(client, batches)
+
+        async def assigned(self, client: Any, partitions: Any) -> None:
+            self.lanes.clear()
+            await asyncio.wait_for(self.early.wait(), 20)
+            await super().assigned(client, partitions)
+
+    datasets: Side = await side("datasets")
+    projects = [uuid7() for _ in range(10)]
+    await say(writer, *[project_fact(project, 1) for project in projects])
+    async with consuming(Late(datasets.settings, datasets.engine, hears(Project))):
+        for project in projects:
+            assert await until_applied(datasets, str(project), 1) == [1]
+
+
 async def test_two_consumers_share_the_work_and_a_rebalance_repeats_no_effect(side: Make, writer: AIOKafkaProducer) -> None:
     one: Side = await side("datasets")
     two: Side = await side("datasets", instance="2", beside=one)
