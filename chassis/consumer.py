@@ -252,7 +252,7 @@ class Consumer:
         """
         for tp in [tp for tp in batches if tp not in self.lanes]:
             with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
-                pass
+                client.seek(tp, batches[tp][0].offset)
         return {tp: records for tp, records in batches.items() if tp in self.lanes}
 
     async def _partition(self, client: AIOKafkaConsumer, lane: Lane, tp: TopicPartition, records: Sequence[Any]) -> None:
