@@ -147,7 +147,14 @@ async def test_a_program_reads_its_inputs_and_its_outputs_are_staged(house: Hous
     assert (run.state, run.reason, run.exit_code, run.metrics) == ("succeeded", None, 0, {"length": 5.0})
     assert house.front.outputs == {"sub/copy.txt": b"beta" * 100_000}
     assert (await house.scene.log(job["job_id"])).json()["text"] == "['--fast'] ['wdbc']\n"
-    assert [fact.state.value for fact in house.front.facts if fact.key == job["run_id"]] == ["queued", "leased", "running", "succeeded"]
+
+    def states() -> list[str]:
+        return [fact.state.value for fact in house.front.facts if fact.key == job["run_id"]]
+
+    async with asyncio.timeout(20):  # the front reads the outbox a moment after the row was committed
+        while "succeeded" not in states():
+            await asyncio.sleep(0.02)
+    assert states() == ["queued", "leased", "running", "succeeded"]
 
 
 async def test_the_agent_keeps_its_identity_for_itself_and_enrols_once(house: House) -> None:
