@@ -114,7 +114,7 @@ def problem(answer: httpx2.Response) -> dict[str, Any]:
     assert len(said["title"].split()) >= 2
     assert answer.headers["hortus-reason"] == said["type"].removeprefix(TYPE)
     text = answer.text
-    for internal in ("Traceback", "sqlalchemy", "asyncpg", "pydantic", 'File "', "/work/", "localhost:"):
+    for internal in ("Traceback", "sqlalchemy", "asyncpg", "pydantic", 'File "', str(Path(__file__).parents[2]), "localhost:"):
         assert internal not in text
     return said
 
