@@ -176,10 +176,10 @@ POLICY: dict[Action, Rule] = {
     Action.PROJECT_LIST: Rule(Service.PROJECTS, "GET", "/projects", SIGNED_IN),
     Action.PROJECT_READ: Rule(Service.PROJECTS, "GET", _PROJECT, MEMBER, hides=True),
     Action.PROJECT_CHANGE: Rule(Service.PROJECTS, "PATCH", _PROJECT, OWNER, hides=True),
-    Action.MEMBER_ADD: Rule(Service.PROJECTS, "POST", _PROJECT + "/members", OWNER, hides=True),
+    Action.MEMBER_ADD: Rule(Service.PROJECTS, "POST", _PROJECT + "/members", OWNER, hides=True, session=True),
     Action.MEMBER_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/members", MEMBER, hides=True),
     Action.MEMBER_CHANGE: Rule(
-        Service.PROJECTS, "PATCH", _PROJECT + "/members/{user_id}", OWNER, when=Condition.LAST_OWNER_STAYS, hides=True
+        Service.PROJECTS, "PATCH", _PROJECT + "/members/{user_id}", OWNER, when=Condition.LAST_OWNER_STAYS, hides=True, session=True
     ),
     Action.MEMBER_REMOVE: Rule(
         Service.PROJECTS, "DELETE", _PROJECT + "/members/{user_id}", OWNER, when=Condition.LAST_OWNER_STAYS, hides=True

@@ -50,6 +50,8 @@ SESSION_DOORS = {
     Action.USER_READ_SELF,
     Action.USER_CHANGE,
     Action.PROJECT_CREATE,
+    Action.MEMBER_ADD,
+    Action.MEMBER_CHANGE,
     Action.CERTIFICATE_CREATE,
     Action.AGENT_CREATE,
     Action.AGENT_LIST,

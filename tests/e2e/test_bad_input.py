@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import itertools
 import json
 import re
 import secrets
@@ -540,12 +539,12 @@ def test_forged_expired_foreign_and_confused_tokens_are_refused(doubled: Scene, 
         "three dots": "...",
         "very long": "a" * 20_000,
     }
-    paths = itertools.cycle(["/users/me", "/projects", f"/projects/{NOWHERE}"])
-    for (what, token), path in zip(forged.items(), paths, strict=False):
-        answer = door("GET", path, token)
-        assert answer.status_code == 401, (what, path, answer.status_code)
-        problem(answer)
-        assert answer.headers["www-authenticate"] == "Bearer"
+    for what, token in forged.items():
+        for path in ("/users/me", "/projects", f"/projects/{NOWHERE}"):
+            answer = door("GET", path, token)
+            assert answer.status_code == 401, (what, path, answer.status_code)
+            problem(answer)
+            assert answer.headers["www-authenticate"] == "Bearer"
     for authorization in ("", "Bearer", "Basic YTpi", f"bearer  {owner.token}", f"Bearer {owner.token} x", f"Token {owner.token}"):
         assert door("GET", "/users/me", headers={"Authorization": authorization}).status_code == 401, authorization
     head = f"GET {API}/users/me HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {owner.token}\r\nAuthorization: Bearer x\r\nConnection: close\r\n\r\n"

@@ -170,6 +170,9 @@ def test_a_blocked_account_is_refused_at_the_other_gateway_within_a_second(doubl
     in_force(watches, done)
     # Whichever fact comes first: the account is blocked, its sessions are ended.
     assert {seen.slug for watch in watches for seen in watch.seen if seen.refused} <= {"account-not-active", "session-ended"}
+    with pytest.raises(Refused) as refused:
+        blocked.sign_in(FIRST)
+    assert refused.value.status == 401
 
 
 def certified(scene: Scene, person: Somebody, project: str, gateway: int, folder: Path) -> tuple[str, Callable[[], Client]]:
