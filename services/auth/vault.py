@@ -99,7 +99,7 @@ class Vault:
 
 def new_token() -> str:
     """A one-time token: 256 random bits, base64url."""
-    return secrets.token_urlsafe(TOKEN_BYTES)
+    return f"invitation_{secrets.token_urlsafe(TOKEN_BYTES)}"  # a leading dash would be an option on a command line
 
 
 def token_hash(token: str) -> bytes:
