@@ -25,7 +25,7 @@ from uuid_utils.compat import uuid7
 from chassis import bus, patience
 from chassis.db import is_away
 from chassis.log import logger
-from chassis.outbox import UnitOfWork, unit_of_work
+from chassis.outbox import NOTIFY, UnitOfWork, unit_of_work
 from chassis.settings import Settings
 from contracts.events import TOPICS, Fact, Topic
 
@@ -33,6 +33,8 @@ log = logger(__name__)
 BATCH = 200
 RETRY_S = 0.05
 AWAKE_S = 30.0
+PACE_S = 0.002
+OFFSETS_S = 0.25
 APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
 DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
 
@@ -107,9 +109,13 @@ class Hears:
 
 _CLAIM = text("""INSERT INTO inbox (topic, key, version, partition) SELECT :topic, k, 0, :partition FROM unnest(CAST(:keys AS text[])) AS k
                  ON CONFLICT DO NOTHING""")
-_VERSIONS = text("SELECT key, version FROM inbox WHERE topic = :topic AND key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE")
-_PASSED = text("""UPDATE inbox SET version = greatest(version, n.v), pass = :pass, partition = :partition
-                  FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[])) AS n(k, v) WHERE topic = :topic AND key = n.k""")
+# A lookup by the whole key for each key, whatever the planner believes about the table: it must not cost more as the inbox grows.
+_VERSIONS = text("""SELECT k AS key, (SELECT version FROM inbox WHERE topic = :topic AND key = k FOR UPDATE) AS version
+                    FROM unnest(CAST(:keys AS text[])) AS k""")
+_PASSED = text("""INSERT INTO inbox (topic, key, version, partition, pass)
+                  SELECT :topic, k, v, :partition, :pass FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[])) AS n(k, v)
+                  ON CONFLICT (topic, key) DO UPDATE SET version = greatest(inbox.version, excluded.version), pass = excluded.pass,
+                      partition = excluded.partition""")
 _AWAKE = text("""INSERT INTO partitions_heard (topic, partition, awake_at) VALUES (:topic, :partition, clock_timestamp())
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at""")
 _SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
@@ -126,6 +132,7 @@ _DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, 
 class Lane:
     """One assigned partition: how often its next record failed and when to try again, and the sweep it is in, if any.
 
+    ``offset`` is where the next record lies, as long as the broker was not told.
     ``trouble`` is set while an authority fact cannot be read or applied: the partition stands still until it can.
     """
 
@@ -135,6 +142,7 @@ class Lane:
     retry_at: float = 0.0
     pass_number: int = 0
     sweep_to: int | None = None
+    offset: int | None = None
 
 
 class Consumer:
@@ -173,7 +181,11 @@ class Consumer:
                 await client.start()
                 self.error = None
                 pause = 0.1
-                await self._hear(client)
+                telling = asyncio.create_task(self._tell_offsets(client))
+                try:
+                    await self._hear(client, telling)
+                finally:
+                    telling.cancel()
             except (OSError, KafkaError, DBAPIError, TimeoutError) as error:
                 self.error = f"consumer: {type(error).__name__}"
                 log.warning("consumer interrupted", error=repr(error))
@@ -182,9 +194,10 @@ class Consumer:
                 self.error = f"consumer: {type(error).__name__}"
                 log.error("consumer failed", exc_info=error)
             finally:
-                with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                    async with asyncio.timeout(5):
-                        await client.stop()
+                for leave in (lambda: self._commit_offsets(client), client.stop):  # noqa: B023 - called at once
+                    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                        async with asyncio.timeout(5):
+                            await leave()
                 self.lanes.clear()
             await patience.pause(pause)
             pause = min(pause * 2, 2.0)
@@ -222,16 +235,21 @@ class Consumer:
                     await client.seek_to_beginning(tp)
             self.lanes[tp] = lane
 
-    async def _hear(self, client: AIOKafkaConsumer) -> None:
+    async def _hear(self, client: AIOKafkaConsumer, telling: asyncio.Task[None]) -> None:
         awake_due = time.monotonic() + AWAKE_S
+        paced = 0.0
         self._anew = False
         while not self._anew:
             if self.not_assigned is not None:
                 raise self.not_assigned
+            if telling.done():
+                telling.result()
             now = time.monotonic()
             for tp in [tp for tp in client.paused() if tp in self.lanes and self.lanes[tp].retry_at <= now]:
                 client.resume(tp)
-            batches = await client.getmany(timeout_ms=50 if client.paused() else 500, max_records=BATCH)
+            await asyncio.sleep(paced - time.monotonic())
+            batches = await client.getmany(timeout_ms=50 if client.paused() else 250, max_records=BATCH)
+            paced = time.monotonic() + PACE_S
             await asyncio.gather(
                 *[self._partition(client, self.lanes[tp], tp, records) for tp, records in self._known(client, batches).items()]
             )
@@ -257,15 +275,31 @@ class Consumer:
 
     async def _partition(self, client: AIOKafkaConsumer, lane: Lane, tp: TopicPartition, records: Sequence[Any]) -> None:
         done = await self._apply(lane, records)
-        try:
-            if done:
-                await client.commit({tp: records[done - 1].offset + 1})
-            if done < len(records):
+        if done:
+            lane.offset = records[done - 1].offset + 1
+        if done < len(records):
+            with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
                 client.seek(tp, records[done].offset)
                 client.pause(tp)
                 lane.retry_at = time.monotonic() + RETRY_S * min(2**lane.failures, 40)
+
+    async def _tell_offsets(self, client: AIOKafkaConsumer) -> None:
+        while True:
+            await asyncio.sleep(OFFSETS_S)
+            await self._commit_offsets(client)
+
+    async def _commit_offsets(self, client: AIOKafkaConsumer) -> None:
+        """Say how far each partition is done with; what is repeated because this came too late changes nothing."""
+        offsets = {tp: lane.offset for tp, lane in self.lanes.items() if lane.offset is not None}
+        if not offsets:
+            return
+        try:
+            await client.commit(offsets)
         except (CommitFailedError, IllegalStateError):
-            log.info("partition went to another consumer, which repeats what was not committed", topic=tp.topic, partition=tp.partition)
+            log.info("partitions went to another consumer, which repeats what was not committed")
+        for tp, offset in offsets.items():
+            if tp in self.lanes and self.lanes[tp].offset == offset:
+                self.lanes[tp].offset = None
 
     async def _apply(self, lane: Lane, records: Sequence[Any]) -> int:
         """Apply records in order; how many of them are done with."""
@@ -315,22 +349,22 @@ class Consumer:
                 raw = [RawRecord(r.topic, r.partition, r.offset, r.key, r.value or b"", r.timestamp) for r in records]
                 await self.hears.raw_handler(raw, uow)
             return
-        facts = [fact for fact in map(bus.read, records) if isinstance(fact, Fact)]
+        facts = [(fact.key, fact) for fact in map(bus.read, records) if isinstance(fact, Fact)]
         if not facts:
             return
-        where = {"topic": first.topic, "partition": first.partition, "keys": sorted({fact.key for fact in facts})}
+        where = {"topic": first.topic, "partition": first.partition, "keys": sorted({key for key, _ in facts})}
         async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
             await uow.session.execute(_CLAIM, where)
             versions: dict[str, int] = {row.key: row.version for row in await uow.session.execute(_VERSIONS, where)}
-            for fact in facts:
-                if fact.version > versions[fact.key]:
+            for key, fact in facts:
+                if fact.version > versions[key]:
                     handler = self.hears.handlers.get(fact.type)
                     if handler is not None:
                         await handler(fact, uow)
-                    versions[fact.key] = fact.version
+                    versions[key] = fact.version
             await uow.session.execute(_PASSED, {**where, "versions": [versions[key] for key in where["keys"]], "pass": lane.pass_number})
         APPLIED.labels(first.topic).inc(len(facts))
-        for fact in facts:
+        for _, fact in facts:
             for told in self.on_applied:
                 told(fact)
 
@@ -355,7 +389,7 @@ class Consumer:
                 "payload": json.dumps(letter),
             }
             await connection.execute(_DEAD_LETTER, values)
-            await connection.execute(text("SELECT pg_notify('outbox', '')"))
+            await connection.execute(NOTIFY, {"topics": values["topic"]})
 
     async def _sweep(self, tp: TopicPartition, lane: Lane) -> None:
         """After a full re-read: what was known and was not met again has been erased meanwhile."""

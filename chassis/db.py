@@ -19,6 +19,7 @@ from sqlmodel import SQLModel
 MIGRATIONS = Path(__file__).parent / "migrations"
 SERVICES = Path(__file__).parents[1] / "services"
 APPEND_ONLY = "append_only"
+QUEUES = ("outbox", "audit_outbox")
 CONNECT_S = 10.0
 AWAY = (OperationalError, InterfaceError)
 GONE_STATES = ("08", "57P")
@@ -67,7 +68,7 @@ def plain_dsn(url: str) -> str:
 def migrate(service: str, owner_url: str) -> None:
     """Bring a service's database to the newest state: the chassis' tables, the service's own, and the rights of its role.
 
-    Runs as the owner's role; the role that serves gets read and write on rows and no DDL. Tables whose ``info`` says
+    Runs as the owner's role; the role that serves gets read and write on rows and no DDL, and vacuums the queues. Tables whose ``info`` says
     ``append_only`` can only be read and added to. Safe to repeat and to run side by side.
     """
     for versions, table in ((MIGRATIONS / "versions", "chassis_version"), (SERVICES / service / "migrations", "service_version")):
@@ -91,4 +92,6 @@ def _grant(connection: sqlalchemy.Connection, service: str) -> None:
         rights = "SELECT, INSERT" if name in kept else "SELECT" if name.endswith("_version") else "SELECT, INSERT, UPDATE, DELETE"
         connection.execute(sqlalchemy.text(f"REVOKE ALL ON {quote(name)} FROM {quote(runtime)}"))
         connection.execute(sqlalchemy.text(f"GRANT {rights} ON {quote(name)} TO {quote(runtime)}"))
+    for name in QUEUES:
+        connection.execute(sqlalchemy.text(f"GRANT MAINTAIN ON {quote(name)} TO {quote(runtime)}"))
     connection.execute(sqlalchemy.text(f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {quote(runtime)}"))

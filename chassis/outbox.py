@@ -23,13 +23,12 @@ from contracts.roles import NOBODY, Actor
 
 CHANNEL = "outbox"
 
-_INSERT_FACTS = text("""
-    INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
-    SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:types AS text[]),
-        CAST(:ids AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:actors AS text[]), CAST(:traces AS text[]), CAST(:payloads AS text[]))
-""")
-_INSERT_RECORD = text("INSERT INTO audit_outbox (record) VALUES (CAST(:record AS jsonb))")
-_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', '')")
+NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topics)")
+_FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:types AS text[]),
+        CAST(:ids AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:actors AS text[]), CAST(:traces AS text[]), CAST(:payloads AS text[]))"""
+_RECORD = "INSERT INTO audit_outbox (record) VALUES (CAST(:record AS jsonb))"
+_LEAVE = text(f"WITH facts AS ({_FACTS}), record AS ({_RECORD}) {NOTIFY}")
 
 
 class UnitOfWork:
@@ -87,22 +86,20 @@ class UnitOfWork:
             await self.session.flush()
             for write, items in self._collected.items():
                 await write(self, items)
-            if self.facts:
-                await self._write_facts()
             if self.facts or self.audited:
-                await self.session.execute(_INSERT_RECORD, {"record": json.dumps(self._record())})
-                await self.session.execute(_NOTIFY)
+                await self._leave()
             await self.session.commit()
         except IntegrityError as error:
             raise ChangedMeanwhile from error
 
-    async def _write_facts(self) -> None:
+    async def _leave(self) -> None:
+        """Facts, record and the relay's call in one statement: each request waits for it."""
         facts = self.facts
         actor = str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
         await self.session.execute(
-            _INSERT_FACTS,
+            _LEAVE,
             {
-                "topics": [fact.topic.name for fact in facts],
+                "names": [fact.topic.name for fact in facts],
                 "keys": [fact.key for fact in facts],
                 "versions": [fact.version for fact in facts],
                 "types": [fact.type for fact in facts],
@@ -111,6 +108,8 @@ class UnitOfWork:
                 "actors": [actor for _ in facts],
                 "traces": [self.traceparent for _ in facts],
                 "payloads": [fact.model_dump_json() for fact in facts],
+                "record": json.dumps(self._record()),
+                "topics": " ".join({fact.topic.name for fact in facts}),
             },
         )
 

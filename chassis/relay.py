@@ -31,6 +31,9 @@ from contracts.events import TOPICS, AuditRecord, Topic
 
 log = logger(__name__)
 BATCH = 1000
+TIDY_AFTER = 2000
+PACE_S = 0.02
+RECORDS_PACE_S = 0.1
 PUBLISHED = Counter("hortus_relay_published_total", "Facts published", ["topic"])
 HELD_BACK = Gauge("hortus_relay_held_back", "Committed facts that wait for an earlier version", ["lane"])
 LEADING = Gauge("hortus_relay_leading", "1 while this process leads")
@@ -40,16 +43,18 @@ _TAKE = """UPDATE relay_lease SET holder = $1, until = clock_timestamp() + $2 * 
 _KEEP = """UPDATE relay_lease SET until = clock_timestamp() + $2 * interval '1 second'
            WHERE holder = $1 AND until > clock_timestamp() RETURNING true"""
 _RELEASE = "UPDATE relay_lease SET until = '-infinity' WHERE holder = $1"
-_PENDING = """SELECT o.id, o.topic, o.key, o.version, o.type, o.event_id, o.at, o.actor, o.traceparent, o.payload, coalesce(h.version, 0) AS head
-              FROM outbox o LEFT JOIN heads h USING (topic, key) WHERE o.topic = ANY($1) ORDER BY o.id LIMIT $2"""
-_ADVANCE = """INSERT INTO heads (topic, key, version) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+_PENDING = """SELECT o.id, o.topic, o.key, o.version, o.type, o.event_id, o.at, o.actor, o.traceparent, o.payload,
+                  coalesce((SELECT h.version FROM heads h WHERE h.topic = o.topic AND h.key = o.key), 0) AS head
+              FROM outbox o WHERE o.topic = ANY($1) ORDER BY o.id LIMIT $2"""
+_ADVANCE = """WITH forgotten AS (DELETE FROM outbox WHERE id = ANY($4))
+              INSERT INTO heads (topic, key, version) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
               ON CONFLICT (topic, key) DO UPDATE SET version = greatest(heads.version, excluded.version)"""
-_FORGET = "DELETE FROM outbox WHERE id = ANY($1)"
 _LOCK_COUNTER = "SELECT last FROM audit_counter FOR UPDATE"
 _NUMBER = """WITH fresh AS (SELECT id, row_number() OVER (ORDER BY id) AS n FROM audit_outbox WHERE number IS NULL ORDER BY id LIMIT $1),
              taken AS (UPDATE audit_counter SET last = last + (SELECT count(*) FROM fresh) RETURNING last - (SELECT count(*) FROM fresh) AS base)
              UPDATE audit_outbox a SET number = taken.base + fresh.n FROM fresh, taken WHERE a.id = fresh.id"""
 _NUMBERED = "SELECT id, number, record FROM audit_outbox WHERE number IS NOT NULL ORDER BY number LIMIT $1"
+_TIDY = "VACUUM (SKIP_LOCKED, TRUNCATE OFF) outbox, audit_outbox"
 _FORGET_RECORDS = "DELETE FROM audit_outbox WHERE id = ANY($1)"
 
 
@@ -93,6 +98,8 @@ class Relay:
         self.plain = [topic.name for topic in own if not topic.compacted and not topic.name.startswith("audit.")]
         self.leading = False
         self.error: str | None = None
+        self._fenced = {topic.name: "authority" if topic.authority else "state" for topic in own if topic.compacted}
+        self._forgotten = 0
         self._wake = {name: asyncio.Event() for name in ("authority", "state", "plain")}
 
     def missing(self) -> list[str]:
@@ -132,6 +139,7 @@ class Relay:
                 tasks.create_task(self._fenced_loop("authority", self.authority, f"relay.{self.service}", positions=True))
                 tasks.create_task(self._fenced_loop("state", self.state, f"relay.{self.service}.state", positions=False))
                 tasks.create_task(self._plain_loop())
+                tasks.create_task(self._tidy_loop())
                 self._now_leading()
         except* LeaseLost as group:
             raise LeaseLost from group
@@ -142,9 +150,9 @@ class Relay:
                 await connection.execute(_RELEASE, self.holder)
             await connection.close(timeout=2)
 
-    def _notified(self, *_: object) -> None:
-        for event in self._wake.values():
-            event.set()
+    def _notified(self, *notice: object) -> None:
+        for name in {"plain", *(self._fenced.get(topic, "plain") for topic in str(notice[-1]).split())}:
+            self._wake[name].set()  # plain always: each commit leaves a record, too
 
     async def _keep_lease(self) -> None:
         connection = await asyncpg.connect(plain_dsn(self.settings.database_url))
@@ -159,7 +167,7 @@ class Relay:
     async def _fenced_loop(self, name: str, topics: list[Topic], transactional_id: str, *, positions: bool) -> None:
         """Publish compacted topics in transactions: what a relay sends that was overtaken must never become the newest state.
 
-        With ``positions`` each pass that drained the outbox says so in every partition.
+        With ``positions``, and when one is due, a pass that drained the outbox says so in every partition.
         """
         if not topics:
             return
@@ -173,6 +181,7 @@ class Relay:
             await producer.start()
             due = 0.0
             while True:
+                paced = time.monotonic() + PACE_S
                 wake.clear()
                 at = await connection.fetchval("SELECT clock_timestamp()")
                 rows = await connection.fetch(_PENDING, names, BATCH)
@@ -183,16 +192,17 @@ class Relay:
                         "facts held back: an earlier version is missing", first=f"{held[0]['topic']}:{held[0]['key']}:{held[0]['version']}"
                     )
                 drained = len(rows) < BATCH and not held
-                if ready or time.monotonic() >= due:
-                    if ready or (positions and drained):
-                        await self._publish_transaction(producer, ready, partitions if positions and drained else [], at)
-                    if drained:
-                        due = time.monotonic() + pause
+                place = partitions if positions and drained and time.monotonic() >= due else []
+                if ready or place:
+                    await self._publish_transaction(producer, ready, place, at)
                     await self._mark(connection, ready)
+                if place or not positions:
+                    due = time.monotonic() + pause
                 if len(rows) < BATCH or not ready:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, due - time.monotonic()) if not held else self.settings.position_s):
                             await wake.wait()
+                    await asyncio.sleep(paced - time.monotonic())
         except ProducerFenced as error:
             raise LeaseLost from error
         finally:
@@ -218,6 +228,7 @@ class Relay:
         try:
             await producer.start()
             while True:
+                paced = time.monotonic() + RECORDS_PACE_S
                 wake.clear()
                 rows = await connection.fetch(_PENDING, self.plain, BATCH)
                 ready, held = in_order(rows)
@@ -229,8 +240,21 @@ class Relay:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self.settings.position_s if held else 1.0):
                             await wake.wait()
+                    await asyncio.sleep(paced - time.monotonic())
         finally:
             await _close(producer, connection)
+
+    async def _tidy_loop(self) -> None:
+        """Clear away what was forgotten: each pass walks over the dead entries of the outbox, and autovacuum comes once a minute."""
+        connection = await asyncpg.connect(plain_dsn(self.settings.database_url))
+        try:
+            while True:
+                await asyncio.sleep(1.0)
+                if self._forgotten >= TIDY_AFTER:
+                    self._forgotten = 0
+                    await connection.execute(_TIDY)
+        finally:
+            await connection.close(timeout=2)
 
     async def _publish_records(self, producer: AIOKafkaProducer, connection: asyncpg.Connection) -> int:
         async with connection.transaction():
@@ -246,6 +270,7 @@ class Relay:
         if rows:
             await asyncio.gather(*sent)
             await connection.execute(_FORGET_RECORDS, [row["id"] for row in rows])
+            self._forgotten += len(rows)
         return len(rows)
 
     async def _send(self, producer: AIOKafkaProducer, row: Any) -> Any:
@@ -263,11 +288,14 @@ class Relay:
         for row in rows:
             newest[row["topic"], row["key"]] = row["version"]
         places = sorted(newest)
-        async with connection.transaction():
-            await connection.execute(
-                _ADVANCE, [topic for topic, _ in places], [key for _, key in places], [newest[place] for place in places]
-            )
-            await connection.execute(_FORGET, [row["id"] for row in rows])
+        await connection.execute(
+            _ADVANCE,
+            [topic for topic, _ in places],
+            [key for _, key in places],
+            [newest[place] for place in places],
+            [row["id"] for row in rows],
+        )
+        self._forgotten += len(rows)
 
     def _now_leading(self) -> None:
         self.leading = True

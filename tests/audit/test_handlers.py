@@ -234,6 +234,12 @@ async def test_the_serving_role_cannot_change_what_is_in_the_ledger(world: World
     assert await links(world) == expected(1)
 
 
+async def test_the_serving_role_may_clear_its_queues_away_and_no_other_table(world: World) -> None:
+    found = await world.sql("""SELECT relname FROM pg_class
+        WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND has_table_privilege(oid, 'MAINTAIN') ORDER BY relname""")
+    assert [row[0] for row in found] == ["audit_outbox", "outbox"]
+
+
 async def test_the_database_does_not_take_a_leaf_that_is_not_of_the_bytes(world: World) -> None:
     await told(world, 1)
     with pytest.raises(DBAPIError, match="check"):

@@ -95,6 +95,31 @@ async def test_a_crash_between_effect_and_offset_changes_nothing_twice(side: Mak
         assert await until_applied(datasets, str(project), 2) == [1, 2]
 
 
+async def test_hearing_costs_the_same_however_much_was_heard_before(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets")
+    many = 20_000
+    fill = "INSERT INTO inbox (topic, key, version, partition) SELECT 'projects', gen_random_uuid()::text, 1, 0 FROM generate_series(1, :n)"
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears())):
+
+        async def hear(number: int) -> None:
+            for _ in range(number):
+                fact = project_fact(uuid7(), 1)
+                await say(writer, fact)
+                await until(lambda: effects(datasets, fact.key))  # noqa: B023 - awaited here
+
+        await hear(20)  # so that the database settles on its plans while there is little to look at
+        await datasets.sql(fill, n=many)
+        await hear(20)
+    await datasets.engine.dispose()  # a connection that ends has told its statistics
+    looked = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'inbox' AND n_tup_ins >= :n"
+
+    async def told() -> bool:
+        return bool(await datasets.sql(looked, n=many + 40))
+
+    await until(told)
+    assert (await datasets.sql(looked, n=many))[0][0] < many
+
+
 async def test_an_effect_that_fails_leaves_no_trace_and_is_tried_again(side: Make, writer: AIOKafkaProducer) -> None:
     failures: list[int] = []
     made = Hears("datasets")

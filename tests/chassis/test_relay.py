@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from chassis import bus
 from chassis.outbox import UnitOfWork
-from chassis.relay import Relay
+from chassis.relay import TIDY_AFTER, Relay
 from contracts.events import MEMBERSHIPS, PROJECTS, TOPICS, AuditRecord, Project, ProjectState
 from contracts.roles import NOBODY
 from tests.chassis.conftest import Side, Tail, membership, until
@@ -51,6 +51,19 @@ async def test_a_committed_fact_reaches_its_topic_with_its_envelope(side: Make, 
     assert headers["ce_type"] == b"membership.v1"
     assert headers["ce_source"] == b"/projects"
     assert headers["ce_specversion"] == b"1.0"
+
+
+async def test_the_queue_that_a_relay_emptied_is_cleared_away(side: Make) -> None:
+    projects: Side = await side("projects")
+    for _ in range(TIDY_AFTER // 500):
+        await projects.tell(*[membership(1, uuid7()) for _ in range(500)])
+    async with relaying(projects):
+
+        async def cleared() -> bool:
+            return bool(await projects.sql("SELECT 1 FROM pg_stat_user_tables WHERE relname = 'outbox' AND vacuum_count > 0"))
+
+        await until(cleared)
+    assert await projects.sql("SELECT 1 FROM outbox") == []
 
 
 async def test_a_rolled_back_fact_never_leaves(side: Make, tail: Make) -> None:
@@ -119,7 +132,7 @@ async def test_two_transactions_on_one_aggregate_that_commit_in_the_other_order_
             slow = UnitOfWork(session, "projects", NOBODY, "test", "")
             await slow.begin()
             slow.emit(membership(1, project))
-            await slow._write_facts()
+            await slow._leave()
             await projects.tell(membership(2, project))
             committed_at = (await projects.sql("SELECT clock_timestamp()"))[0][0]
             before = len(topic.positions())
@@ -171,7 +184,7 @@ async def test_a_relay_that_was_paused_is_fenced_when_it_wakes(side: Make, tail:
     topic: Tail = await tail(MEMBERSHIPS)
     project = uuid7()
     key = membership(1, project).key
-    program = "import asyncio, sys; from chassis.relay import Relay; from chassis.settings import Settings; asyncio.run(Relay(Settings.model_validate_json(sys.argv[1])).run())"
+    program = "import asyncio, sys; from chassis.relay import TIDY_AFTER, Relay; from chassis.settings import Settings; asyncio.run(Relay(Settings.model_validate_json(sys.argv[1])).run())"
     described = first.settings.model_dump_json()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, described, stderr=asyncio.subprocess.DEVNULL)
     try:
