@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -201,8 +200,3 @@ class Projection:
             if old is not read:
                 for listener in self.listeners:
                     listener(old, read)
-
-
-def utc_now() -> datetime:
-    """This process's clock, for instants at which a right begins or ends."""
-    return datetime.now(UTC)

@@ -108,6 +108,7 @@ class Action(StrEnum):
     JOB_LOG = "job.log"
     AGENT_CREATE = "agent.create"
     AGENT_LIST = "agent.list"
+    AGENT_WITHDRAW = "agent.withdraw"
     AGENT_ENROL = "agent.enrol"
     LEASE_TAKE = "lease.take"
     LEASE_READ = "lease.read"
@@ -237,6 +238,7 @@ POLICY: dict[Action, Rule] = {
     Action.JOB_LOG: Rule(Service.JOBS, "GET", _JOB + "/log", MEMBER, when=Condition.LOG_BUDGET_LEFT, hides=True),
     Action.AGENT_CREATE: Rule(Service.JOBS, "POST", "/agents", ADMINISTRATOR, session=True),
     Action.AGENT_LIST: Rule(Service.JOBS, "GET", "/agents", ADMINISTRATOR, session=True),
+    Action.AGENT_WITHDRAW: Rule(Service.JOBS, "DELETE", "/agents/{agent_id}", ADMINISTRATOR, session=True),
     Action.AGENT_ENROL: Rule(Service.JOBS, "POST", "/agents/enrolment", EVERYBODY, when=Condition.ENROLMENT_TOKEN_IS_OPEN),
     Action.LEASE_TAKE: Rule(Service.JOBS, "POST", "/leases", AGENT),
     Action.LEASE_READ: Rule(Service.JOBS, "GET", "/leases/{run_id}", AGENT, when=Condition.LEASE_IS_HELD),

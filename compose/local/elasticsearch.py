@@ -62,6 +62,7 @@ class Elasticsearch(Server):
         self._configure(configuration, tree)
         arguments: list[str | Path] = [
             *(java, "-Xms4m", "-Xmx48m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
+            f"-Djava.io.tmpdir={self.folder / 'tmp'}",
             *("-Dcli.name=server", "-Dcli.script=./bin/elasticsearch", "-Dcli.libs=lib/tools/server-cli"),
             *(f"-Des.path.home={tree}", f"-Des.path.conf={configuration}", "-Des.distribution.type=tar"),
             *("-cp", f"{tree}/lib/*:{tree}/lib/cli-launcher/*", "org.elasticsearch.launcher.CliToolLauncher"),

@@ -108,10 +108,6 @@ class Kafka(Server):
         self._apply_topics(admin, topic_plans(catalogue.values(), gateway_instances))
         self._apply_rules(admin, {_binding(rule) for rule in access_rules(catalogue.values())})
 
-    def create_topic(self, topic: Topic) -> None:
-        """Make one topic as the catalogue would, for tests."""
-        self._apply_topics(self.admin(), topic_plans([topic], ()))
-
     def allow(self, rules: Iterable[Access]) -> None:
         """Add access rules to those that there are, for tests."""
         admin = self.admin()  # held until its answers are there
@@ -228,6 +224,7 @@ class Kafka(Server):
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             "log.cleaner.dedupe.buffer.size": "2097152",
+            "log.cleaner.io.max.bytes.per.second": "1048576",  # compaction must not hold up facts
             "num.network.threads": "2",
             "num.io.threads": "4",
         }

@@ -17,7 +17,6 @@ from compose.local.home import Home, keep
 from compose.local.problems import SetupProblem
 
 SERVICES, PEOPLE, WORKLOADS = "services", "people", "workloads"
-INTERMEDIATES = (SERVICES, PEOPLE, WORKLOADS)
 ROOT_LIFETIME = timedelta(days=3650)
 INTERMEDIATE_LIFETIME = timedelta(days=1825)
 SERVICE_LIFETIME = timedelta(hours=72)

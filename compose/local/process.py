@@ -3,7 +3,6 @@
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -266,11 +265,6 @@ def base_environment(**more: str) -> dict[str, str]:
     """What every child may see of the runner's environment, and ``more``."""
     kept = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
     return {name: os.environ[name] for name in kept if name in os.environ} | more
-
-
-def free_bytes(folder: Path) -> int:
-    """How many bytes the file system of ``folder`` has left."""
-    return shutil.disk_usage(folder).free
 
 
 def _records(home: Home) -> Path:

@@ -46,10 +46,11 @@ def setup_link(home: Home, address: str) -> str | None:
 class Process:
     """A service, gateway or agent of the suite."""
 
-    def __init__(self, child: Child, missing: Callable[[], list[str]]) -> None:
-        """``missing`` says what keeps the process from being ready, in words."""
+    def __init__(self, child: Child, missing: Callable[[], list[str]], certify: Callable[[], None] | None = None) -> None:
+        """``missing`` says what keeps the process from being ready, in words; ``certify`` makes its certificate anew."""
         self.child = child
         self.missing = missing
+        self.certify = certify
 
     @property
     def running(self) -> bool:
@@ -62,7 +63,9 @@ class Process:
         self.wait()
 
     def launch(self) -> None:
-        """Start the process without waiting."""
+        """Start the process without waiting, with a fresh certificate: the last one may end soon, or have ended."""
+        if self.certify is not None:
+            self.certify()
         self.child.start()
 
     def wait(self) -> None:
@@ -398,7 +401,13 @@ class Suite:
         child = Child(self.home, name, [sys.executable, *arguments], environment, folder=REPOSITORY)
         port = self._ports[name]
         runner = self.home.tls_folder(RUNNER)
-        return Process(child, lambda: operators.missing(port, runner))
+        service = name.rpartition("-")[0]
+
+        def certify() -> None:
+            names = ("localhost", *(self.names if service == GATEWAY else ()))
+            self.pki.issue_service_certificate(service, self.home.tls_folder(name), dns=names)
+
+        return Process(child, lambda: operators.missing(port, runner), certify)
 
     def _environment(self, service: str, instance: int, port: int | None) -> dict[str, str]:
         name = f"{service}-{instance}"
@@ -410,7 +419,6 @@ class Suite:
         }
         if port is not None:
             tls = self.home.tls_folder(name)
-            self.pki.issue_service_certificate(service, tls, dns=("localhost", *(self.names if service == GATEWAY else ())))
             settings |= {
                 "HORTUS_LISTEN": f"127.0.0.1:{port}",
                 "HORTUS_TLS_DIR": str(tls),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hortus.cli import show
-from hortus.cli.options import Json, ProjectOption, dataset_id, job_id, project_id, signed_in
+from hortus.cli.options import Json, ProjectOption, agent_id, dataset_id, job_id, project_id, signed_in
 from hortus.client import HortusError
 from hortus.client.shapes import Job as JobShape
 from hortus.client.shapes import Resources
@@ -115,7 +115,15 @@ def cancel_job(job: Job, project: ProjectOption, machine: Json = False) -> None:
 def create_agent(name: Annotated[str, typer.Argument(help="The machine's name.")], machine: Json = False) -> None:
     """Announce an agent; prints its one-time enrolment token, once."""
     with signed_in() as client:
-        show.one(client.agents.create(name), ("name", "agent_id", "token"), machine=machine)
+        show.one(client.agents.create(name), ("name", "agent_id", "token", "enrol_before"), machine=machine)
+
+
+@agents.command("withdraw")
+def withdraw_agent(agent: Annotated[str, typer.Argument(help="The agent's name or id.")]) -> None:
+    """End an agent for ever; what it runs starts anew on another one."""
+    with signed_in() as client:
+        client.agents.withdraw(agent_id(client, agent))
+    show.say(f"{agent} is withdrawn; its certificate counts no longer.")
 
 
 @agents.command("list")

@@ -75,6 +75,12 @@ def job_id(client: Client, project: str, name: str) -> str:
     return max(ids)
 
 
+def agent_id(client: Client, name: str) -> str:
+    """The id of a node agent that is not withdrawn."""
+    live = (item for item in client.agents.list() if item["live"])
+    return name if is_id(name) else _the(name, "agent", live, lambda item: str(item["agent_id"]))
+
+
 def _the(name: str, what: str, items: Iterable[Mapping[str, Any]], identify: Callable[[Mapping[str, Any]], str]) -> str:
     ids = [identify(item) for item in items if item["name"] == name]
     if not ids:

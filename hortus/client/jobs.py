@@ -92,6 +92,10 @@ class Agents:
         """Announce an agent; ``token`` in the answer enrols it, shown this once."""
         return cast("Agent", self._wire.call("POST", "/agents", {"name": name}))
 
+    def withdraw(self, agent_id: str) -> None:
+        """End an agent for ever: its certificate is refused, and what it runs starts anew on another one."""
+        self._wire.call("DELETE", f"/agents/{agent_id}")
+
     def list(self) -> Iterator[Agent]:
         """The agents."""
         yield from self._wire.pages("/agents")

@@ -115,7 +115,7 @@ class Share(TypedDict):
 
 
 class Job(TypedDict):
-    """A program run over datasets; ``withheld``: metrics, exit code and reason exist, and the reader's budget is used up."""
+    """A program run over datasets; ``withheld``: its small results wait for its end, or for a new budget."""
 
     job_id: str
     run_id: str
@@ -155,7 +155,7 @@ class Resources(TypedDict, total=False):
 
 
 class Agent(TypedDict):
-    """A node agent; ``token`` (for its enrolment) only in the answer that made it."""
+    """A node agent; ``token`` (for its enrolment, until ``enrol_before``) only in the answer that made it."""
 
     agent_id: str
     name: str
@@ -164,6 +164,7 @@ class Agent(TypedDict):
     created_at: str
     version: int
     token: NotRequired[str]
+    enrol_before: NotRequired[str]
 
 
 class Hit(TypedDict):

@@ -23,6 +23,7 @@ LOG_KEPT = 64 * 1024
 BUDGET = 64 * 1024
 KEPT_FOR_DETAILS = 4 * 1024
 CSR_LONGEST = 8192
+ENROLMENT = timedelta(hours=24)
 
 MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.QUEUED: frozenset({RunState.LEASED, RunState.CANCELLED}),
@@ -167,6 +168,11 @@ def expire(run: Run, most_leases: int, now: datetime) -> None:
         run.reason = f"The machine that ran it went away {most_leases} times."
         _end(run, now)
         return
+    release(run)
+
+
+def release(run: Run) -> None:
+    """The agent that held the run cannot go on with it: it waits for another one."""
     _move(run, RunState.QUEUED)
     run.agent_id = run.csr = run.certificate = run.certificate_id = run.lease_until = run.announced_at = None
 
@@ -333,10 +339,15 @@ def text_between(log: Log, start: int, end: int) -> str:
 
 
 def read_details(run: Run, shown: Shown, budget: Budget | None) -> bool:
-    """LOG_BUDGET_LEFT: whether metrics, exit code and reason may be shown; what the reader has not seen is charged."""
+    """LOG_BUDGET_LEFT: whether metrics, exit code and reason may be shown; what the reader has not seen is charged.
+
+    With a budget they are shown once the run has ended: metrics that change while it runs would be charged at each look.
+    """
     said = json.dumps([run.metrics, run.exit_code, run.reason], sort_keys=True).encode()
     if said == b"[{}, null, null]" or budget is None:
         return True
+    if run.state not in ENDED:
+        return False
     digest = hashlib.sha256(said).digest()
     if shown.details == digest:
         return True
@@ -393,7 +404,7 @@ def key_of(csr: str) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
-def enrol(agent: Agent | None, token: bytes, key: bytes, csr: str) -> bool:
+def enrol(agent: Agent | None, token: bytes, key: bytes, csr: str, now: datetime) -> bool:
     """ENROLMENT_TOKEN_IS_OPEN: bind a token to the first key that shows it; whether a new certificate is asked for.
 
     The same key may ask again: with the request it sent before it waits, with a new one it gets a new certificate.
@@ -401,6 +412,8 @@ def enrol(agent: Agent | None, token: bytes, key: bytes, csr: str) -> bool:
     """
     if agent is None or not agent.live or not hmac.compare_digest(agent.token_sha256, token):
         raise EnrolmentTokenRefused
+    if agent.key_sha256 is None and agent.enrol_before is not None and agent.enrol_before <= now:
+        raise EnrolmentTokenRefused("Nobody used it in time; announce the agent again.")
     if agent.key_sha256 is not None and not hmac.compare_digest(agent.key_sha256, key):
         raise EnrolmentTokenRefused
     if agent.csr == csr:
@@ -412,9 +425,19 @@ def enrol(agent: Agent | None, token: bytes, key: bytes, csr: str) -> bool:
     return True
 
 
+def withdraw(agent: Agent) -> bool:
+    """The agent counts no longer, for ever; whether it did before."""
+    if not agent.live:
+        return False
+    agent.live = False
+    agent.csr = agent.chain = agent.certificate_id = None
+    agent.version += 1
+    return True
+
+
 def certify_agent(agent: Agent, fact: events.Certificate) -> None:
     """Take over an agent's new certificate, or forget the present one when it was revoked."""
-    if fact.live:
+    if fact.live and agent.live:
         agent.chain = fact.chain
         agent.certificate_id = fact.certificate_id
     elif agent.certificate_id == fact.certificate_id:

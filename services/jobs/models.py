@@ -106,7 +106,10 @@ class Budget(Table, table=True):
 
 
 class Agent(Table, table=True):
-    """A node agent. The enrolment token is kept as SHA-256; ``key_sha256`` is of the public key that used it first."""
+    """A node agent. The enrolment token is kept as SHA-256; ``key_sha256`` is of the public key that used it first.
+
+    A token that no key has used ends at ``enrol_before``; the one that the set-up makes for its own machine does not end.
+    """
 
     __tablename__ = "agents"
 
@@ -119,6 +122,7 @@ class Agent(Table, table=True):
     certificate_id: str | None = None
     live: bool = True
     created_at: datetime = Field(sa_type=TIME)
+    enrol_before: datetime | None = Field(default=None, sa_type=TIME)
     version: int
 
 

@@ -140,6 +140,11 @@ async def live_runs_over(session: AsyncSession, dataset_id: UUID) -> list[tuple[
     return await live_runs(session, literal(dataset_id, Uuid()) == any_(col(Job.inputs)))
 
 
+async def held_by(session: AsyncSession, agent_id: UUID) -> list[tuple[Job, Run]]:
+    """The runs that an agent holds, locked."""
+    return await live_runs(session, col(Run.agent_id) == agent_id)
+
+
 async def seconds_to_next_end(session: AsyncSession) -> float | None:
     """How long until a lease runs out or the membership behind a live run ends, in seconds; None when neither will."""
     lease_end = select(func.min(col(Run.lease_until))).scalar_subquery()

@@ -120,7 +120,7 @@ async def read_log(project_id: UUID, job_id: UUID, uow: Uow) -> LogView:
 async def announce_agent(wanted: NewAgent, uow: Uow) -> AnnouncedAgent:
     """Announce a node agent; the answer holds its enrolment token."""
     agent, token = await service.announce_agent(uow, wanted.name)
-    return AnnouncedAgent.model_validate({**_agent(agent), "token": token})
+    return AnnouncedAgent.model_validate({**_agent(agent), "token": token, "enrol_before": agent.enrol_before})
 
 
 @router.get("/agents", dependencies=[may(Action.AGENT_LIST)])
@@ -128,6 +128,13 @@ async def list_agents(paging: Paging, uow: Uow) -> Page[AgentView]:
     """The node agents."""
     rows = await service.list_agents(uow, paging.after_id(), paging.limit + 1)
     return paging.page(rows, lambda row: (row.agent_id,), lambda row: AgentView.model_validate(_agent(row)))
+
+
+@router.delete("/agents/{agent_id}", status_code=204, dependencies=[may(Action.AGENT_WITHDRAW)])
+async def withdraw_agent(agent_id: UUID, uow: Uow) -> Response:
+    """Withdraw a node agent for ever; what it runs starts anew on another one."""
+    await service.withdraw_agent(uow, agent_id)
+    return Response(status_code=204)
 
 
 @router.post("/agents/enrolment", dependencies=[may(Action.AGENT_ENROL)])

@@ -12,6 +12,7 @@ from contracts.events import RunState
 PROGRAM_LONGEST = 64 * 1024
 LOG_PART_LONGEST = 64 * 1024
 METRICS_MOST = 100
+LONGEST_WALL_S = 23 * 3600  # a run brings its output in with its certificate, which lives a day
 
 
 def _storable(value: str) -> str:
@@ -68,7 +69,7 @@ class Request(BaseModel):
 class Resources(Request):
     """What a run may use at most."""
 
-    wall_seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] = 3600
+    wall_seconds: Annotated[int, Field(ge=1, le=LONGEST_WALL_S)] = 3600
     memory_mib: Annotated[int, Field(ge=64, le=1024 * 1024)] = 2048
     cores: Annotated[int, Field(ge=1, le=256)] = 1
 
@@ -128,7 +129,10 @@ class Report(Request):
 
 
 class JobView(BaseModel):
-    """A job. ``withheld`` says that metrics, exit code and reason exist and are not in this answer."""
+    """A job. ``withheld``: metrics, exit code or reason exist and are not in this answer.
+
+    They are for readers with a budget once the run has ended, and while the budget lasts.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -175,9 +179,10 @@ class AgentView(BaseModel):
 
 
 class AnnouncedAgent(AgentView):
-    """A new agent with its enrolment token, shown this once."""
+    """A new agent with its enrolment token, shown this once; a token that nobody uses ends at ``enrol_before``."""
 
     token: str
+    enrol_before: datetime
 
 
 class EnrolmentView(BaseModel):

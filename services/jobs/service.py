@@ -136,7 +136,7 @@ async def _charge_details(uow: UnitOfWork, job: Job, run: Run) -> bool:
     budget = None if free else await repository.budget(uow.session, job.project_id, reader, _day(uow))
     used = budget.used if budget else 0
     allowed = domain.read_details(run, shown, budget)
-    if budget is not None and (budget.used > used or not allowed):
+    if budget is not None and (budget.used > used or (not allowed and run.state in domain.ENDED)):
         uow.note(job_id=job.job_id, results_bytes=budget.used - used, budget_used=budget.used, withheld=not allowed)
     return allowed
 
@@ -186,6 +186,7 @@ async def announce_agent(uow: UnitOfWork, name: str) -> tuple[Agent, str]:
     """Announce an agent; the token that enrols it is returned this once."""
     token = f"agent_{secrets.token_urlsafe(32)}"
     agent = _new_agent(uow, name, domain.token_hash(token))
+    agent.enrol_before = uow.now + domain.ENROLMENT
     uow.conceal()
     uow.note(agent_id=agent.agent_id)
     return agent, token
@@ -204,6 +205,20 @@ def _new_agent(uow: UnitOfWork, name: str, token_sha256: bytes) -> Agent:
     return agent
 
 
+async def withdraw_agent(uow: UnitOfWork, agent_id: UUID) -> None:
+    """An agent counts no longer: its certificate ends, and its runs wait for another. Safe to repeat. Raises NotFound."""
+    agent = await repository.agent(uow.session, agent_id, lock=True)
+    if agent is None:
+        raise NotFound
+    if not domain.withdraw(agent):
+        return
+    uow.emit(domain.agent_fact(agent))
+    uow.note(agent_id=agent_id)
+    for job, run in await repository.held_by(uow.session, agent_id):
+        domain.release(run)
+        await _tell(uow, job, run)
+
+
 async def list_agents(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Agent]:
     """The agents, oldest first."""
     return await repository.agents(uow.session, after, limit)
@@ -213,7 +228,7 @@ async def enrol(uow: UnitOfWork, token: str, csr: str) -> Agent:
     """Bind an enrolment token to a key and ask for its certificate. Raises EnrolmentTokenRefused, CsrRefused."""
     hashed = domain.token_hash(token)
     agent = await repository.agent_of_token(uow.session, hashed)
-    if domain.enrol(agent, hashed, domain.key_of(csr), csr) and agent is not None:
+    if domain.enrol(agent, hashed, domain.key_of(csr), csr, uow.now) and agent is not None:
         uow.emit(domain.agent_fact(agent))
         uow.note(agent_id=agent.agent_id)
     if agent is None:

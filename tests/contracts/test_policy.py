@@ -54,6 +54,7 @@ SESSION_DOORS = {
     Action.MEMBER_CHANGE,
     Action.CERTIFICATE_CREATE,
     Action.AGENT_CREATE,
+    Action.AGENT_WITHDRAW,
     Action.AGENT_LIST,
     Action.AUDIT_LIST,
     Action.AUDIT_CHAINS,

@@ -314,6 +314,7 @@ def test_a_used_up_budget_still_shows_what_was_shown() -> None:
 
 def test_small_results_are_charged_when_they_are_new() -> None:
     run, shown, budget = a_run(RunState.RUNNING), nothing_shown(), a_budget()
+    run.state = RunState.CANCELLED.value
     assert domain.read_details(run, shown, budget)
     assert budget.used == 0
     run.metrics = {"loss": 0.5}
@@ -325,6 +326,18 @@ def test_small_results_are_charged_when_they_are_new() -> None:
     assert domain.read_details(run, shown, budget)
     assert budget.used > first
     assert not domain.read_details(run, nothing_shown(), a_budget(domain.BUDGET - 5))
+
+
+def test_small_results_that_still_change_cost_nothing_and_are_shown_at_the_end() -> None:
+    run, shown, budget = a_run(RunState.RUNNING), nothing_shown(), a_budget()
+    for epoch in range(100):
+        run.metrics = {"loss": 1 / (1 + epoch)}
+        assert not domain.read_details(run, shown, budget)
+        assert domain.read_details(run, nothing_shown(), None)
+    assert budget.used == 0
+    run.state = RunState.SUCCEEDED.value
+    assert domain.read_details(run, shown, budget)
+    assert budget.used > 0
 
 
 def test_a_character_cut_in_two_is_not_shown_in_pieces() -> None:
@@ -369,12 +382,39 @@ def an_agent() -> Agent:
 
 def test_a_token_serves_the_first_key_only() -> None:
     agent, hashed = an_agent(), domain.token_hash("token")
-    assert domain.enrol(agent, hashed, b"k" * 32, "csr 1")
-    assert not domain.enrol(agent, hashed, b"k" * 32, "csr 1")
-    assert domain.enrol(agent, hashed, b"k" * 32, "csr 2")
+    assert domain.enrol(agent, hashed, b"k" * 32, "csr 1", NOW)
+    assert not domain.enrol(agent, hashed, b"k" * 32, "csr 1", NOW)
+    assert domain.enrol(agent, hashed, b"k" * 32, "csr 2", NOW)
     assert agent.version == 3
     with pytest.raises(domain.EnrolmentTokenRefused):
-        domain.enrol(agent, hashed, b"l" * 32, "csr 3")
+        domain.enrol(agent, hashed, b"l" * 32, "csr 3", NOW)
+
+
+def test_a_token_that_nobody_used_ends_and_one_in_use_does_not() -> None:
+    hashed = domain.token_hash("token")
+    unused, used = an_agent(), an_agent()
+    unused.enrol_before = used.enrol_before = NOW + domain.ENROLMENT
+    assert domain.enrol(used, hashed, b"k" * 32, "csr 1", NOW + domain.ENROLMENT - timedelta(seconds=1))
+    assert domain.enrol(used, hashed, b"k" * 32, "csr 2", NOW + domain.ENROLMENT)
+    with pytest.raises(domain.EnrolmentTokenRefused):
+        domain.enrol(unused, hashed, b"k" * 32, "csr 1", NOW + domain.ENROLMENT)
+    assert unused.key_sha256 is None
+
+
+def test_an_agent_is_withdrawn_once_and_no_certificate_of_it_counts_again() -> None:
+    agent = an_agent()
+    agent.csr, agent.chain, agent.certificate_id = "csr", "chain", "a9"
+    assert domain.withdraw(agent)
+    assert agent.model_dump(include={"live", "csr", "chain", "certificate_id"}) == {
+        "live": False,
+        "csr": None,
+        "chain": None,
+        "certificate_id": None,
+    }
+    assert not domain.withdraw(agent)
+    assert agent.version == 2
+    domain.certify_agent(agent, certificate(UUID(int=0), 1, serial="a9").model_copy(update={"agent_id": A1}))
+    assert agent.chain is None
 
 
 def test_a_withdrawn_agent_and_an_unknown_token_are_refused_alike() -> None:
@@ -382,7 +422,7 @@ def test_a_withdrawn_agent_and_an_unknown_token_are_refused_alike() -> None:
     agent.live = False
     for candidate, token in ((agent, hashed), (None, hashed), (an_agent(), hashlib.sha256(b"other").digest())):
         with pytest.raises(domain.EnrolmentTokenRefused):
-            domain.enrol(candidate, token, b"k" * 32, "csr")
+            domain.enrol(candidate, token, b"k" * 32, "csr", NOW)
 
 
 def test_a_revoked_certificate_is_forgotten_and_an_older_revocation_is_not_mistaken_for_it() -> None:

@@ -192,6 +192,31 @@ async def test_an_enrolment_token_serves_one_key(scene: Scene) -> None:
         assert (answer.status_code, reason(answer)) == (403, "enrolment-token-refused")
 
 
+async def test_an_enrolment_token_that_nobody_used_in_a_day_is_refused(scene: Scene) -> None:
+    announced = (await scene.world.post("/agents", administrator(), json={"name": "node 2"})).json()
+    await scene.world.sql("UPDATE agents SET enrol_before = now() WHERE name = 'node 2'")
+    answer = await scene.world.post("/agents/enrolment", NOBODY, json={"token": announced["token"], "csr": csr()})
+    assert (answer.status_code, reason(answer)) == (403, "enrolment-token-refused")
+    left = await scene.world.sql("SELECT extract(epoch FROM enrol_before - created_at) FROM agents WHERE name = 'node 1'")
+    assert left[0][0] == 24 * 3600
+
+
+async def test_a_withdrawn_agent_takes_nothing_and_what_it_ran_waits_for_another(scene: Scene) -> None:
+    made, lease = await scene.running()
+    await scene.world.said()
+    for who in (scene.owner, auditor(), scene.agent):
+        assert (await scene.world.delete(f"/agents/{scene.agent.agent_id}", who)).status_code == 403
+    for _ in range(2):
+        assert (await scene.world.delete(f"/agents/{scene.agent.agent_id}", administrator())).status_code == 204
+    told = await scene.world.said()
+    assert [(fact.live, fact.csr) for fact in told if isinstance(fact, Agent)] == [(False, None)]
+    assert [(fact.state, fact.agent_id, fact.csr) for fact in told if isinstance(fact, Run)] == [(RunState.QUEUED, None, None)]
+    for answer in (await scene.take(), await scene.tell(lease, "renewal"), await scene.tell(lease, "report", state="succeeded")):
+        assert (answer.status_code, reason(answer)) == (403, "unknown-agent")
+    assert (await scene.job(made["job_id"]))["state"] == "queued"
+    assert (await scene.world.delete(f"/agents/{uuid7()}", administrator())).status_code == 404
+
+
 async def test_a_request_that_is_no_csr_is_refused(scene: Scene) -> None:
     await scene.submitted()
     for request in ("nonsense", csr().replace("A", "B")):

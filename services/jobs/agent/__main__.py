@@ -128,6 +128,8 @@ async def main() -> None:
         log.error("no sandbox on this machine", problem=str(error))
         sys.exit(1)
     log.info("sandbox", limits=machine.describe(), user=machine.account.user, as_root=os.geteuid() == 0)
+    if swaps := cage.swaps():
+        log.warning("swap is on, and what jobs read can reach it: switch it off or encrypt it", swaps=swaps)
     agent = Agent(settings, machine)
     serving = asyncio.create_task(agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):

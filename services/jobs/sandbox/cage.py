@@ -53,6 +53,12 @@ class Machine:
         return str(self.groups) if self.groups else "rlimits alone (no control group can be written): memory counts per process"
 
 
+def swaps(table: Path = Path("/proc/swaps")) -> list[str]:
+    """Where this machine swaps to; zram, which stays in memory, is left out (proc(5))."""
+    lines = table.read_text().splitlines()[1:] if table.exists() else []
+    return [line.split()[0] for line in lines if not line.startswith("/dev/zram")]
+
+
 @dataclass(frozen=True)
 class Order:
     """What to run. ``inputs`` lists dataset_id, name and folder of each; sizes are bytes, times seconds."""
