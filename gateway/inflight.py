@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Container, Iterator
 from typing import Any, Protocol
 
-from chassis.errors import Unauthenticated
+from chassis.errors import TooManyRequests, Unauthenticated
 from contracts.events import Fact
 from contracts.policy import POLICY, Action
 from gateway.authenticate import Credential
@@ -19,9 +19,16 @@ from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 SOON_S = 2.0
 OWN_DEED_S = 0.5
 STALL_S = 300.0
+MOST_AT_ONCE = 128
 CUT = "cut"
 CLIENT_LEFT = "client-left"
 STALLED = "stalled"
+
+
+class TooManyAtOnce(TooManyRequests):
+    """One person or agent, or all who show no credential together, hold as many requests open as one may."""
+
+    title = "Too many of your requests are under way; wait for one of them to end"
 
 
 class Cuttable(Protocol):
@@ -133,11 +140,16 @@ class InFlight:
             yield from list(flights)
 
     def enter(self, flight: Flight) -> None:
-        """Register a request, in the same turn of the event loop in which its standing was found."""
+        """Register a request, in the same turn of the event loop in which its standing was found. Raises TooManyAtOnce.
+
+        One caller must not be able to take all the connections to a service from the others.
+        """
         key = flight.credential.principal_key
         found = self._flights.get(key)
         if found is None:
             self._flights[key] = {flight}
+        elif len(found) >= MOST_AT_ONCE:
+            raise TooManyAtOnce(retry_after=1)
         else:
             found.add(flight)
         if flight.standing.until != FOREVER and flight.standing.until - time.time() < SOON_S:

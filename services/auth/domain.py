@@ -153,7 +153,7 @@ def reissue(invitation: Invitation, token_hash: bytes, now: datetime) -> Invitat
 
 
 def demand_open(invitation: Invitation | None, user: User | None, now: datetime) -> tuple[Invitation, User]:
-    """INVITATION_IS_OPEN: the invitation and its account. Raises InvitationNotOpen."""
+    """Condition.INVITATION_IS_OPEN: the invitation and its account. Raises InvitationNotOpen."""
     if invitation is None or user is None or invitation.expires_at <= now or user.status != UserStatus.INVITED:
         raise InvitationNotOpen
     return invitation, user
@@ -175,7 +175,7 @@ def confirm(user: User, invitation: Invitation, step: int | None, now: datetime)
 
 
 def matching_step(secret: str, code: str, now: datetime, last_step: int) -> int | None:
-    """The 30 s step whose 6-digit code this is, within one step of now and after ``last_step``; None when there is none.
+    """Condition.SECOND_FACTOR_IS_RIGHT: the 30 s step whose 6-digit code this is, within one step of now and after ``last_step``; None when there is none.
 
     RFC 6238 section 5.2: a code counts once, so steps up to the last one used are refused. When two steps share a code,
     the later one is used up.
@@ -217,6 +217,13 @@ def sign_in(user: User, session_id: UUID, now: datetime) -> Session:
     return Session(session_id=session_id, user_id=user.user_id, created_at=now, expires_at=now + SESSION_LIFE, ended_at=None, version=1)
 
 
+def own_session(session: Session | None, user_id: UUID) -> Session:
+    """Condition.SESSION_IS_OWN: a session of the caller's; another's does not exist. Raises NotFound."""
+    if session is None or session.user_id != user_id:
+        raise NotFound
+    return session
+
+
 def end_session(session: Session, now: datetime) -> bool:
     """End a session; whether it was open until now."""
     if session.ended_at is not None:
@@ -227,7 +234,7 @@ def end_session(session: Session, now: datetime) -> bool:
 
 
 def change(user: User, status: UserStatus | None, roles: Collection[ClusterRole] | None, administrators: Collection[UUID]) -> bool:
-    """Block, unblock or give cluster roles; whether that changed anything.
+    """Condition.LAST_ADMINISTRATOR_STAYS: block, unblock or give cluster roles; whether that changed anything.
 
     ``administrators`` are the active ones. Unblocking somebody who never confirmed makes them invited again.
     Raises NotConfirmedYet, LastAdministratorStays.

@@ -183,10 +183,9 @@ async def list_sessions(uow: UnitOfWork, after: UUID | None, limit: int) -> list
 
 
 async def end_session(uow: UnitOfWork, session_id: UUID) -> None:
-    """SESSION_IS_OWN: end one of the caller's sessions. Raises NotFound."""
-    session = await repository.session_of(uow.session, _caller(uow), session_id)
-    if session is None:
-        raise NotFound
+    """End one of the caller's sessions. Raises NotFound."""
+    caller = _caller(uow)
+    session = domain.own_session(await repository.session_of(uow.session, caller, session_id), caller)
     if domain.end_session(session, uow.now):
         uow.emit(domain.session_fact(session))
         uow.note(session_id=session_id)

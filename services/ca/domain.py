@@ -175,7 +175,7 @@ def seen_by(actor: Actor) -> UUID | None:
 
 
 def is_own(certificate: Certificate, actor: Actor) -> bool:
-    """Whether an actor may revoke a certificate of their project (``Condition.CERTIFICATE_IS_OWN``)."""
+    """Condition.CERTIFICATE_IS_OWN: whether an actor may revoke a certificate of their project."""
     return actor.role is Role.DATA_OWNER or (certificate.user_id is not None and certificate.user_id == actor.user_id)
 
 

@@ -190,7 +190,7 @@ def _end(run: Run, now: datetime) -> None:
 
 
 def lease_is_held(run: Run | None, agent_id: UUID | None, fencing_token: int, now: datetime) -> Run:
-    """LEASE_IS_HELD, to change something: the agent's own lease, with this token, not run out. Raises LeaseLost."""
+    """Condition.LEASE_IS_HELD, to change something: the agent's own lease, with this token, not run out. Raises LeaseLost."""
     run = lease_is_own(run, agent_id, fencing_token)
     if run.state not in HELD or run.lease_until is None or run.lease_until <= now:
         raise LeaseLost(f"The run is {run.state}.")
@@ -198,7 +198,7 @@ def lease_is_held(run: Run | None, agent_id: UUID | None, fencing_token: int, no
 
 
 def lease_is_own(run: Run | None, agent_id: UUID | None, fencing_token: int | None) -> Run:
-    """LEASE_IS_HELD, to look: the agent's newest lease, also after the run ended, so that it hears why. Raises LeaseLost."""
+    """Condition.LEASE_IS_HELD, to look: the agent's newest lease, also after the run ended, so that it hears why. Raises LeaseLost."""
     if run is None:
         raise NotFound
     if agent_id is None or run.agent_id != agent_id or (fencing_token is not None and run.fencing_token != fencing_token):
@@ -260,7 +260,7 @@ def member_counts(member: Member | None, now: datetime) -> bool:
 
 
 def inputs_are_readable(project_id: UUID, wanted: Sequence[UUID], datasets: Collection[Dataset], shares: Collection[Share]) -> None:
-    """INPUTS_ARE_READABLE: each input is the project's own, or an accepted share brings it there. Raises InputNotReadable."""
+    """Condition.INPUTS_ARE_READABLE: each input is the project's own, or an accepted share brings it there. Raises InputNotReadable."""
     known = {dataset.dataset_id: dataset for dataset in datasets if not dataset.deleted}
     shared = {share.dataset_id for share in shares if share.state == ShareState.ACCEPTED and share.target_project_id == project_id}
     for dataset_id in wanted:
@@ -309,7 +309,7 @@ class Reading:
 
 
 def read_log(log: Log, shown: Shown, budget: Budget | None) -> Reading:
-    """LOG_BUDGET_LEFT: the newest bytes of a log that the budget allows, with what was shown before; the latter is free.
+    """Condition.LOG_BUDGET_LEFT: the newest bytes of a log that the budget allows, with what was shown before; the latter is free.
 
     A few KiB of each day's budget are kept for metrics and exit codes. Without ``budget`` there is no bound. Raises
     LogBudgetUsedUp when there is something new, nothing of it may be shown, and nothing was shown before.
@@ -339,7 +339,7 @@ def text_between(log: Log, start: int, end: int) -> str:
 
 
 def read_details(run: Run, shown: Shown, budget: Budget | None) -> bool:
-    """LOG_BUDGET_LEFT: whether metrics, exit code and reason may be shown; what the reader has not seen is charged.
+    """Condition.LOG_BUDGET_LEFT: whether metrics, exit code and reason may be shown; what the reader has not seen is charged.
 
     With a budget they are shown once the run has ended: metrics that change while it runs would be charged at each look.
     """
@@ -405,7 +405,7 @@ def key_of(csr: str) -> bytes:
 
 
 def enrol(agent: Agent | None, token: bytes, key: bytes, csr: str, now: datetime) -> bool:
-    """ENROLMENT_TOKEN_IS_OPEN: bind a token to the first key that shows it; whether a new certificate is asked for.
+    """Condition.ENROLMENT_TOKEN_IS_OPEN: bind a token to the first key that shows it; whether a new certificate is asked for.
 
     The same key may ask again: with the request it sent before it waits, with a new one it gets a new certificate.
     Raises EnrolmentTokenRefused.

@@ -242,7 +242,7 @@ def is_lasting_owner(membership: Membership, now: datetime) -> bool:
 
 
 def demand_another_owner(others: Iterable[tuple[Membership, Person | None]], now: datetime) -> None:
-    """LAST_OWNER_STAYS: refuse unless another lasting Data Owner is there whose account is not known to be blocked."""
+    """Condition.LAST_OWNER_STAYS: refuse unless another lasting Data Owner is there whose account is not known to be blocked."""
     for membership, person in others:
         blocked = person is not None and person.status not in MAY_JOIN
         if is_lasting_owner(membership, now) and not blocked:

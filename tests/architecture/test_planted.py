@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHECKED = ("contracts", "chassis", "services", "gateway", "compose", "hortus", "tests/__init__.py", "tests/architecture", "docs")
-FILES = (".importlinter", "pyproject.toml")
+FILES = (".importlinter", "pyproject.toml", "LICENSE", "README.md")
 
 
 @pytest.fixture

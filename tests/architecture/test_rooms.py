@@ -2,6 +2,9 @@
 
 import ast
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +46,9 @@ def test_only_the_chassis_commits() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources("services", "gateway")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("commit", "rollback")
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("commit", "rollback", "begin", "begin_nested")
     ]
     assert found == []
 
@@ -69,5 +74,17 @@ def test_every_module_opens_with_a_docstring() -> None:
     assert missing == []
 
 
-def test_the_wheel_holds_only_the_client() -> None:
-    assert 'packages = ["hortus"]' in (ROOT / "pyproject.toml").read_text()
+def test_the_wheel_holds_only_the_client(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("hortus-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        about = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"hortus"}
+    assert {"hortus/__init__.py", "hortus/cli/__init__.py", "hortus/client/__init__.py"} <= set(names)
+    needed = {
+        re.split(r"[^a-z0-9-]", line.removeprefix("Requires-Dist: "))[0]
+        for line in about.splitlines()
+        if line.startswith("Requires-Dist: ")
+    }
+    assert needed <= {"cryptography", "httpx2", "rich", "typer"}

@@ -16,7 +16,8 @@ from uuid_utils.compat import uuid7
 from chassis import tokens
 from contracts.events import CertificateKind, Session, SigningKey, User, UserStatus
 from contracts.roles import ClusterRole, Principal, Role
-from tests.gateway.stage import Someone, Stage, problem, read, say
+from gateway import inflight
+from tests.gateway.stage import Someone, Stage, problem, read, say, until
 
 PROJECT = uuid7()
 DATASET = uuid7()
@@ -310,6 +311,30 @@ async def test_hortus_after_is_waited_for_and_passed_on(stage: Stage) -> None:
     assert odd.status_code == 400
 
 
+async def test_one_caller_cannot_take_every_connection_from_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflight, "MOST_AT_ONCE", 8)
+    ada, ben = stage.signs_in(), stage.signs_in()
+    for someone in (ada, ben):
+        stage.joins(someone, PROJECT)
+    go_on = asyncio.Event()
+
+    async def later(_scope: object, _receive: object, send: object) -> None:
+        await go_on.wait()
+        await say(send, 200, b"{}")
+
+    stage.answer = later
+    client = await stage.client(ada)
+    held = [asyncio.create_task(client.get(f"/projects/{PROJECT}")) for _ in range(8)]
+    await until(lambda: len(stage.gateway.in_flight) == 8)
+    answer = await client.get(f"/projects/{PROJECT}")
+    assert (answer.status_code, problem(answer), answer.headers["retry-after"]) == (429, "too-many-at-once", "1")
+    other = asyncio.create_task((await stage.client(ben)).get(f"/projects/{PROJECT}"))
+    await until(lambda: len(stage.gateway.in_flight) == 9)
+    go_on.set()
+    assert [(await each).status_code for each in (*held, other)] == [200] * 9
+    assert (await client.get(f"/projects/{PROJECT}")).status_code == 200
+
+
 async def test_an_answer_that_changed_authority_waits_for_it_or_becomes_202(stage: Stage) -> None:
     ada = stage.signs_in()
     stage.joins(ada, PROJECT)
@@ -392,7 +417,7 @@ async def test_agents_and_jobs_are_principals_of_their_own(stage: Stage) -> None
     assert (await job.get(f"/runs/{run}/inputs/{DATASET}/files")).status_code == 200
     actor = stage.actor()
     assert (actor.principal, actor.run_id, actor.fencing_token, actor.project_id) == (Principal.JOB, run, 7, PROJECT)
-    assert (await job.get(f"/projects/{PROJECT}")).status_code in (403, 404)
+    assert (await job.get(f"/projects/{PROJECT}")).status_code == 404
     assert (await job.get("/projects")).status_code == 403
     machine = await stage.client(holder=stage.holds(CertificateKind.AGENT, agent_id=agent))
     assert (await machine.get("/projects")).status_code == 403

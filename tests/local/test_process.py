@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from compose.local.home import REPOSITORY, Home, keep
+from compose.local.pki import Pki
 from compose.local.problems import SetupProblem
 from compose.local.process import Child, base_environment, boot_id, end_leftovers, started_at
+from compose.local.suite import Process
 
 SLEEP = ["/bin/sleep", "600"]
 RUNNER = """
@@ -68,6 +70,20 @@ def test_stopping_takes_along_what_the_child_started_even_if_it_will_not_go(home
     child.stop(0.3)
     assert not child.running
     assert eventually(lambda: started_at(grandchild) is None)
+
+
+def test_a_part_gets_a_fresh_certificate_each_time_it_is_started(home: Home, pki: Pki) -> None:
+    folder = home.tls_folder("auth-1")
+    child = Child(home, "auth-1", SLEEP, base_environment())
+    part = Process(child, list, lambda: pki.issue_service_certificate("auth", folder))
+    try:
+        part.start()
+        first = (folder / "cert.pem").read_bytes()
+        part.kill()
+        part.launch()
+        assert (folder / "cert.pem").read_bytes() != first
+    finally:
+        part.stop()
 
 
 def test_a_paused_child_can_be_stopped(home: Home) -> None:
