@@ -30,6 +30,7 @@ from contracts.policy import Service
 
 PR_SET_CHILD_SUBREAPER = 36
 PEOPLE_PORT, CERTIFICATE_PORT = 8443, 8444
+MOST_REPLICAS = 16
 PASSED_ON = ("HORTUS_LOG_LEVEL", "HORTUS_ADMINISTRATOR_EMAIL")
 READY_LINE = "\x04ready"
 DOWN_SECONDS = 90.0
@@ -159,7 +160,7 @@ def supervise() -> int:
         certificate_port=ports["HORTUS_CERTIFICATE_PORT"],
         host=_host(),
         names=[name for name in os.environ.get("HORTUS_HOSTNAMES", "").split(",") if name],
-        replicas=int(os.environ.get("HORTUS_REPLICAS", "1")),
+        replicas=_replicas(),
         respawn=True,
         settings={name: os.environ[name] for name in PASSED_ON if name in os.environ},
         progress=_tell,
@@ -264,6 +265,13 @@ def _ports() -> dict[str, int]:
             raise SetupProblem(f"{setting} is {text!r}; set it to a port between 1 and 65535.")
         found[setting] = int(text)
     return found
+
+
+def _replicas() -> int:
+    text = os.environ.get("HORTUS_REPLICAS") or "1"
+    if not text.isdecimal() or not 0 < int(text) <= MOST_REPLICAS:
+        raise SetupProblem(f"HORTUS_REPLICAS is {text!r}; set it to a number between 1 and {MOST_REPLICAS}.")
+    return int(text)
 
 
 def _host() -> str:

@@ -38,6 +38,13 @@ def test_a_port_in_use_is_one_sentence_with_the_fix(home: Home) -> None:
     assert answer.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("replicas", ["two", "0", "17", "-1"])
+def test_a_number_of_replicas_that_is_none_is_one_sentence(home: Home, replicas: str) -> None:
+    answer = command(home, "up", HORTUS_REPLICAS=replicas)
+    assert answer.returncode == 1
+    assert "set it to a number between 1 and 16" in answer.stderr
+
+
 @pytest.mark.parametrize("port", ["eighty", "0", "65536", "-1"])
 def test_a_port_that_is_none_is_one_sentence(home: Home, port: str) -> None:
     answer = command(home, "up", HORTUS_CERTIFICATE_PORT=port)
