@@ -54,6 +54,7 @@ def up() -> int:
         _pid_file(home).unlink()
     for name in end_leftovers(home):
         print(f"ended {name}, left behind by a runner that crashed")
+    _replicas()
     for setting, port in _ports().items():
         demand_free(_host(), port, setting)
     with home.log_file("supervisor").open("ab") as log:
