@@ -2,8 +2,11 @@
 
 import sys
 
-from compose.local import supervisor
-from compose.local.problems import SetupProblem
+try:
+    from compose.local import supervisor
+    from compose.local.problems import SetupProblem
+except ModuleNotFoundError as missing:
+    sys.exit(f".venv is not complete, it lacks {missing.name}; run `make .venv` and then this again.")
 
 COMMANDS = {
     "up": supervisor.up,

@@ -145,6 +145,7 @@ def _digest(*paths: Path) -> str:
 
 def _settings() -> dict[str, str]:
     settings = dict(os.environ) | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    settings.setdefault("UV_SYSTEM_CERTS", "1")  # as pip does: a house may have an authority of its own before the index
     settings.pop("VIRTUAL_ENV", None)
     if "PIP_INDEX_URL" in settings:
         settings.setdefault("UV_DEFAULT_INDEX", settings["PIP_INDEX_URL"])
