@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import shutil
+import ssl
 import threading
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from compose.local.home import REPOSITORY, cache_folder, file_lock, open_folder
 from compose.local.problems import SetupProblem
 
 CONNECTIONS = 8
+SYSTEM_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 TRIES = 4
 TIMEOUT = (20, 120)
 CHUNK = 1 << 20
@@ -135,9 +137,18 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+def _session() -> requests.Session:
+    """Trusts what the system trusts, where it says so: a house may have an authority of its own before the repository."""
+    session = requests.Session()
+    known = [os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, *SYSTEM_AUTHORITIES]
+    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or next((path for path in known if path and Path(path).exists()), True)
+    return session
+
+
 def _download(address: str) -> bytes:
     def once() -> bytes:
-        answer = requests.get(address, timeout=TIMEOUT)
+        with _session() as session:
+            answer = session.get(address, timeout=TIMEOUT)
         answer.raise_for_status()
         return answer.content
 
@@ -180,7 +191,7 @@ class _Members:
     def _archive(self) -> RemoteZip:
         archive: RemoteZip | None = getattr(self._local, "archive", None)
         if archive is None:
-            archive = RemoteZip(self._address, session=requests.Session(), timeout=TIMEOUT)
+            archive = RemoteZip(self._address, session=_session(), timeout=TIMEOUT)
             self._local.archive = archive
         return archive
 
