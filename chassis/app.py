@@ -5,6 +5,7 @@ import contextlib
 import gc
 import importlib
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ GATEWAY = "gateway"
 RUNNER = "runner"
 IDEMPOTENCY_DAYS = 1
 DISK_FULL = "53100"
+CLOCK_S = 1.0
 
 
 class MethodNotAllowed(Problem):
@@ -123,7 +125,9 @@ def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
         missing = runtime.missing()
         try:
             async with runtime.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+                ahead = time.time() - (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one().timestamp()
+            if abs(ahead) > CLOCK_S:
+                missing.append(f"clock: this machine's is {ahead:+.1f} s off the database's")
         except (DBAPIError, OSError, TimeoutError) as error:
             missing.append(f"database: {type(error).__name__}")
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)

@@ -2,7 +2,8 @@
 
 The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. A batch of one
 partition is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic
-through the outbox, in the transaction that skips it. On authority topics nothing is skipped: the partition stops.
+through the outbox, before it is skipped. On authority topics nothing is skipped: the partition stops. The broker hears of
+offsets a moment after their effects were committed: what a crash lets come again changes nothing.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from uuid import UUID, uuid5
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -20,7 +22,6 @@ from prometheus_client import Counter
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from uuid_utils.compat import uuid7
 
 from chassis import bus, patience
 from chassis.db import is_away
@@ -35,6 +36,7 @@ RETRY_S = 0.05
 AWAKE_S = 30.0
 PACE_S = 0.002
 OFFSETS_S = 0.25
+DEAD_LETTERS = UUID("0b1f6f0e-6d53-5d6e-9f5c-9a1d3f0d2c11")
 APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
 DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
 
@@ -125,7 +127,7 @@ _PASS = text("SELECT pass FROM partitions_heard WHERE topic = :topic AND partiti
 _UNSEEN = text("SELECT key FROM inbox WHERE topic = :topic AND partition = :partition AND pass < :pass ORDER BY key FOR UPDATE")
 _FORGET = text("DELETE FROM inbox WHERE topic = :topic AND key = ANY(CAST(:keys AS text[]))")
 _DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
-                       VALUES (:topic, :key, 1, 'dead-letter.v1', :id, now(), :service, '', :payload)""")
+                       VALUES (:topic, :key, 1, 'dead-letter.v1', :id, now(), :service, '', :payload) ON CONFLICT DO NOTHING""")
 
 
 @dataclass
@@ -290,13 +292,15 @@ class Consumer:
 
     async def _commit_offsets(self, client: AIOKafkaConsumer) -> None:
         """Say how far each partition is done with; what is repeated because this came too late changes nothing."""
-        offsets = {tp: lane.offset for tp, lane in self.lanes.items() if lane.offset is not None}
+        held = client.assignment()
+        offsets = {tp: lane.offset for tp, lane in self.lanes.items() if lane.offset is not None and tp in held}
         if not offsets:
             return
         try:
             await client.commit(offsets)
         except (CommitFailedError, IllegalStateError):
             log.info("partitions went to another consumer, which repeats what was not committed")
+            return
         for tp, offset in offsets.items():
             if tp in self.lanes and self.lanes[tp].offset == offset:
                 self.lanes[tp].offset = None
@@ -310,6 +314,8 @@ class Consumer:
                 raise
             log.debug("batch failed, going one by one", error=repr(error))
         else:
+            lane.failures = 0
+            lane.trouble = None
             return len(records)
         for count, record in enumerate(records):
             if not await self._apply_one(lane, record):
@@ -380,7 +386,7 @@ class Consumer:
             "error": type(error).__name__,
         }
         async with self.engine.begin() as connection:
-            letter_id = uuid7()
+            letter_id = uuid5(DEAD_LETTERS, f"{self.service} {record.topic} {record.partition} {record.offset}")  # put aside once
             values = {
                 "topic": f"dead.{self.service}",
                 "key": str(letter_id),

@@ -1,7 +1,8 @@
 """The unit of work: rows, facts and the audit record commit together or not at all.
 
 A fact goes to the table ``outbox`` in the transaction that changed the aggregate; the relay publishes it afterwards.
-The table is unique on (topic, key, version), so two changes of one aggregate cannot both claim a version.
+Neither of two changes of one aggregate that claim one version can come after the other: the table is unique on (topic,
+key, version) until the relay has published the fact, and from then on its head says so.
 """
 
 import json
@@ -26,9 +27,12 @@ CHANNEL = "outbox"
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topics)")
 _FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
     SELECT * FROM unnest(CAST(:names AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:types AS text[]),
-        CAST(:ids AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:actors AS text[]), CAST(:traces AS text[]), CAST(:payloads AS text[]))"""
+        CAST(:ids AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:actors AS text[]), CAST(:traces AS text[]), CAST(:payloads AS text[]))
+        AS fact (topic, key, version)
+    WHERE coalesce((SELECT h.version FROM heads h WHERE h.topic = fact.topic AND h.key = fact.key), 0) < fact.version
+    RETURNING version"""
 _RECORD = "INSERT INTO audit_outbox (record) VALUES (CAST(:record AS jsonb))"
-_LEAVE = text(f"WITH facts AS ({_FACTS}), record AS ({_RECORD}) {NOTIFY}")
+_LEAVE = text(f"WITH facts AS ({_FACTS}), record AS ({_RECORD}) {NOTIFY}, (SELECT count(*) FROM facts) AS told")  # noqa: S608 - constants
 
 
 class UnitOfWork:
@@ -96,7 +100,7 @@ class UnitOfWork:
         """Facts, record and the relay's call in one statement: each request waits for it."""
         facts = self.facts
         actor = str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
-        await self.session.execute(
+        left = await self.session.execute(
             _LEAVE,
             {
                 "names": [fact.topic.name for fact in facts],
@@ -112,6 +116,8 @@ class UnitOfWork:
                 "topics": " ".join({fact.topic.name for fact in facts}),
             },
         )
+        if left.one().told != len(facts):
+            raise ChangedMeanwhile
 
     def _record(self) -> dict[str, Any]:
         resource = self.resource or {

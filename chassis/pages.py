@@ -48,6 +48,18 @@ class PageRequest:
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidCursor from error
 
+    def after_text(self) -> str:
+        """The text to go on after, for lists sorted by one; empty at the beginning. Raises InvalidCursor."""
+        if self.after is None:
+            return ""
+        try:
+            (value,) = self.after
+        except ValueError as error:
+            raise InvalidCursor from error
+        if not isinstance(value, str) or "\0" in value:
+            raise InvalidCursor
+        return value
+
     def page(self, rows: Sequence[R], key: Callable[[R], tuple[Any, ...]], show: Callable[[R], T]) -> Page[T]:
         """Make the page from up to ``limit + 1`` rows read in order; the extra row says that there is more."""
         shown = rows[: self.limit]

@@ -1,7 +1,7 @@
 """The relay: one process of a service publishes its outbox, in commit order per aggregate.
 
 One relay leads by a lease on the database's clock. Authority topics are written in Kafka transactions under a fixed
-``transactional.id``: a relay that was paused, lost its lease and wakes up is fenced by its successor. In every pass it
+``transactional.id``: a relay that was paused, lost its lease and wakes up is fenced by its successor. Whenever one is due it
 writes to each partition of the authority topics "all that was committed before T is before this record"; T is read from
 the database before the outbox is, and no position is written while anything committed had to be held back.
 """

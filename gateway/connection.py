@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self.used = 0
         self.idle_since = 0.0
         self.deadline = 0.0
+        self._aborted = False
         self.status = 0
         self.headers: Headers = []
         self.headed = False
@@ -148,12 +149,17 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    def _abort(self) -> None:
+        if not self._aborted:  # some event loops take it once only
+            self._aborted = True
+            self._transport.abort()
+
     def fail(self, error: BaseException) -> None:
         """End the exchange and the connection now; whoever waits gets ``error``."""
         if self.error is None:
             self.error = error
         self.replica.busy.discard(self)
-        self._transport.abort()
+        self._abort()
         self._wake()
 
     def release(self) -> None:
@@ -161,7 +167,7 @@ class Connection(asyncio.Protocol):
         self.replica.busy.discard(self)
         self._busy = False
         if not self.complete or not self.sent or self.error is not None or self._chunks or not self._keep or self._transport.is_closing():
-            self._transport.abort()
+            self._abort()
             self.replica.forget(self)
             return
         if self._headless:
@@ -193,7 +199,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._busy or self.complete:
             self.error = UpstreamFailed()
-            self._transport.abort()
+            self._abort()
             return
         try:
             self._parser.feed_data(data)

@@ -19,6 +19,7 @@ from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 SOON_S = 2.0
 OWN_DEED_S = 0.5
 STALL_S = 300.0
+BODY_S = 30.0
 MOST_AT_ONCE = 128
 CUT = "cut"
 CLIENT_LEFT = "client-left"
@@ -26,7 +27,7 @@ STALLED = "stalled"
 
 
 class TooManyAtOnce(TooManyRequests):
-    """One person or agent, or all who show no credential together, hold as many requests open as one may."""
+    """One person or agent, or one address without a credential, holds as many requests open as one may."""
 
     title = "Too many of your requests are under way; wait for one of them to end"
 
@@ -56,7 +57,8 @@ class Over(Exception):
 class Flight:
     """One request in flight.
 
-    ``over`` is None, or why it was ended; ``deadline`` is for a client that takes no more (loop's time); ``quiet`` says that
+    ``key`` is the person or agent that it runs for, or the address of who shows no credential. ``over`` is None, or why it was
+    ended; ``deadline`` is for a client that gives or takes no more (loop's time); ``quiet`` says that
     no byte of a body or of an answer is under way, so that a cut request can still be told why. ``lost`` is the fact that took
     the right away while a service works on a change: the change itself may have said it (signing out, leaving a project).
     """
@@ -69,6 +71,7 @@ class Flight:
         "client",
         "credential",
         "deadline",
+        "key",
         "lost",
         "over",
         "project_id",
@@ -78,9 +81,12 @@ class Flight:
         "upstream",
     )
 
-    def __init__(self, client: Cuttable, credential: Credential, action: Action, project_id: str | None, standing: Standing) -> None:
+    def __init__(
+        self, client: Cuttable, peer: str, credential: Credential, action: Action, project_id: str | None, standing: Standing
+    ) -> None:
         self.client = client
         self.credential = credential
+        self.key = credential.principal_key or f"from {peer}"
         self.action = action
         self.project_id = project_id
         self.standing = standing
@@ -144,7 +150,7 @@ class InFlight:
 
         One caller must not be able to take all the connections to a service from the others.
         """
-        key = flight.credential.principal_key
+        key = flight.key
         found = self._flights.get(key)
         if found is None:
             self._flights[key] = {flight}
@@ -157,7 +163,7 @@ class InFlight:
 
     def leave(self, flight: Flight) -> None:
         """The request is over."""
-        key = flight.credential.principal_key
+        key = flight.key
         found = self._flights[key]
         found.discard(flight)
         if not found:

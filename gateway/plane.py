@@ -23,7 +23,7 @@ from gateway.authority import Authority, NotKnownYet
 from gateway.connection import BODILESS, Connection
 from gateway.doors import Doors, MethodNotAllowed
 from gateway.forward import Forwarder
-from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over
+from gateway.inflight import BODY_S, CLIENT_LEFT, STALL_S, Flight, InFlight, Over
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
@@ -131,7 +131,7 @@ class Plane:
         limit = door.rule.max_body
         if limit is not None and request.length is not None and request.length > limit:
             raise TooLarge(f"This door takes {limit} bytes.")
-        flight = Flight(request.client, credential, door.action, project_id, standing)
+        flight = Flight(request.client, request.peer, credential, door.action, project_id, standing)
         request.client.flight = flight
         self._in_flight.enter(flight)
         try:
@@ -209,6 +209,8 @@ class Plane:
     async def _pump(self, request: Request, rule: Rule, flight: Flight, connection: Connection, receive: Receive) -> None:
         """Carry the request's body to the service as fast as it takes it; a failure ends the exchange."""
         limit = rule.max_body
+        if limit is not None:
+            flight.deadline = self._loop.time() + BODY_S  # a body that fits into memory has no reason to drip
         try:
             while True:
                 message = await receive()
@@ -230,6 +232,7 @@ class Plane:
                 if not more:
                     connection.finish()
                     flight.quiet = True
+                    flight.deadline = 0.0
                     return
         except (Problem, Over) as error:
             connection.fail(error)

@@ -52,12 +52,11 @@ class ClientProtocol(tls.protocol(None)):  # type: ignore[misc]
         super().connection_lost(exc)
 
     def cut(self) -> None:
-        """End the connection now, with whatever it carries; what waits in the kernel for a slow reader is dropped, too."""
+        """End the connection now, once, with whatever it carries; what waits in the kernel for a slow reader is dropped, too."""
         kernel, self._socket = self._socket, None
         if kernel is not None:
             with contextlib.suppress(OSError):  # the client was faster
                 kernel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP)
-        if self.transport is not None:
             self.transport.abort()
         if self.cycle is not None:
             self.cycle.disconnected = True

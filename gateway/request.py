@@ -69,6 +69,7 @@ class Request:
         "length",
         "line",
         "method",
+        "peer",
         "raw_path",
         "trace",
         "values",
@@ -79,6 +80,7 @@ class Request:
         self.raw_path: bytes = scope["raw_path"]
         extensions = scope["extensions"]
         self.client: Any = extensions["connection"]
+        self.peer: str = scope["client"][0]
         self.der: bytes | None = extensions["tls"]["der"]
         request_id = str(uuid_utils.uuid7())
         self.access = Access(request_id)

@@ -84,7 +84,7 @@ def people(story: Story) -> str:
     """1. The administrator creates an owner and a scientist; all sign in with password and one-time code."""
     link = story.suite.setup_link()
     promise(link is not None, "a fresh Hortus offers its first administrator a one-time link")
-    story.administrator.join("setup", str(link))
+    story.administrator.join(HORTUS_SETUP_LINK=str(link))
     story.administrator.sign_in()
     for person, email, roles in (
         (story.owner, "owner@hospital.example", []),
@@ -92,7 +92,7 @@ def people(story: Story) -> str:
         (story.auditor, "auditor@hospital.example", ["--cluster-role", "auditor"]),
     ):
         invited = story.administrator.hortus("users", "create", email, *roles)
-        person.join("accept", invited["invitation"])
+        person.join(HORTUS_INVITATION=invited["invitation"])
         person.sign_in()
         promise(person.hortus("whoami")["status"] == "active", f"{email} is active and signed in")
     refusal(lambda: story.scientist.hortus("users", "list"), 403, "a scientist lists the accounts")

@@ -43,10 +43,10 @@ class Person:
         self._last_step = 0
         folder.mkdir(parents=True, mode=0o700)
 
-    def join(self, *arguments: str) -> None:
-        """`hortus setup LINK` or `hortus accept TOKEN`: set a password, take up the second factor, confirm it with a code."""
-        command = [sys.executable, "-m", "hortus.cli", *arguments, "--json"]
-        with subprocess.Popen(command, env=self._environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as typed:
+    def join(self, **once: str) -> None:
+        """`hortus setup` or `hortus accept` with its one-time secret: set a password and a second factor, confirm it with a code."""
+        command = [sys.executable, "-m", "hortus.cli", "setup" if "HORTUS_SETUP_LINK" in once else "accept", "--json"]
+        with subprocess.Popen(command, env=self._environment() | once, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as typed:
             shown = _document(typed.stdout)
             if shown:
                 factor = json.loads(shown)

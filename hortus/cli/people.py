@@ -18,13 +18,20 @@ USER = ("username", "email", "status", "cluster_roles", "user_id")
 
 
 def setup(
-    link: Annotated[str, typer.Argument(help="The one-time link that was printed when Hortus was started.")],
+    link: Annotated[
+        str | None,
+        typer.Argument(
+            envvar="HORTUS_SETUP_LINK",
+            help="The one-time link that was printed when Hortus was started; left out, it is asked for and not shown.",
+            show_default=False,
+        ),
+    ] = None,
     trust: Trust = None,
     password_file: PasswordFile = None,
     machine: Json = False,
 ) -> None:
     """Become the first administrator: set a password and a second factor."""
-    parts = urlsplit(link)
+    parts = urlsplit(link or typer.prompt("Link", hide_input=True, err=True))
     token = parts.fragment or "".join(parse_qs(parts.query).get("token", [])) or parts.path.rstrip("/").rpartition("/")[2]
     if parts.scheme != "https" or not parts.netloc or not token:
         raise typer.BadParameter("this is not a one-time link (https://…#…)", param_hint="LINK")
@@ -32,7 +39,14 @@ def setup(
 
 
 def accept(
-    token: Annotated[str, typer.Argument(help="The one-time token of your invitation.")],
+    token: Annotated[
+        str | None,
+        typer.Argument(
+            envvar="HORTUS_INVITATION",
+            help="The one-time token of your invitation; left out, it is asked for and not shown.",
+            show_default=False,
+        ),
+    ] = None,
     address: Address = None,
     trust: Trust = None,
     password_file: PasswordFile = None,
@@ -43,7 +57,7 @@ def accept(
     Shows the secret for your authenticator application and asks for a code of it. Where the input is no terminal, the
     code is one line on standard input.
     """
-    _accept(token, address, trust, password_file, machine)
+    _accept(token or typer.prompt("Token", hide_input=True, err=True), address, trust, password_file, machine)
 
 
 def login(
@@ -109,7 +123,7 @@ def create_user(
         user = client.users.create(email, tuple(cluster_role or ()))
     show.one(user, (*USER, "invitation"), machine=machine)
     if not machine:
-        show.say(f"Give the token to {user['username']}: `hortus accept TOKEN --address {signin.load().address} --trust root.pem`.")
+        show.say(f"Give the token to {user['username']}: `hortus accept --address {signin.load().address} --trust root.pem` asks for it.")
 
 
 @users.command("list")

@@ -57,8 +57,7 @@ class Audit:
 
     def chains(self) -> list[Chain]:
         """What the ledger says of its sources."""
-        answer = self._wire.call("GET", "/audit/chains")
-        return cast("list[Chain]", answer["items"] if isinstance(answer, dict) else answer)
+        return cast("list[Chain]", list(self._wire.pages("/audit/chains")))
 
     def verify(self, earlier: Mapping[str, tuple[int, str]] | None = None) -> list[SourceCheck]:
         """Fetch everything and recompute it; ``earlier`` are heads noted before: number and hash (hex) by source."""

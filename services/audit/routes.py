@@ -39,9 +39,11 @@ async def list_records(wanted: Annotated[Filter, Depends(_filter)], paging: Pagi
 
 
 @router.get("/audit/chains", dependencies=[may(Action.AUDIT_CHAINS)])
-async def list_chains(uow: Uow) -> list[ChainView]:
-    """Every source's chain: how far it goes, its head, and what is missing."""
-    return [_show_chain(chain) for chain in await repository.chains(uow.session)]
+async def list_chains(paging: Paging, uow: Uow) -> Page[ChainView]:
+    """Every source's chain, by source: how far it goes, its head, and what is missing."""
+    last = paging.after_text()
+    rows = sorted((chain for chain in await repository.chains(uow.session) if chain.source > last), key=lambda chain: chain.source)
+    return paging.page(rows[: paging.limit + 1], lambda chain: (chain.source,), _show_chain)
 
 
 def _show(row: Record, chain: bytes | None) -> RecordView:

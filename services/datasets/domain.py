@@ -298,37 +298,29 @@ def may_leave(project_id: UUID, dataset: Dataset, origins: Collection[UUID], hom
 # What is shown of what programs made
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a listing says of a file; ``size`` in bytes, ``sha256`` 32 bytes or not said."""
-
-    path: str
-    size: int
-    sha256: bytes | None
-
-
 def derived(dataset_id: UUID, origins: Iterable[UUID]) -> bool:
     """Whether bytes of a dataset were made by a run out of other datasets. Uploads and runs without inputs have no other origin."""
     return any(origin != dataset_id for origin in origins)
 
 
 def shown_in_full(project_id: UUID, role: Role | None, dataset: Dataset, homes: Mapping[UUID, UUID]) -> bool:
-    """Whether the caller may see what a program chose: names, sizes and hashes can carry data, so they are seen by who may take the bytes."""
+    """Whether the caller may see what a program chose: names, numbers, sizes and hashes can carry data.
+
+    So they are seen by who may take the bytes; others learn that there is something, and about how much.
+    """
     if not derived(dataset.dataset_id, dataset.origins):
         return True
     return role is Role.DATA_OWNER and dataset.project_id == project_id and not foreign(project_id, dataset.origins, homes)
 
 
-def shown(file: File, ordinal: int, *, in_full: bool) -> Shown:
-    """A file in a listing. Of a run's output who may not see it in full learns only its ``ordinal`` (from 1) and about how large it is."""
-    if in_full or not derived(file.dataset_id, file.origins):
-        return Shown(file.path, file.size, file.sha256)
-    return Shown(f"output-{ordinal}", coarse_size(file.size), None)
-
-
 def coarse_size(size: int) -> int:
     """The next power of two, at least 1 MiB, in bytes."""
-    return max(COARSEST_SIZE, 1 << max(size - 1, 0).bit_length())
+    return coarse_count(max(size, COARSEST_SIZE))
+
+
+def coarse_count(count: int) -> int:
+    """The next power of two."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 # Shares

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import and_, col, select
 
 from chassis.errors import NotFound
-from chassis.pages import InvalidCursor, PageRequest
+from chassis.pages import PageRequest
 from contracts.events import ProjectState, ShareState
 from services.datasets.models import FLIGHTS, Dataset, DatasetKey, File, Member, Origin, Person, Project, Run, Share, Staged
 
@@ -96,27 +96,14 @@ async def current_file(session: AsyncSession, dataset_id: UUID, path: str) -> Fi
     return (await session.execute(statement)).scalar_one_or_none()
 
 
-async def files(session: AsyncSession, dataset_id: UUID, page: PageRequest) -> Sequence[File]:
-    """The newest versions of a dataset's files by path; up to ``limit + 1``."""
+async def files(session: AsyncSession, dataset_id: UUID, page: PageRequest, *, derived: bool) -> Sequence[File]:
+    """The newest versions of a dataset's files by path, with or without those that a run derived; up to ``limit + 1``."""
     statement = select(File).where(col(File.dataset_id) == dataset_id, col(File.current))
+    if not derived:
+        statement = statement.where(col(File.origins) == [dataset_id])
     if page.after is not None:
-        statement = statement.where(col(File.path) > _path(page.after))
+        statement = statement.where(col(File.path) > page.after_text())
     return (await session.execute(statement.order_by(col(File.path)).limit(page.limit + 1))).scalars().all()
-
-
-async def numbered_files(session: AsyncSession, dataset_id: UUID, page: PageRequest) -> Sequence[tuple[File, int]]:
-    """The newest versions of a dataset's files with their numbers, in an order that no program chose; up to ``limit + 1``.
-
-    Every version counts, so that a number stays what it is when another file is replaced; cursors hold no path.
-    """
-    number = func.row_number().over(order_by=col(File.file_id)).label("ordinal")
-    numbers = sa_select(col(File.file_id), number).where(col(File.dataset_id) == dataset_id).subquery()
-    statement = sa_select(File, numbers.c.ordinal).join(numbers, numbers.c.file_id == col(File.file_id)).where(col(File.current))
-    after = page.after_id()
-    if after is not None:
-        statement = statement.where(col(File.file_id) > after)
-    rows = await session.execute(statement.order_by(col(File.file_id)).limit(page.limit + 1))
-    return [(row[0], int(row[1])) for row in rows]
 
 
 async def blobs_in_use(session: AsyncSession, names: Sequence[str]) -> set[str]:
@@ -266,9 +253,3 @@ async def publish_staged(session: AsyncSession, run_id: UUID, fencing_token: int
 async def discard_staged(session: AsyncSession, run_id: UUID) -> None:
     """Forget a run's staged outputs; the blobs that no file took over are swept later."""
     await session.execute(delete(Staged).where(col(Staged.run_id) == run_id))
-
-
-def _path(after: tuple[Any, ...]) -> str:
-    if len(after) != 1 or not isinstance(after[0], str) or "\0" in after[0]:
-        raise InvalidCursor
-    return after[0]

@@ -92,12 +92,10 @@ async def upload_file(
 
 @router.get("/projects/{project_id}/datasets/{dataset_id}/files", dependencies=[may(Action.FILE_LIST)])
 async def list_files(project_id: UUID, dataset_id: UUID, page: Paging, actor: CurrentActor, uow: Uow) -> Page[FileView]:
-    """The files of a dataset, own or shared in, by path; numbered where the caller may not see what a program chose."""
+    """The files of a dataset, own or shared in, by path, without those whose names a program chose for who may not take them."""
     dataset = await service.read(uow, project_id, dataset_id)
-    if not await service.seen_in_full(uow, actor, project_id, [dataset]):
-        rows = await repository.numbered_files(uow.session, dataset.dataset_id, page)
-        return page.page(rows, lambda row: (row[0].file_id,), lambda row: show_numbered(*row))
-    return page.page(await repository.files(uow.session, dataset.dataset_id, page), lambda file: (file.path,), show_file)
+    in_full = bool(await service.seen_in_full(uow, actor, project_id, [dataset]))
+    return page.page(await repository.files(uow.session, dataset.dataset_id, page, derived=in_full), lambda file: (file.path,), show_file)
 
 
 @router.get(
@@ -169,7 +167,7 @@ async def list_inputs(
     """The files of an input of the run."""
     read = await service.input_dataset(storage, actor, run_id, dataset_id)
     uow = await later()
-    return page.page(await repository.files(uow.session, read.dataset_id, page), lambda file: (file.path,), show_file)
+    return page.page(await repository.files(uow.session, read.dataset_id, page, derived=True), lambda file: (file.path,), show_file)
 
 
 @router.get(
@@ -227,26 +225,20 @@ async def show(uow: UnitOfWork, actor: Actor, project_id: UUID, dataset: Dataset
 
 
 def show_dataset(project_id: UUID, dataset: Dataset, *, in_full: bool) -> DatasetView:
-    """A dataset as the project sees it, with its size or about its size."""
-    size = dataset.size if in_full or not dataset.files else domain.coarse_size(dataset.size)
-    return DatasetView(**dataset.model_dump(exclude={"name_key", "size"}), size=size, shared=dataset.project_id != project_id)
+    """A dataset as the project sees it; to who may not see what a program chose, with about how many files of about which size."""
+    files, size = dataset.files, dataset.size
+    if files and not in_full:
+        files, size = domain.coarse_count(files), domain.coarse_size(size)
+    kept = dataset.model_dump(exclude={"name_key", "files", "size"})
+    return DatasetView(**kept, files=files, size=size, shared=dataset.project_id != project_id)
 
 
 def show_file(file: File) -> FileView:
     """A file version, to who may take it."""
-    return _view(file, domain.shown(file, 0, in_full=True))
-
-
-def show_numbered(file: File, ordinal: int) -> FileView:
-    """A file version, to who may not see what a program chose."""
-    return _view(file, domain.shown(file, ordinal, in_full=False))
-
-
-def _view(file: File, shown: domain.Shown) -> FileView:
     return FileView(
-        path=shown.path,
-        size=shown.size,
-        sha256=shown.sha256.hex() if shown.sha256 is not None else None,
+        path=file.path,
+        size=file.size,
+        sha256=file.sha256.hex(),
         version=file.number,
         origins=file.origins,
         created_at=file.created_at,

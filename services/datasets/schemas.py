@@ -46,14 +46,11 @@ class DatasetView(BaseModel):
 
 
 class FileView(BaseModel):
-    """The newest version of a file; ``size`` in bytes, ``sha256`` in hexadecimal.
-
-    Who may not take out what a run made sees a number in place of its path, a size that is rounded up, and no hash.
-    """
+    """The newest version of a file; ``size`` in bytes, ``sha256`` in hexadecimal."""
 
     path: str
     size: int
-    sha256: str | None
+    sha256: str
     version: int
     origins: list[UUID]
     created_at: datetime

@@ -25,7 +25,7 @@ async def job(session: AsyncSession, project_id: UUID, job_id: UUID, *, lock: bo
     query = (
         select(Job, Run).join(Run, col(Run.job_id) == col(Job.job_id)).where(col(Job.project_id) == project_id, col(Job.job_id) == job_id)
     )
-    row = (await session.execute(query.with_for_update(of=Run) if lock else query)).one_or_none()
+    row = (await session.execute(query.with_for_update(of=(Job, Run)) if lock else query)).one_or_none()
     return None if row is None else (row[0], row[1])
 
 
@@ -40,7 +40,7 @@ async def jobs(session: AsyncSession, project_id: UUID, after: UUID | None, limi
 async def run(session: AsyncSession, run_id: UUID, *, lock: bool = False) -> tuple[Job, Run] | None:
     """A run and its job, whatever their project: for agents, which hold leases in all of them."""
     query = select(Job, Run).join(Run, col(Run.job_id) == col(Job.job_id)).where(col(Run.run_id) == run_id)
-    row = (await session.execute(query.with_for_update(of=Run) if lock else query)).one_or_none()
+    row = (await session.execute(query.with_for_update(of=(Job, Run)) if lock else query)).one_or_none()
     return None if row is None else (row[0], row[1])
 
 
@@ -63,7 +63,7 @@ async def next_queued(session: AsyncSession, now: datetime) -> tuple[Job, Run] |
         .where(col(Run.state) == RunState.QUEUED, _entitled(now))
         .order_by(col(Run.run_id))
         .limit(1)
-        .with_for_update(of=Run, skip_locked=True)
+        .with_for_update(of=(Job, Run), skip_locked=True)
     )
     row = (await session.execute(query)).one_or_none()
     return None if row is None else (row[0], row[1])
@@ -76,7 +76,7 @@ async def overdue(session: AsyncSession, limit: int) -> list[tuple[Job, Run]]:
         .join(Run, col(Run.job_id) == col(Job.job_id))
         .where(col(Run.lease_until) <= func.clock_timestamp())
         .limit(limit)
-        .with_for_update(of=Run, skip_locked=True)
+        .with_for_update(of=(Job, Run), skip_locked=True)
     )
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 
@@ -88,7 +88,7 @@ async def unentitled(session: AsyncSession, now: datetime, limit: int) -> list[t
         .join(Run, col(Run.job_id) == col(Job.job_id))
         .where(col(Run.state).in_(LIVE), ~_entitled(now))
         .limit(limit)
-        .with_for_update(of=Run, skip_locked=True)
+        .with_for_update(of=(Job, Run), skip_locked=True)
     )
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 
@@ -115,7 +115,7 @@ async def live_runs(session: AsyncSession, *where: ColumnElement[bool]) -> list[
         .join(Run, col(Run.job_id) == col(Job.job_id))
         .where(col(Run.state).in_(LIVE), *where)
         .order_by(col(Run.run_id))
-        .with_for_update(of=Run)
+        .with_for_update(of=(Job, Run))
     )
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 

@@ -156,9 +156,11 @@ class Index:
                 raise IndexRefused(f"{result['_index']}: {status} {result['error']['type']}")
 
     async def refresh(self, kinds: Iterable[Kind]) -> None:
-        """Make what was written findable now."""
-        with _away():
-            await self._client.indices.refresh(index=[self.alias(kind) for kind in kinds])
+        """Make what was written findable now; of no kind, nothing is done (an empty list would mean every index)."""
+        aliases = [self.alias(kind) for kind in kinds]
+        if aliases:
+            with _away():
+                await self._client.indices.refresh(index=aliases)
 
     async def search(self, text: str, kinds: Sequence[Kind], scope: Scope, limit: int, after: tuple[float, str] | None) -> Found:
         """Look for ``text`` within ``scope``, best first; ``after`` is score and id of the last hit seen. Up to ``limit + 1`` hits."""

@@ -100,3 +100,12 @@ def test_a_service_that_calls_a_service_is_red(tree: Path) -> None:
     assert "services.datasets.service is not allowed to import httpx2" in linted.stdout.replace(
         "services.datasets is", "services.datasets.service is"
     )
+
+
+@pytest.mark.parametrize("line", ["import urllib.request", "from socket import create_connection"])
+def test_a_service_that_reaches_out_by_another_way_is_red(tree: Path, line: str) -> None:
+    plant(tree / "services/datasets/service.py", line)
+    checked = check(tree, "test_rooms.py")
+    assert checked.returncode == 1
+    assert "services/datasets/service.py" in checked.stdout
+    assert "test_no_service_opens_a_connection_to_another" in checked.stdout

@@ -53,6 +53,28 @@ def test_only_the_chassis_commits() -> None:
     assert found == []
 
 
+def test_no_service_opens_a_connection_to_another() -> None:
+    """The import contract forbids HTTP clients; this forbids the ways around them. Agents call the gateway, sandboxes are local."""
+    ways = {"urllib.request", "socket", "socketserver", "ftplib", "smtplib", "xmlrpc", "xmlrpc.client", "telnetlib"}
+    calls = {"open_connection", "create_connection", "open_unix_connection", "create_unix_connection"}
+    found = []
+    for path in sources("services"):
+        if path.parent.name in ("agent", "sandbox"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Attribute):
+                names = {node.attr}
+            else:
+                continue
+            if names & (ways | calls):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
+
+
 def test_sql_text_stands_only_in_repositories_models_and_the_chassis() -> None:
     statement = re.compile(r"^\s*(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM)\b", re.IGNORECASE | re.DOTALL)
     found = [

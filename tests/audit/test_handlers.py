@@ -39,7 +39,7 @@ def expected(*numbers: int) -> list[tuple[int, str, str]]:
 
 async def chain(world: World, source: str = "auth") -> dict[str, Any]:
     answer = await world.get("/audit/chains", auditor())
-    found: list[dict[str, Any]] = [each for each in answer.json() if each["source"] == source]
+    found: list[dict[str, Any]] = [each for each in answer.json()["items"] if each["source"] == source]
     return found[0]
 
 

@@ -55,7 +55,7 @@ async def test_an_auditor_reads_records_with_what_it_takes_to_check_them(world: 
 
 async def test_the_clients_own_check_accepts_the_ledger_and_finds_what_was_changed(world: World) -> None:
     await world.hear_raw("audit.auth", *[record(number) for number in range(1, 8)])
-    [chain] = (await world.get(CHAINS, AUDITOR)).json()
+    [chain] = (await world.get(CHAINS, AUDITOR)).json()["items"]
     items: list[Any] = await paged(world, "source=auth", 3)
     assert check_records("auth", items, chain).holds
     items[3]["canonical"] = base64.b64encode(record(4, reason="changed")).decode()
@@ -112,10 +112,13 @@ async def test_records_are_filtered(world: World, query: str, found: list[int]) 
 
 
 async def test_chains_say_how_far_they_go_and_what_is_missing(world: World) -> None:
-    assert (await world.get(CHAINS, AUDITOR)).json() == []
+    assert (await world.get(CHAINS, AUDITOR)).json() == {"items": [], "next": None}
     await world.hear_raw("audit.auth", record(1), record(2), record(4))
     await world.hear_raw("audit.projects", record(1, "projects"))
-    auth, projects = (await world.get(CHAINS, AUDITOR)).json()
+    first = (await world.get(CHAINS + "?limit=1", AUDITOR)).json()
+    rest = (await world.get(f"{CHAINS}?limit=1&after={first['next']}", AUDITOR)).json()
+    assert rest["next"] is None
+    auth, projects = first["items"] + rest["items"]
     head = chained([record(1), record(2)])[-1][1]
     gaps = auth.pop("gaps")
     assert auth == {"source": "auth", "first": 1, "last": 2, "count": 2, "head": head, "waiting": 1}

@@ -171,6 +171,30 @@ async def test_an_unreadable_fact_on_an_authority_topic_stops_its_partition_and_
     await skip_to_end(broker, "datasets", USERS.name)
 
 
+async def test_a_partition_that_stood_still_is_ready_again_when_its_fact_can_be_applied(side: Make, broker: Bus) -> None:
+    writer = bus.producer(broker.settings("auth", "postgresql+asyncpg://unused"))
+    await writer.start()
+    datasets: Side = await side("datasets", retries=2)
+    user = uuid7()
+    own = Hears("datasets")
+    healthy = False
+
+    @own.on(User)
+    async def needs_room(fact: User, uow: UnitOfWork) -> None:
+        if not healthy:
+            raise ValueError(fact.version)
+        await effect(fact, uow)
+
+    async with consuming(Consumer(datasets.settings, datasets.engine, own)) as consumer:
+        await say(writer, User(version=1, user_id=user, username="bob00000", status=UserStatus.ACTIVE, cluster_roles=frozenset()))
+        await until(lambda: any("stands still at users" in reason for reason in consumer.missing()))
+        healthy = True
+        assert await until_applied(datasets, str(user), 1) == [1]
+        await until(lambda: consumer.missing() == [])
+        assert {lane.failures for lane in consumer.lanes.values()} == {0}
+    await writer.stop()
+
+
 async def skip_to_end(broker: Bus, group: str, topic: str) -> None:
     """Move a group behind what a test left on a topic on purpose."""
     client = bus.consumer(broker.settings(group, "postgresql+asyncpg://unused"), group=group)

@@ -1,6 +1,7 @@
 """A door decides again, commits before it answers, and answers a repeated request as it did the first time."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 from uuid import UUID
@@ -208,6 +209,16 @@ async def test_the_operators_doors_say_what_is_missing(projects: Side) -> None:
         assert (ready.status_code, ready.json()) == (503, {"ready": False, "missing": ["the broker"]})
         assert (await client.get("/livez")).json() == {"status": "alive"}
         assert "hortus_relay_published_total" in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("off", [-10.0, 10.0])
+async def test_a_service_whose_clock_is_off_is_not_ready(projects: Side, off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + off)
+    app = create_app(Spec(Service.PROJECTS, Settings, router, Hears("projects")), Runtime(projects.settings, projects.engine, frozenset()))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="https://service") as client:
+        ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()["missing"]) == (503, [f"clock: this machine's is {off:+.1f} s off the database's"])
 
 
 def test_an_administrator_has_no_role_in_a_project_by_being_one() -> None:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaError, ProducerFenced
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -184,7 +185,7 @@ async def test_a_relay_that_was_paused_is_fenced_when_it_wakes(side: Make, tail:
     topic: Tail = await tail(MEMBERSHIPS)
     project = uuid7()
     key = membership(1, project).key
-    program = "import asyncio, sys; from chassis.relay import TIDY_AFTER, Relay; from chassis.settings import Settings; asyncio.run(Relay(Settings.model_validate_json(sys.argv[1])).run())"
+    program = "import asyncio, sys; from chassis.relay import Relay; from chassis.settings import Settings; asyncio.run(Relay(Settings.model_validate_json(sys.argv[1])).run())"
     described = first.settings.model_dump_json()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, described, stderr=asyncio.subprocess.DEVNULL)
     try:
@@ -218,6 +219,48 @@ async def test_a_relay_that_was_paused_is_fenced_when_it_wakes(side: Make, tail:
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_what_an_overtaken_relay_still_holds_in_its_hands_never_comes_through(side: Make, tail: Make) -> None:
+    """It has read the outbox and the time, and is held up right before it publishes: a pause that no lease can see."""
+    first: Side = await side("projects", lease_s=0.5)
+    second: Side = await side("projects", instance="2", beside=first, lease_s=0.5)
+    topic: Tail = await tail(MEMBERSHIPS)
+    project = uuid7()
+    key = membership(1, project).key
+    holds, go_on, ended = asyncio.Event(), asyncio.Event(), []
+
+    class HeldUp(Relay):
+        async def _publish_transaction(self, producer: Any, rows: list[Any], partitions: list[tuple[str, int]], at: Any) -> None:
+            if any(row["key"] == key for row in rows):
+                holds.set()
+                await go_on.wait()
+                try:
+                    await super()._publish_transaction(producer, rows, partitions, at)
+                except KafkaError as error:
+                    ended.append(type(error))
+                    raise
+            await super()._publish_transaction(producer, rows, partitions, at)
+
+        async def _keep_lease(self) -> None:
+            await asyncio.Event().wait()  # it is held up as a whole, and does not notice that its lease ran out
+
+    async with relaying(first, HeldUp(first.settings)) as overtaken:
+        await until(lambda: overtaken.leading)
+        await first.tell(membership(1, project))
+        await holds.wait()
+        async with relaying(second) as successor:
+            await until(lambda: successor.leading)
+            await second.tell(membership(2, project, role=None))
+            assert await topic.versions(key, 2) == [1, 2]
+            go_on.set()
+            await until(lambda: ended)
+            assert ended[0] is ProducerFenced
+            await second.tell(membership(3, project))
+            assert await topic.versions(key, 3) == [1, 2, 3]
+            for partition in range(MEMBERSHIPS.partitions):
+                times = [at for number, _, at in topic.positions() if number == partition]
+                assert times == sorted(times)
 
 
 async def test_when_the_leader_is_killed_another_relay_goes_on(side: Make, tail: Make) -> None:

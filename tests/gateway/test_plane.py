@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 from chassis import tokens
 from contracts.events import CertificateKind, Session, SigningKey, User, UserStatus
 from contracts.roles import ClusterRole, Principal, Role
-from gateway import inflight
+from gateway import inflight, plane
 from tests.gateway.stage import Someone, Stage, problem, read, say, until
 
 PROJECT = uuid7()
@@ -333,6 +333,31 @@ async def test_one_caller_cannot_take_every_connection_from_the_others(stage: St
     go_on.set()
     assert [(await each).status_code for each in (*held, other)] == [200] * 9
     assert (await client.get(f"/projects/{PROJECT}")).status_code == 200
+
+
+async def test_who_shows_nothing_is_bounded_by_address_and_cannot_drip_a_body(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflight, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(plane, "BODY_S", 1.0)
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    address = stage.people.removeprefix("https://").partition(":")
+    dripping = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection(address[0], int(address[2]), ssl=stage.context(), server_hostname="localhost")
+        writer.write(b"POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        dripping.append((reader, writer))
+    await until(lambda: len(stage.gateway.in_flight) == 2)
+    assert {flight.key for flight in stage.gateway.in_flight} == {"from 127.0.0.1"}
+    sign_in = await stage.client()
+    answer = await sign_in.post("/sessions", json={})
+    assert (answer.status_code, problem(answer)) == (429, "too-many-at-once")
+    assert (await (await stage.client(ada)).get(f"/projects/{PROJECT}")).status_code == 200
+    await until(lambda: len(stage.gateway.in_flight) == 0)
+    for reader, writer in dripping:
+        with pytest.raises(ConnectionError):
+            await reader.read()
+        writer.close()
+    assert (await sign_in.post("/sessions", json={})).status_code == 200
 
 
 async def test_an_answer_that_changed_authority_waits_for_it_or_becomes_202(stage: Stage) -> None:

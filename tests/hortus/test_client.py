@@ -351,7 +351,7 @@ def test_a_ledger_written_anew_does_not_pass_through_an_earlier_head() -> None:
 
 def test_verifying_asks_for_every_source_and_misses_one_that_is_gone(door: Door, client: Client) -> None:
     auth: Any = ledger("auth", 3)
-    door.on("GET", "/audit/chains", [chain_of(auth)])
+    door.on("GET", "/audit/chains", {"items": [chain_of(auth)], "next": None})
     door.on("GET", "/audit/records", {"items": auth, "next": None})
     checks = client.audit.verify({"ca": (1, "00")})
     assert [(check.source, check.holds) for check in checks] == [("auth", True), ("ca", False)]

@@ -246,7 +246,7 @@ def test_signing_out_ends_the_session_and_forgets_it(door: Door, signed_in: Run,
 
 def test_verifying_says_what_does_not_hold_and_fails(door: Door, signed_in: Run, tmp_path: Path) -> None:
     records: Any = ledger("auth", 3)
-    door.on("GET", "/audit/chains", [chain_of(records)])
+    door.on("GET", "/audit/chains", {"items": [chain_of(records)], "next": None})
     door.on("GET", "/audit/records", {"items": records, "next": None})
     held = signed_in("audit", "verify", "--json")
     assert held.returncode == 0, held.stderr
