@@ -4,7 +4,9 @@ import ast
 import re
 from collections import defaultdict
 
-from contracts.policy import POLICY, Condition
+import pytest
+
+from contracts.policy import POLICY, Action, Condition
 from tests.architecture.test_rooms import ROOT
 
 NAMED = re.compile(r"Condition\.([A-Z_]+)[:,]")
@@ -44,6 +46,45 @@ def test_each_condition_belongs_to_one_service_and_no_condition_is_unused() -> N
         if rule.when is not None:
             owners[rule.when].add(rule.service)
     assert {condition: len(services) for condition, services in owners.items()} == dict.fromkeys(Condition, 1)
+
+
+def references(service: str) -> dict[str, set[str]]:
+    """For each function of a service's modules, by its bare name, the names that stand in it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in (ROOT / "services" / service).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Attribute):
+                        found[node.name].add(inner.attr)
+                    elif isinstance(inner, ast.Name):
+                        found[node.name].add(inner.id)
+    return found
+
+
+def doors(service: str) -> dict[Action, str]:
+    """The function behind each action's door."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "services" / service / "routes.py").read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for decorator in node.decorator_list:
+                for named in re.findall(r"may\(Action\.([A-Z_]+)\)", ast.unparse(decorator)):
+                    found[Action[named]] = node.name
+    return found
+
+
+@pytest.mark.parametrize("action", [action for action, rule in POLICY.items() if rule.when is not None])
+def test_the_door_of_each_row_with_a_condition_leads_to_its_check(action: Action) -> None:
+    rule = POLICY[action]
+    assert rule.when is not None
+    service = rule.service.value
+    steps, wanted = references(service), checks()[service, rule.when]
+    seen: set[str] = set()
+    ahead = {doors(service)[action]}
+    while ahead:
+        seen |= ahead
+        ahead = set().union(*(steps[name] for name in ahead)) & set(steps) - seen
+    assert wanted & seen, f"{action} never comes to {sorted(wanted)}"
 
 
 def test_each_check_is_called() -> None:
