@@ -185,9 +185,14 @@ def walls(story: Story) -> str:
     project, model = story.study["project_id"], story.training["output_dataset_id"]
     out = story.folder / "out"
     files = owner.hortus("datasets", "ls", model, "-p", project)
-    for dataset, what in ((story.data["dataset_id"], "the table"), (model, "the model")):
-        said = refusal(lambda dataset=dataset: take(scientist, project, dataset, out), 403, f"the scientist takes {what}")  # type: ignore[misc]
+    for dataset, path, what in ((story.data["dataset_id"], table().name, "the table"), (model, files[0]["path"], "the model")):
+        said = refusal(
+            lambda dataset=dataset, path=path: take(scientist, project, dataset, path, out),  # type: ignore[misc]
+            403,
+            f"the scientist takes {what}",
+        )
         story.note(f"{what}: {said}")
+    promise(scientist.hortus("datasets", "ls", model, "-p", project) == [], "what the program called its files is not shown to them")
 
     story.own = scientist.hortus("projects", "create", "my_own_garden")
     share = owner.hortus("datasets", "share", "wdbc", story.own["project_id"], "-p", "wdbc_study")
@@ -195,10 +200,12 @@ def walls(story: Story) -> str:
     promise(accepted["state"] == "accepted", "the share is accepted")
     copied = scientist.hortus("jobs", "run", str(HERE / "copy.py"), "-p", "my_own_garden", "-i", story.data["dataset_id"], "--watch")
     copy = copied["output_dataset_id"]
-    promise(bool(scientist.hortus("datasets", "ls", copy, "-p", "my_own_garden")), "the job copied the table")
-    for dataset, what in ((copy, "the copy"), (story.data["dataset_id"], "the shared dataset")):
+    with scientist.client() as client:
+        promise(client.datasets.get(story.own["project_id"], copy)["files"] == 1, "the job copied the table")
+    copied_to = f"wdbc/{table().name}"
+    for dataset, path, what in ((copy, copied_to, "the copy"), (story.data["dataset_id"], table().name, "the shared dataset")):
         said = refusal(
-            lambda dataset=dataset: take(scientist, story.own["project_id"], dataset, out),  # type: ignore[misc]
+            lambda dataset=dataset, path=path: take(scientist, story.own["project_id"], dataset, path, out),  # type: ignore[misc]
             403,
             f"the scientist takes {what} as the owner of their project",
         )
@@ -336,11 +343,10 @@ def refusal(deed: Callable[[], object], status: int, what: str) -> str:
     raise Broken(f"{what}: refused with {status}")
 
 
-def take(person: Person, project: str, dataset: str, out: Path) -> None:
-    """Download the first file of a dataset with the library, which shows the status of a refusal."""
+def take(person: Person, project: str, dataset: str, path: str, out: Path) -> None:
+    """Download a file of a dataset with the library, which shows the status of a refusal."""
     with person.client() as client:
-        file = next(client.datasets.files(project, dataset))
-        client.datasets.download(project, dataset, file, out / file["path"])
+        client.datasets.download(project, dataset, path, out / path)
 
 
 def hits(person: Person) -> list[Any]:

@@ -12,6 +12,7 @@ from hortus.client import HortusError, inside
 datasets = typer.Typer(no_args_is_help=True, help="Datasets: trees of files, encrypted at rest.")
 DATASET = ("name", "files", "size", "shared", "description", "dataset_id")
 FILE = ("path", "size", "sha256", "created_at")
+NOT_YOURS = "A program made these files out of datasets; a Data Owner of the project that all of them came from may take them out."
 SHARE = ("dataset_name", "state", "share_id", "project_id", "target_project_id")
 
 
@@ -89,8 +90,10 @@ def get_files(
         project = project_id(client, project)
         source = dataset_id(client, project, dataset)
         files = [file for file in client.datasets.files(project, source) if path in {None, file["path"]}]
+        if not files and path:
+            client.datasets.download(project, source, path, inside(to, path))
         if not files:
-            raise HortusError(f"The dataset has no file {path!r}." if path else "The dataset has no files.")
+            raise HortusError(NOT_YOURS if client.datasets.get(project, source)["files"] else "The dataset has no files.")
         task = bar.add_task(dataset, total=sum(file["size"] for file in files))
         for file in files:
             target = inside(to, file["path"])

@@ -133,6 +133,8 @@ class Datasets:
         for file in self.files(project_id, dataset_id):
             if file["path"] == path:
                 return file
+        with self._wire.receive(self._file(project_id, dataset_id, path)):  # what is not listed is refused with the reason
+            pass
         raise Refused(404, "not-found", f"The dataset has no file {path!r}")
 
     def _file(self, project_id: str, dataset_id: str, path: str) -> str:

@@ -92,11 +92,11 @@ class Dataset(TypedDict):
 
 
 class File(TypedDict):
-    """A file of a dataset; ``size`` in bytes, ``sha256`` in hex, None where the caller may not take out what a run made."""
+    """A file of a dataset; ``size`` in bytes, ``sha256`` in hex."""
 
     path: str
     size: int
-    sha256: str | None
+    sha256: str
     version: int
     origins: list[str]
     created_at: str

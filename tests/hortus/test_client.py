@@ -252,6 +252,15 @@ def test_a_refused_download_makes_no_file(door: Door, client: Client, tmp_path: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_file_that_is_not_listed_is_refused_with_the_servers_reason(door: Door, client: Client, tmp_path: Path) -> None:
+    door.on("GET", "/projects/p/datasets/d/files", {"items": [], "next": None})
+    door.on("GET", "/projects/p/datasets/d/files/f", problem(403, "origins-are-foreign", "The bytes came from elsewhere"))
+    with pytest.raises(Refused) as caught:
+        client.datasets.download("p", "d", "f", tmp_path / "out" / "f")
+    assert caught.value.slug == "origins-are-foreign"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["../f", "/etc/passwd", "a/../../f", "", "."])
 def test_a_file_name_that_would_leave_the_folder_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(HortusError):
