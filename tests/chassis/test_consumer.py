@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from uuid_utils.compat import uuid7
 
 from chassis import bus
-from chassis.consumer import Consumer, Hears, NotYetKnown
+from chassis.consumer import Consumer, Hears, Lane, NotYetKnown
 from chassis.outbox import UnitOfWork
 from contracts.events import PROJECTS, TOPICS, USERS, Fact, Membership, Project, ProjectState, Session, User, UserStatus
 from tests.chassis.conftest import Bus, Side, effect, send, until
@@ -361,3 +362,40 @@ def test_only_readers_named_in_the_catalogue_hear_a_topic() -> None:
 
 def test_every_dead_letter_topic_has_its_owner() -> None:
     assert all(TOPICS[f"dead.{service}"].owner == service for service in ("auth", "datasets", "search"))
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_consumer_that_lost_its_partition_and_goes_on_repeats_no_effect(side: Make, known: bool) -> None:
+    """Two of one group have the same fact in hand at once: the second waits for the first, and sees what it did."""
+    datasets: Side = await side("datasets")
+    project = uuid7()
+    holds, go_on = asyncio.Event(), asyncio.Event()
+    slow = Hears("datasets")
+
+    @slow.on(Project)
+    async def held_up(fact: Project, uow: UnitOfWork) -> None:
+        await effect(fact, uow)
+        holds.set()
+        await go_on.wait()
+
+    def record(version: int) -> Any:
+        fact = project_fact(project, version)
+        made = bus.headers(fact.type, str(uuid7()), "/projects", fact.key, "2026-11-23T00:00:00+00:00")
+        return SimpleNamespace(
+            topic=PROJECTS.name, partition=0, offset=version, key=fact.key.encode(), value=fact.model_dump_json().encode(), headers=made
+        )
+
+    zombie, heir = Consumer(datasets.settings, datasets.engine, slow), Consumer(datasets.settings, datasets.engine, hears())
+    if known:
+        await heir._transaction(Lane(PROJECTS), [record(1)])
+    first = asyncio.create_task(zombie._transaction(Lane(PROJECTS), [record(2)]))
+    await holds.wait()
+    second = asyncio.create_task(heir._transaction(Lane(PROJECTS), [record(2), record(3)]))
+
+    async def waits() -> bool:
+        return bool(await datasets.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"))
+
+    await until(waits)
+    go_on.set()
+    await asyncio.gather(first, second)
+    assert await effects(datasets, str(project)) == [*([1] if known else []), 2, 3]
