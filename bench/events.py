@@ -30,8 +30,7 @@ import uvloop
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from chassis import app as chassis_app
-from chassis import db
+from chassis import db, patience
 from chassis.consumer import Consumer, Hears
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.relay import Relay
@@ -252,7 +251,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.role:
         settings = Settings.model_validate_json(os.environ[SETTINGS])
-        chassis_app.collect_less()
+        patience.collect_less()
         uvloop.run(relay(settings) if arguments.role == "relay" else consume(settings, arguments.log))
         return
     with tempfile.TemporaryDirectory(prefix="hortus-bench-") as folder:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import importlib
 import signal
 import time
@@ -284,20 +283,13 @@ def https_server(app: Any, settings: Any, protocol: type, *, host: str = "", por
     return Server(config)
 
 
-def collect_less() -> None:
-    """What was made at the start stays: the garbage collector need not look at it again, and pause for it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
 def main(service: str, only: str | None = None) -> None:
     """The process of a service."""
     import uvloop  # noqa: PLC0415 - tools that import this module for its types need no event loop
 
     spec = load(service)
     settings = spec.settings()
-    collect_less()
+    patience.collect_less()
     log.set_up(settings.service, settings.instance, settings.log_level)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):

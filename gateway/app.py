@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import resource
 import signal
 from collections.abc import Iterator
@@ -163,8 +162,7 @@ async def serve(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, gateway.stop)
     log.logger(__name__).info("starting", people=settings.people_listen, certificates=settings.certificate_listen)
-    gc.collect()
-    gc.freeze()
+    patience.collect_less()
     await gateway.run()
 
 
@@ -176,5 +174,4 @@ def main() -> None:
     log.set_up(settings.service, settings.instance, settings.log_level)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES), hard))
-    gc.set_threshold(50_000, 20, 50)
     uvloop.run(serve(settings))

@@ -238,7 +238,7 @@ async def enrol(uow: UnitOfWork, token: str, csr: str) -> Agent:
 
 async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run] | None:
     """Give the oldest waiting run to the calling agent; None when none waits. Raises UnknownAgent, CsrRefused."""
-    agent_id = await _agent(uow)
+    agent_id = await _agent(uow, lock=True)  # a withdrawal at this moment comes before the lease, or sees it
     domain.key_of(csr)
     taken = await repository.lease_of_request(uow.session, agent_id, csr)
     if taken is not None:
@@ -320,10 +320,10 @@ async def _held(uow: UnitOfWork, run_id: UUID, fencing_token: int) -> tuple[Job,
     return found
 
 
-async def _agent(uow: UnitOfWork) -> UUID:
+async def _agent(uow: UnitOfWork, *, lock: bool = False) -> UUID:
     if uow.actor.agent_id is None:
         raise domain.UnknownAgent
-    agent = await repository.agent(uow.session, uow.actor.agent_id)
+    agent = await repository.agent(uow.session, uow.actor.agent_id, lock=lock)
     if agent is None or not agent.live:
         raise domain.UnknownAgent
     return agent.agent_id

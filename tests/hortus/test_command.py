@@ -288,3 +288,20 @@ def test_the_hash_of_a_put_file_is_shown(door: Door, signed_in: Run, tmp_path: P
     door.on("PUT", f"/projects/{P}/datasets/{D}/files/f", stored)
     ended = signed_in("datasets", "put", D, str(tmp_path / "f"), "-p", P, "--json")
     assert json.loads(ended.stdout)[0]["sha256"] == hashlib.sha256(b"content").hexdigest()
+
+
+def test_an_agent_is_withdrawn_by_its_name(door: Door, signed_in: Run) -> None:
+    gone, there = [{"agent_id": f"0198c0de-0000-7000-8000-00000000000{n}", "name": "node", "live": bool(n)} for n in (0, 1)]
+    door.on("GET", "/agents", {"items": [gone, there], "next": None})
+    door.on("DELETE", f"/agents/{there['agent_id']}", Answer(204))
+    ended = signed_in("agents", "withdraw", "node")
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+    assert door.paths()[-1] == f"DELETE /agents/{there['agent_id']}"
+    assert "withdrawn" in ended.stderr
+
+
+def test_a_one_time_token_is_taken_from_the_environment(door: Door, run: Run) -> None:
+    door.on("POST", "/invitations/acceptance", problem(404, "invitation-not-open", "This invitation is not known"))
+    ended = run("accept", "--address", door.address, HORTUS_INVITATION="invitation_x", HORTUS_PASSWORD="correct horse battery")
+    assert ended.returncode == 4
+    assert json.loads(door.asked[-1].body)["token"] == "invitation_x"

@@ -217,6 +217,19 @@ async def test_a_withdrawn_agent_takes_nothing_and_what_it_ran_waits_for_another
     assert (await scene.world.delete(f"/agents/{uuid7()}", administrator())).status_code == 404
 
 
+async def test_a_lease_that_is_taken_while_its_agent_is_withdrawn_is_given_back(scene: Scene) -> None:
+    await scene.submitted()
+    async with scene.world.work(scene.agent) as taking:
+        assert await service.take_lease(taking, csr(), service.Terms(10, 3)) is not None
+        withdrawing = asyncio.create_task(scene.world.delete(f"/agents/{scene.agent.agent_id}", administrator()))
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        async with asyncio.timeout(10):
+            while not await scene.world.sql(waits):
+                await asyncio.sleep(0.02)
+    assert (await withdrawing).status_code == 204
+    assert (await scene.world.sql("SELECT state, agent_id FROM runs"))[0] == ("queued", None)
+
+
 async def test_a_request_that_is_no_csr_is_refused(scene: Scene) -> None:
     await scene.submitted()
     for request in ("nonsense", csr().replace("A", "B")):

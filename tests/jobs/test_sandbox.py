@@ -494,3 +494,10 @@ def left_behind(box: cage.Cage) -> list[int]:
     if box.group is None:
         return [box.process.pid] if box.process.returncode is None else []
     return [int(pid) for folder in box.group.folders.values() for pid in (folder / "cgroup.procs").read_text().split()]
+
+
+def test_the_machine_says_where_it_swaps_to(tmp_path: Path) -> None:
+    table = tmp_path / "swaps"
+    table.write_text("Filename\tType\tSize\tUsed\tPriority\n/dev/sda2 partition 8388604 0 -2\n/dev/zram0 partition 4194300 0 100\n")
+    assert cage.swaps(table) == ["/dev/sda2"]
+    assert cage.swaps(tmp_path / "none") == []
