@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from starlette.responses import JSONResponse
 
+from contracts.policy import STEP_UP_S
+
 TYPE_PREFIX = "urn:hortus:problem:"
 REASON_HEADER = "Hortus-Reason"
 
@@ -12,23 +14,33 @@ REASON_HEADER = "Hortus-Reason"
 class Problem(Exception):
     """A refusal. Subclasses are named for what happened and carry a title; ``detail`` is one sentence for the caller.
 
-    ``slug`` is the stable end of the problem's ``type`` and comes from the class name.
+    ``slug`` is the stable end of the problem's ``type`` and comes from the class name. ``members`` are extension members
+    (RFC 9457 section 3.2), ``challenge`` is what a 401 says in ``WWW-Authenticate``.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "The request failed"
     slug: ClassVar[str] = "problem"
+    challenge: ClassVar[str] = "Bearer"
 
     def __init_subclass__(cls) -> None:
         """Derive the slug of the subclass from its name, unless it brings one."""
         if "slug" not in cls.__dict__:
             cls.slug = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
 
-    def __init__(self, detail: str = "", *, retry_after: int | None = None, errors: list[dict[str, object]] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after: int | None = None,
+        errors: list[dict[str, object]] | None = None,
+        members: dict[str, object] | None = None,
+    ) -> None:
         super().__init__(detail or self.title)
         self.detail = detail
         self.retry_after = retry_after
         self.errors = errors
+        self.members = members or {}
 
 
 class Unauthenticated(Problem):
@@ -36,6 +48,13 @@ class Unauthenticated(Problem):
 
     status = 401
     title = "Sign in first"
+
+
+class FactorTooOld(Unauthenticated):
+    """The door asks for a second factor that was shown a moment ago (RFC 9470)."""
+
+    title = "Show your second factor once more: this needs one that is less than 5 minutes old"
+    challenge = f'Bearer error="insufficient_user_authentication", max_age="{STEP_UP_S}"'
 
 
 class Forbidden(Problem):
@@ -116,7 +135,7 @@ class OutOfSpace(Problem):
 
 def problem_response(problem: Problem) -> JSONResponse:
     """The answer for a problem: ``application/problem+json`` with the slug in ``Hortus-Reason``."""
-    body: dict[str, object] = {"type": TYPE_PREFIX + problem.slug, "title": problem.title, "status": problem.status}
+    body: dict[str, object] = {**problem.members, "type": TYPE_PREFIX + problem.slug, "title": problem.title, "status": problem.status}
     if problem.detail:
         body["detail"] = problem.detail
     if problem.errors:
@@ -125,5 +144,5 @@ def problem_response(problem: Problem) -> JSONResponse:
     if problem.retry_after is not None:
         headers["Retry-After"] = str(problem.retry_after)
     if problem.status == Unauthenticated.status:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = problem.challenge
     return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")

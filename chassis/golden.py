@@ -43,7 +43,8 @@ def policy() -> tuple[Path, str]:
         "Who may do what. Generated from `contracts/policy.py`; what is not here is refused, at the gateway and again in the service.",
         "A role counts only in the project that the door names. *Condition* is checked on stored state by the service that owns it.",
         "*Bytes* marks answers that carry data of a dataset: they are recorded before the first byte leaves and when the last has left.",
-        "*Session* doors need a person who signed in: a project certificate alone, shown by a program, does not open them.",
+        "*Session* doors need a person who signed in: a project certificate or an API key, shown by a program, does not open them; *fresh* asks",
+        "for a second factor that was shown less than 5 minutes ago as well.",
         "*Hidden* doors answer 404 to whoever is no member of the project. Every access and refusal is recorded.",
         "",
         "| Action | "
@@ -55,10 +56,10 @@ def policy() -> tuple[Path, str]:
         marks = ["✔" if column in rule.who or Who.NOBODY in rule.who else "-" for column in columns]
         door = f"`{rule.method} {API}{rule.path}`"
         rest = [
-            "✔" if rule.session else "",
+            "fresh" if rule.step_up else "✔" if rule.session else "",
             door,
             rule.service.value,
-            rule.when.value if rule.when else "",
+            "; ".join(condition.value for condition in rule.when),
             "✔" if rule.hides else "",
             "✔" if rule.carries_bytes else "",
         ]

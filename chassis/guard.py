@@ -25,6 +25,7 @@ from chassis.errors import (
     CannotDecide,
     ChangedMeanwhile,
     Conflict,
+    FactorTooOld,
     Forbidden,
     NotFound,
     PreconditionFailed,
@@ -68,9 +69,15 @@ class WrongPrincipal(Forbidden):
 
 
 class SessionNeeded(Forbidden):
-    """A project certificate alone does not open the door."""
+    """A project certificate or an API key does not open the door."""
 
-    title = "This needs a sign-in: a project certificate alone is not enough"
+    title = "This needs a sign-in: a project certificate or an API key is not enough"
+
+
+class ScopeMissing(Forbidden):
+    """The API key was not made for this action."""
+
+    title = "The API key was not made for this"
 
 
 class KeyReused(Unprocessable):
@@ -96,9 +103,12 @@ _APPLIED = text("""SELECT bool_and(coalesce(i.version, 0) >= w.version)
                    LEFT JOIN inbox i USING (topic, key)""")
 
 
+REFUSALS = (NotSignedIn, NotAMember, RoleMayNot, WrongPrincipal, SessionNeeded, ScopeMissing, FactorTooOld)
+
+
 def refusal(decision: Decision) -> Problem:
     """The problem for a refusal by the policy."""
-    by_reason: dict[str, type[Problem]] = {kind.slug: kind for kind in (NotSignedIn, NotAMember, RoleMayNot, WrongPrincipal, SessionNeeded)}
+    by_reason: dict[str, type[Problem]] = {kind.slug: kind for kind in REFUSALS}
     kind = by_reason.get(decision.reason.value, RoleMayNot)
     if kind is NotAMember:
         return NotFound()

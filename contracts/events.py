@@ -85,6 +85,7 @@ USERS = _topic(
     Topic("users", Service.AUTH, (GATEWAY, Service.PROJECTS, Service.CA, Service.DATASETS, Service.JOBS), ("user_id",), authority=True)
 )
 SESSIONS = _topic(Topic("sessions", Service.AUTH, (GATEWAY,), ("session_id",), authority=True))
+CREDENTIALS = _topic(Topic("credentials", Service.AUTH, (GATEWAY,), ("key_id",), authority=True))
 SIGNING_KEYS = _topic(Topic("signing-keys", Service.AUTH, (GATEWAY,), ("key_id",), authority=True))
 PROJECTS = _topic(
     Topic(
@@ -111,6 +112,7 @@ SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH)
 JOBS = _topic(Topic("jobs", Service.JOBS, (Service.SEARCH,), ("job_id",), text=True))
 RUNS = _topic(Topic("runs", Service.JOBS, (Service.CA, Service.DATASETS), ("run_id",), text=True))
 AGENTS = _topic(Topic("agents", Service.JOBS, (Service.CA,), ("agent_id",), text=True))
+ACTIVITY = _topic(Topic("activity", GATEWAY, (Service.AUTH,), ("subject",), compacted=False, retention_ms=DAY_MS))
 
 AUDIT_RETENTION_MS = 365 * DAY_MS
 for _writer in Service:
@@ -150,6 +152,7 @@ class User(Fact):
     username: str
     status: UserStatus
     cluster_roles: frozenset[ClusterRole]
+    groups: frozenset[str] = frozenset()
 
 
 @fact("session.v1", SESSIONS)
@@ -161,6 +164,27 @@ class Session(Fact):
     live: bool
     factor_at: datetime
     expires_at: datetime
+
+
+@fact("api-key.v1", CREDENTIALS)
+class ApiKey(Fact):
+    """A person's API key was made or ended; it counts with the SHA-256 (hex) of its secret, for the actions in ``scopes`` alone."""
+
+    key_id: UUID
+    user_id: UUID
+    secret_sha256: str
+    scopes: frozenset[str]
+    project_id: UUID | None = None
+    expires_at: datetime
+    live: bool
+
+
+@fact("activity.v1", ACTIVITY)
+class Activity(Fact):
+    """A session (``session:<id>``) or API key (``key:<id>``) was used at a gateway; coarse, and its version is the time in milliseconds."""
+
+    subject: str
+    at: datetime
 
 
 @fact("signing-key.v1", SIGNING_KEYS)

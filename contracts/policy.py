@@ -12,6 +12,7 @@ from contracts.roles import Actor, ClusterRole, Principal, Role
 API = "/api/v1"
 KIB = 1024
 DEFAULT_BODY = 256 * KIB
+STEP_UP_S = 300
 
 
 class Service(StrEnum):
@@ -44,9 +45,21 @@ class Condition(StrEnum):
 
     INVITATION_IS_OPEN = "the invitation is known, unused and not older than its time"
     SECOND_FACTOR_IS_RIGHT = "password and one-time code are right and the code was not used before"
+    REFRESH_TOKEN_IS_CURRENT = "the refresh token is the newest of its session, or was the newest one 10 seconds ago"
+    CLIENT_CODE_IS_OPEN = "the code was made by a browser that signed in, for this verifier, less than a minute ago"
     SESSION_IS_OWN = "the session belongs to the caller"
+    LINK_IS_OPEN = "the one-time link is known, unused and not older than its time"
+    PASSWORD_IS_RIGHT = "the password that the caller has now is right"
+    A_FACTOR_STAYS = "what remains satisfies the second-factor policy of the caller's groups"
+    KEY_IS_OWN = "the API key belongs to the caller"
+    SCOPES_ARE_OPEN = "the scopes are actions that a key can be given, and the project is one of the caller's"
+    ROLES_NEED_FRESH_FACTOR = "who gives a cluster role has shown their second factor less than 5 minutes ago"
+    REGISTRATION_IS_OPEN = "self-registration is switched on, and the request is not decided yet"
+    SIGNING_KEY_IS_SPARE = "another key signs by now"
+    PROVIDER_IS_KNOWN = "the identity provider is configured, and the answer belongs to the request that this browser began"
     LAST_ADMINISTRATOR_STAYS = "at least one active administrator remains"
     LAST_OWNER_STAYS = "at least one Data Owner remains in the project"
+    OWNERS_NEED_FRESH_FACTOR = "who makes somebody a Data Owner has shown their second factor less than 5 minutes ago"
     CERTIFICATE_IS_OWN = "the certificate belongs to the caller, or the caller is a Data Owner of its project"
     DATASET_IS_READABLE = "the dataset belongs to the project or an accepted share brings it there"
     DATASET_IS_OWN = "the dataset belongs to the project"
@@ -65,12 +78,59 @@ class Action(StrEnum):
     INVITATION_ACCEPT = "invitation.accept"
     INVITATION_CONFIRM = "invitation.confirm"
     SESSION_CREATE = "session.create"
+    SESSION_REFRESH = "session.refresh"
     SESSION_LIST = "session.list"
     SESSION_END = "session.end"
+    SESSION_END_ALL = "session.end_all"
+    SESSION_STEP_UP = "session.step_up"
+    PASSKEY_CHALLENGE = "passkey.challenge"
+    SIGN_IN_PAGE = "sign_in.page"
+    CLIENT_CODE_CREATE = "client_code.create"
+    OIDC_LIST = "oidc.list"
+    OIDC_START = "oidc.start"
+    OIDC_CALLBACK = "oidc.callback"
+    OIDC_LOGOUT = "oidc.logout"
+    FACTOR_LIST = "factor.list"
+    TOTP_CREATE = "totp.create"
+    TOTP_CONFIRM = "totp.confirm"
+    TOTP_REMOVE = "totp.remove"
+    PASSKEY_OPTIONS = "passkey.options"
+    PASSKEY_ADD = "passkey.add"
+    PASSKEY_REMOVE = "passkey.remove"
+    RECOVERY_CODES_CREATE = "recovery_codes.create"
+    ENROLMENT_ACCEPT = "enrolment.accept"
+    ENROLMENT_CONFIRM = "enrolment.confirm"
+    PASSWORD_CHANGE = "password.change"
+    PASSWORD_RESET_ASK = "password_reset.ask"
+    PASSWORD_RESET_ACCEPT = "password_reset.accept"
+    KEY_CREATE = "key.create"
+    KEY_LIST = "key.list"
+    KEY_END = "key.end"
+    REGISTRATION_ASK = "registration.ask"
+    REGISTRATION_LIST = "registration.list"
+    REGISTRATION_APPROVE = "registration.approve"
+    REGISTRATION_DECLINE = "registration.decline"
     USER_CREATE = "user.create"
     USER_LIST = "user.list"
+    USER_READ = "user.read"
     USER_READ_SELF = "user.read_self"
     USER_CHANGE = "user.change"
+    USER_SESSION_LIST = "user.session_list"
+    USER_SESSION_END_ALL = "user.session_end_all"
+    USER_KEY_LIST = "user.key_list"
+    USER_KEY_END_ALL = "user.key_end_all"
+    USER_PASSWORD_RESET = "user.password_reset"
+    USER_FACTOR_RESET = "user.factor_reset"
+    GROUP_CREATE = "group.create"
+    GROUP_LIST = "group.list"
+    GROUP_CHANGE = "group.change"
+    GROUP_REMOVE = "group.remove"
+    GROUP_MEMBER_LIST = "group.member_list"
+    GROUP_MEMBER_ADD = "group.member_add"
+    GROUP_MEMBER_REMOVE = "group.member_remove"
+    SIGNING_KEY_LIST = "signing_key.list"
+    SIGNING_KEY_ROTATE = "signing_key.rotate"
+    SIGNING_KEY_WITHDRAW = "signing_key.withdraw"
 
     PROJECT_CREATE = "project.create"
     PROJECT_LIST = "project.list"
@@ -80,6 +140,9 @@ class Action(StrEnum):
     MEMBER_LIST = "member.list"
     MEMBER_CHANGE = "member.change"
     MEMBER_REMOVE = "member.remove"
+    GROUP_ROLE_GIVE = "group_role.give"
+    GROUP_ROLE_LIST = "group_role.list"
+    GROUP_ROLE_REMOVE = "group_role.remove"
 
     CERTIFICATE_CREATE = "certificate.create"
     CERTIFICATE_LIST = "certificate.list"
@@ -128,18 +191,21 @@ class Rule:
 
     ``hides``: someone who is no member gets 404 instead of 403. ``carries_bytes``: the answer holds dataset bytes, so
     it is recorded when opened and when closed. ``max_body``: bytes; None means a stream without a limit. ``session``: the
-    person must have signed in with both factors; a project certificate alone, which may lie on a machine, is refused.
+    person must have signed in; a project certificate or an API key, which may lie on a machine, is refused. ``step_up``: and
+    must have shown their second factor less than ``STEP_UP_S`` ago. ``cookies``: the gateway lets this door's cookies through.
     """
 
     service: Service
     method: str
     path: str
     who: frozenset[Who]
-    when: Condition | None = None
+    when: tuple[Condition, ...] = ()
     hides: bool = False
     carries_bytes: bool = False
     max_body: int | None = DEFAULT_BODY
     session: bool = False
+    step_up: bool = False
+    cookies: bool = False
 
 
 def who(*columns: Who) -> frozenset[Who]:
@@ -160,57 +226,146 @@ _PROJECT = "/projects/{project_id}"
 _DATASET = _PROJECT + "/datasets/{dataset_id}"
 _JOB = _PROJECT + "/jobs/{job_id}"
 _RUN = "/runs/{run_id}"
+_ME = "/users/me"
+_USER = "/users/{user_id}"
+_GROUP = "/groups/{group_id}"
+
+
+def _own(method: str, path: str, *when: Condition, step_up: bool = False, cookies: bool = False) -> Rule:
+    """A door of auth to what belongs to the caller."""
+    return Rule(Service.AUTH, method, path, SIGNED_IN, when=when, session=True, step_up=step_up, cookies=cookies)
+
+
+def _administered(method: str, path: str, *when: Condition, step_up: bool = False) -> Rule:
+    """A door of auth for administrators."""
+    return Rule(Service.AUTH, method, path, ADMINISTRATOR, when=when, session=True, step_up=step_up)
+
+
+def _open(method: str, path: str, *when: Condition, cookies: bool = False) -> Rule:
+    """A door of auth for whoever shows what its condition asks for."""
+    return Rule(Service.AUTH, method, path, EVERYBODY, when=when, cookies=cookies)
+
 
 POLICY: dict[Action, Rule] = {
-    Action.INVITATION_ACCEPT: Rule(Service.AUTH, "POST", "/invitations/acceptance", EVERYBODY, when=Condition.INVITATION_IS_OPEN),
-    Action.INVITATION_CONFIRM: Rule(Service.AUTH, "POST", "/invitations/confirmation", EVERYBODY, when=Condition.INVITATION_IS_OPEN),
-    Action.SESSION_CREATE: Rule(Service.AUTH, "POST", "/sessions", EVERYBODY, when=Condition.SECOND_FACTOR_IS_RIGHT),
-    Action.SESSION_LIST: Rule(Service.AUTH, "GET", "/sessions", SIGNED_IN, session=True),
-    Action.SESSION_END: Rule(Service.AUTH, "DELETE", "/sessions/{session_id}", SIGNED_IN, when=Condition.SESSION_IS_OWN, session=True),
-    Action.USER_CREATE: Rule(Service.AUTH, "POST", "/users", ADMINISTRATOR, session=True),
-    Action.USER_LIST: Rule(Service.AUTH, "GET", "/users", ADMINISTRATOR, session=True),
-    Action.USER_READ_SELF: Rule(Service.AUTH, "GET", "/users/me", SIGNED_IN, session=True),
-    Action.USER_CHANGE: Rule(
-        Service.AUTH, "PATCH", "/users/{user_id}", ADMINISTRATOR, when=Condition.LAST_ADMINISTRATOR_STAYS, session=True
-    ),
+    Action.INVITATION_ACCEPT: _open("POST", "/invitations/acceptance", Condition.INVITATION_IS_OPEN),
+    Action.INVITATION_CONFIRM: _open("POST", "/invitations/confirmation", Condition.INVITATION_IS_OPEN),
+    Action.SESSION_CREATE: _open("POST", "/sessions", Condition.SECOND_FACTOR_IS_RIGHT, Condition.CLIENT_CODE_IS_OPEN, cookies=True),
+    Action.SESSION_REFRESH: _open("POST", "/sessions/refresh", Condition.REFRESH_TOKEN_IS_CURRENT, cookies=True),
+    Action.SESSION_LIST: _own("GET", "/sessions"),
+    Action.SESSION_END: _own("DELETE", "/sessions/{session_id}", Condition.SESSION_IS_OWN, cookies=True),
+    Action.SESSION_END_ALL: _own("DELETE", "/sessions", cookies=True),
+    Action.SESSION_STEP_UP: _own("POST", "/sessions/current/factor", Condition.SECOND_FACTOR_IS_RIGHT),
+    Action.PASSKEY_CHALLENGE: _open("POST", "/passkey-challenges"),
+    Action.SIGN_IN_PAGE: _open("GET", "/sign-in"),
+    Action.CLIENT_CODE_CREATE: _own("POST", "/client-codes", step_up=True),
+    Action.OIDC_LIST: _open("GET", "/oidc"),
+    Action.OIDC_START: _open("GET", "/oidc/{provider}/start", Condition.PROVIDER_IS_KNOWN, cookies=True),
+    Action.OIDC_CALLBACK: _open("GET", "/oidc/{provider}/callback", Condition.PROVIDER_IS_KNOWN, cookies=True),
+    Action.OIDC_LOGOUT: _open("POST", "/oidc/{provider}/logout", Condition.PROVIDER_IS_KNOWN),
+    Action.FACTOR_LIST: _own("GET", _ME + "/factors"),
+    Action.TOTP_CREATE: _own("POST", _ME + "/totp", step_up=True),
+    Action.TOTP_CONFIRM: _own("POST", _ME + "/totp/confirmation", Condition.SECOND_FACTOR_IS_RIGHT, step_up=True),
+    Action.TOTP_REMOVE: _own("DELETE", _ME + "/totp", Condition.A_FACTOR_STAYS, step_up=True),
+    Action.PASSKEY_OPTIONS: _own("POST", _ME + "/passkeys/options", step_up=True),
+    Action.PASSKEY_ADD: _own("POST", _ME + "/passkeys", Condition.SECOND_FACTOR_IS_RIGHT, step_up=True),
+    Action.PASSKEY_REMOVE: _own("DELETE", _ME + "/passkeys/{passkey_id}", Condition.A_FACTOR_STAYS, step_up=True),
+    Action.RECOVERY_CODES_CREATE: _own("POST", _ME + "/recovery-codes", step_up=True),
+    Action.ENROLMENT_ACCEPT: _open("POST", "/factor-enrolments/acceptance", Condition.LINK_IS_OPEN),
+    Action.ENROLMENT_CONFIRM: _open("POST", "/factor-enrolments/confirmation", Condition.LINK_IS_OPEN),
+    Action.PASSWORD_CHANGE: _own("POST", _ME + "/password", Condition.PASSWORD_IS_RIGHT, step_up=True),
+    Action.PASSWORD_RESET_ASK: _open("POST", "/password-resets"),
+    Action.PASSWORD_RESET_ACCEPT: _open("POST", "/password-resets/acceptance", Condition.LINK_IS_OPEN),
+    Action.KEY_CREATE: _own("POST", "/keys", Condition.SCOPES_ARE_OPEN, step_up=True),
+    Action.KEY_LIST: _own("GET", "/keys"),
+    Action.KEY_END: _own("DELETE", "/keys/{key_id}", Condition.KEY_IS_OWN),
+    Action.REGISTRATION_ASK: _open("POST", "/registrations", Condition.REGISTRATION_IS_OPEN),
+    Action.REGISTRATION_LIST: _administered("GET", "/registrations"),
+    Action.REGISTRATION_APPROVE: _administered("POST", "/registrations/{registration_id}/approval", Condition.REGISTRATION_IS_OPEN),
+    Action.REGISTRATION_DECLINE: _administered("DELETE", "/registrations/{registration_id}", Condition.REGISTRATION_IS_OPEN),
+    Action.USER_CREATE: _administered("POST", "/users", Condition.ROLES_NEED_FRESH_FACTOR),
+    Action.USER_LIST: _administered("GET", "/users"),
+    Action.USER_READ: _administered("GET", _USER),
+    Action.USER_READ_SELF: _own("GET", _ME),
+    Action.USER_CHANGE: _administered("PATCH", _USER, Condition.LAST_ADMINISTRATOR_STAYS, Condition.ROLES_NEED_FRESH_FACTOR),
+    Action.USER_SESSION_LIST: _administered("GET", _USER + "/sessions"),
+    Action.USER_SESSION_END_ALL: _administered("DELETE", _USER + "/sessions"),
+    Action.USER_KEY_LIST: _administered("GET", _USER + "/keys"),
+    Action.USER_KEY_END_ALL: _administered("DELETE", _USER + "/keys"),
+    Action.USER_PASSWORD_RESET: _administered("POST", _USER + "/password-reset", step_up=True),
+    Action.USER_FACTOR_RESET: _administered("POST", _USER + "/factor-reset", step_up=True),
+    Action.GROUP_CREATE: _administered("POST", "/groups", Condition.ROLES_NEED_FRESH_FACTOR),
+    Action.GROUP_LIST: _administered("GET", "/groups"),
+    Action.GROUP_CHANGE: _administered("PATCH", _GROUP, Condition.LAST_ADMINISTRATOR_STAYS, Condition.ROLES_NEED_FRESH_FACTOR),
+    Action.GROUP_REMOVE: _administered("DELETE", _GROUP, Condition.LAST_ADMINISTRATOR_STAYS),
+    Action.GROUP_MEMBER_LIST: _administered("GET", _GROUP + "/members"),
+    Action.GROUP_MEMBER_ADD: _administered("PUT", _GROUP + "/members/{user_id}", Condition.ROLES_NEED_FRESH_FACTOR),
+    Action.GROUP_MEMBER_REMOVE: _administered("DELETE", _GROUP + "/members/{user_id}", Condition.LAST_ADMINISTRATOR_STAYS),
+    Action.SIGNING_KEY_LIST: _administered("GET", "/signing-keys"),
+    Action.SIGNING_KEY_ROTATE: _administered("POST", "/signing-keys", step_up=True),
+    Action.SIGNING_KEY_WITHDRAW: _administered("DELETE", "/signing-keys/{signing_key_id}", Condition.SIGNING_KEY_IS_SPARE, step_up=True),
     Action.PROJECT_CREATE: Rule(Service.PROJECTS, "POST", "/projects", SIGNED_IN, session=True),
     Action.PROJECT_LIST: Rule(Service.PROJECTS, "GET", "/projects", SIGNED_IN),
     Action.PROJECT_READ: Rule(Service.PROJECTS, "GET", _PROJECT, MEMBER, hides=True),
     Action.PROJECT_CHANGE: Rule(Service.PROJECTS, "PATCH", _PROJECT, OWNER, hides=True),
-    Action.MEMBER_ADD: Rule(Service.PROJECTS, "POST", _PROJECT + "/members", OWNER, hides=True, session=True),
+    Action.MEMBER_ADD: Rule(
+        Service.PROJECTS,
+        "POST",
+        _PROJECT + "/members",
+        OWNER,
+        when=(Condition.OWNERS_NEED_FRESH_FACTOR,),
+        hides=True,
+        session=True,
+    ),
     Action.MEMBER_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/members", MEMBER, hides=True),
     Action.MEMBER_CHANGE: Rule(
-        Service.PROJECTS, "PATCH", _PROJECT + "/members/{user_id}", OWNER, when=Condition.LAST_OWNER_STAYS, hides=True, session=True
+        Service.PROJECTS,
+        "PATCH",
+        _PROJECT + "/members/{user_id}",
+        OWNER,
+        when=(Condition.LAST_OWNER_STAYS, Condition.OWNERS_NEED_FRESH_FACTOR),
+        hides=True,
+        session=True,
     ),
     Action.MEMBER_REMOVE: Rule(
-        Service.PROJECTS, "DELETE", _PROJECT + "/members/{user_id}", OWNER, when=Condition.LAST_OWNER_STAYS, hides=True
+        Service.PROJECTS, "DELETE", _PROJECT + "/members/{user_id}", OWNER, when=(Condition.LAST_OWNER_STAYS,), hides=True
     ),
+    Action.GROUP_ROLE_GIVE: Rule(
+        Service.PROJECTS,
+        "POST",
+        _PROJECT + "/group-roles",
+        OWNER,
+        when=(Condition.OWNERS_NEED_FRESH_FACTOR,),
+        hides=True,
+        session=True,
+    ),
+    Action.GROUP_ROLE_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/group-roles", MEMBER, hides=True),
+    Action.GROUP_ROLE_REMOVE: Rule(Service.PROJECTS, "DELETE", _PROJECT + "/group-roles/{group_role_id}", OWNER, hides=True, session=True),
     Action.CERTIFICATE_CREATE: Rule(Service.CA, "POST", _PROJECT + "/certificates", MEMBER, hides=True, session=True),
     Action.CERTIFICATE_LIST: Rule(Service.CA, "GET", _PROJECT + "/certificates", MEMBER, hides=True),
     Action.CERTIFICATE_REVOKE: Rule(
-        Service.CA, "DELETE", _PROJECT + "/certificates/{certificate_id}", MEMBER, when=Condition.CERTIFICATE_IS_OWN, hides=True
+        Service.CA, "DELETE", _PROJECT + "/certificates/{certificate_id}", MEMBER, when=(Condition.CERTIFICATE_IS_OWN,), hides=True
     ),
     Action.DATASET_CREATE: Rule(Service.DATASETS, "POST", _PROJECT + "/datasets", OWNER, hides=True),
     Action.DATASET_LIST: Rule(Service.DATASETS, "GET", _PROJECT + "/datasets", MEMBER, hides=True),
-    Action.DATASET_READ: Rule(Service.DATASETS, "GET", _DATASET, MEMBER, when=Condition.DATASET_IS_READABLE, hides=True),
-    Action.DATASET_CHANGE: Rule(Service.DATASETS, "PATCH", _DATASET, OWNER, when=Condition.DATASET_IS_OWN, hides=True),
+    Action.DATASET_READ: Rule(Service.DATASETS, "GET", _DATASET, MEMBER, when=(Condition.DATASET_IS_READABLE,), hides=True),
+    Action.DATASET_CHANGE: Rule(Service.DATASETS, "PATCH", _DATASET, OWNER, when=(Condition.DATASET_IS_OWN,), hides=True),
     Action.FILE_UPLOAD: Rule(
-        Service.DATASETS, "PUT", _DATASET + "/files/{path:path}", OWNER, when=Condition.DATASET_IS_OWN, hides=True, max_body=None
+        Service.DATASETS, "PUT", _DATASET + "/files/{path:path}", OWNER, when=(Condition.DATASET_IS_OWN,), hides=True, max_body=None
     ),
-    Action.FILE_LIST: Rule(Service.DATASETS, "GET", _DATASET + "/files", MEMBER, when=Condition.DATASET_IS_READABLE, hides=True),
+    Action.FILE_LIST: Rule(Service.DATASETS, "GET", _DATASET + "/files", MEMBER, when=(Condition.DATASET_IS_READABLE,), hides=True),
     Action.FILE_DOWNLOAD: Rule(
         Service.DATASETS,
         "GET",
         _DATASET + "/files/{path:path}",
         OWNER,
-        when=Condition.ORIGINS_ARE_OWN,
+        when=(Condition.ORIGINS_ARE_OWN,),
         hides=True,
         carries_bytes=True,
     ),
-    Action.SHARE_OFFER: Rule(Service.DATASETS, "POST", _DATASET + "/shares", OWNER, when=Condition.DATASET_IS_OWN, hides=True),
-    Action.SHARE_LIST: Rule(Service.DATASETS, "GET", _DATASET + "/shares", MEMBER, when=Condition.DATASET_IS_OWN, hides=True),
+    Action.SHARE_OFFER: Rule(Service.DATASETS, "POST", _DATASET + "/shares", OWNER, when=(Condition.DATASET_IS_OWN,), hides=True),
+    Action.SHARE_LIST: Rule(Service.DATASETS, "GET", _DATASET + "/shares", MEMBER, when=(Condition.DATASET_IS_OWN,), hides=True),
     Action.SHARE_WITHDRAW: Rule(
-        Service.DATASETS, "DELETE", _DATASET + "/shares/{share_id}", OWNER, when=Condition.DATASET_IS_OWN, hides=True
+        Service.DATASETS, "DELETE", _DATASET + "/shares/{share_id}", OWNER, when=(Condition.DATASET_IS_OWN,), hides=True
     ),
     Action.SHARE_LIST_INCOMING: Rule(Service.DATASETS, "GET", _PROJECT + "/incoming-shares", MEMBER, hides=True),
     Action.SHARE_ACCEPT: Rule(
@@ -218,33 +373,35 @@ POLICY: dict[Action, Rule] = {
         "POST",
         _PROJECT + "/incoming-shares/{share_id}/acceptance",
         OWNER,
-        when=Condition.SHARE_IS_FOR_PROJECT,
+        when=(Condition.SHARE_IS_FOR_PROJECT,),
         hides=True,
     ),
-    Action.RUN_INPUT_LIST: Rule(Service.DATASETS, "GET", _RUN + "/inputs/{dataset_id}/files", JOB, when=Condition.RUN_IS_LIVE),
+    Action.RUN_INPUT_LIST: Rule(Service.DATASETS, "GET", _RUN + "/inputs/{dataset_id}/files", JOB, when=(Condition.RUN_IS_LIVE,)),
     Action.RUN_INPUT_READ: Rule(
         Service.DATASETS,
         "GET",
         _RUN + "/inputs/{dataset_id}/files/{path:path}",
         JOB,
-        when=Condition.RUN_IS_LIVE,
+        when=(Condition.RUN_IS_LIVE,),
         carries_bytes=True,
     ),
-    Action.RUN_OUTPUT_STAGE: Rule(Service.DATASETS, "PUT", _RUN + "/outputs/{path:path}", JOB, when=Condition.RUN_IS_LIVE, max_body=None),
-    Action.JOB_SUBMIT: Rule(Service.JOBS, "POST", _PROJECT + "/jobs", MEMBER, when=Condition.INPUTS_ARE_READABLE, hides=True),
+    Action.RUN_OUTPUT_STAGE: Rule(
+        Service.DATASETS, "PUT", _RUN + "/outputs/{path:path}", JOB, when=(Condition.RUN_IS_LIVE,), max_body=None
+    ),
+    Action.JOB_SUBMIT: Rule(Service.JOBS, "POST", _PROJECT + "/jobs", MEMBER, when=(Condition.INPUTS_ARE_READABLE,), hides=True),
     Action.JOB_LIST: Rule(Service.JOBS, "GET", _PROJECT + "/jobs", MEMBER, hides=True),
-    Action.JOB_READ: Rule(Service.JOBS, "GET", _JOB, MEMBER, when=Condition.LOG_BUDGET_LEFT, hides=True),
+    Action.JOB_READ: Rule(Service.JOBS, "GET", _JOB, MEMBER, when=(Condition.LOG_BUDGET_LEFT,), hides=True),
     Action.JOB_CANCEL: Rule(Service.JOBS, "POST", _JOB + "/cancellation", MEMBER, hides=True),
-    Action.JOB_LOG: Rule(Service.JOBS, "GET", _JOB + "/log", MEMBER, when=Condition.LOG_BUDGET_LEFT, hides=True),
+    Action.JOB_LOG: Rule(Service.JOBS, "GET", _JOB + "/log", MEMBER, when=(Condition.LOG_BUDGET_LEFT,), hides=True),
     Action.AGENT_CREATE: Rule(Service.JOBS, "POST", "/agents", ADMINISTRATOR, session=True),
     Action.AGENT_LIST: Rule(Service.JOBS, "GET", "/agents", ADMINISTRATOR, session=True),
     Action.AGENT_WITHDRAW: Rule(Service.JOBS, "DELETE", "/agents/{agent_id}", ADMINISTRATOR, session=True),
-    Action.AGENT_ENROL: Rule(Service.JOBS, "POST", "/agents/enrolment", EVERYBODY, when=Condition.ENROLMENT_TOKEN_IS_OPEN),
+    Action.AGENT_ENROL: Rule(Service.JOBS, "POST", "/agents/enrolment", EVERYBODY, when=(Condition.ENROLMENT_TOKEN_IS_OPEN,)),
     Action.LEASE_TAKE: Rule(Service.JOBS, "POST", "/leases", AGENT),
-    Action.LEASE_READ: Rule(Service.JOBS, "GET", "/leases/{run_id}", AGENT, when=Condition.LEASE_IS_HELD),
-    Action.LEASE_RENEW: Rule(Service.JOBS, "POST", "/leases/{run_id}/renewal", AGENT, when=Condition.LEASE_IS_HELD),
-    Action.RUN_LOG: Rule(Service.JOBS, "POST", "/leases/{run_id}/log", AGENT, when=Condition.LEASE_IS_HELD),
-    Action.RUN_REPORT: Rule(Service.JOBS, "POST", "/leases/{run_id}/report", AGENT, when=Condition.LEASE_IS_HELD),
+    Action.LEASE_READ: Rule(Service.JOBS, "GET", "/leases/{run_id}", AGENT, when=(Condition.LEASE_IS_HELD,)),
+    Action.LEASE_RENEW: Rule(Service.JOBS, "POST", "/leases/{run_id}/renewal", AGENT, when=(Condition.LEASE_IS_HELD,)),
+    Action.RUN_LOG: Rule(Service.JOBS, "POST", "/leases/{run_id}/log", AGENT, when=(Condition.LEASE_IS_HELD,)),
+    Action.RUN_REPORT: Rule(Service.JOBS, "POST", "/leases/{run_id}/report", AGENT, when=(Condition.LEASE_IS_HELD,)),
     Action.SEARCH: Rule(Service.SEARCH, "GET", "/search", SIGNED_IN),
     Action.AUDIT_LIST: Rule(Service.AUDIT, "GET", "/audit/records", AUDITOR, session=True),
     Action.AUDIT_CHAINS: Rule(Service.AUDIT, "GET", "/audit/chains", AUDITOR, session=True),
@@ -260,6 +417,8 @@ class Reason(StrEnum):
     ROLE_MAY_NOT = "role-may-not"
     WRONG_PRINCIPAL = "wrong-principal"
     SESSION_NEEDED = "session-needed"
+    SCOPE_MISSING = "scope-missing"
+    FACTOR_TOO_OLD = "factor-too-old"
 
 
 @dataclass(frozen=True)
@@ -297,8 +456,18 @@ def decide(actor: Actor, action: Action) -> Decision:
     if columns_of(actor) & rule.who:
         if rule.session and actor.session_id is None:
             return Decision(allowed=False, reason=Reason.SESSION_NEEDED, status=403)
+        if actor.scopes is not None and action.value not in actor.scopes and Who.NOBODY not in rule.who:
+            return Decision(allowed=False, reason=Reason.SCOPE_MISSING, status=403)
+        if rule.step_up and not actor.factor_fresh:
+            return Decision(allowed=False, reason=Reason.FACTOR_TOO_OLD, status=401)
         return ALLOWED
     return _refusal(actor, rule)
+
+
+def scopes() -> frozenset[str]:
+    """The actions that an API key can be given: whatever a person does without having to be there."""
+    columns = SIGNED_IN | MEMBER
+    return frozenset(action.value for action, rule in POLICY.items() if rule.who & columns and not rule.session)
 
 
 def _refusal(actor: Actor, rule: Rule) -> Decision:

@@ -35,7 +35,9 @@ class Actor(BaseModel):
 
     ``project_id`` and ``role`` speak of the project named in the request's path (``role`` is None for someone who is
     no member of it). ``projects`` is filled only for requests whose path names no project. ``versions`` are the
-    positions of the facts that the decision rests on, by ``topic:key``.
+    positions of the facts that the decision rests on, by ``topic:key``. ``key_id`` and ``scopes`` are there when an API key
+    was shown: only the actions in ``scopes`` are open to it. ``factor_fresh``: the second factor of the session was shown
+    less than 5 minutes ago.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,8 @@ class Actor(BaseModel):
     username: str | None = None
     session_id: UUID | None = None
     certificate_id: str | None = None
+    key_id: UUID | None = None
+    scopes: frozenset[str] | None = None
     cluster_roles: frozenset[ClusterRole] = frozenset()
     project_id: UUID | None = None
     role: Role | None = None
@@ -54,6 +58,7 @@ class Actor(BaseModel):
     run_id: UUID | None = None
     fencing_token: int | None = None
     factor_at: datetime | None = None
+    factor_fresh: bool = False
     versions: dict[str, int] = {}
 
 

@@ -68,13 +68,15 @@ def person(
     role: Role | None = None,
     projects: dict[UUID, Role] | None = None,
     session_id: UUID | None = None,
+    factor_fresh: bool = True,
 ) -> Actor:
-    """A signed-in person as the gateway names them; without an id, somebody new."""
+    """A person who signed in a moment ago, as the gateway names them; without an id, somebody new."""
     return Actor(
         principal=Principal.PERSON,
         user_id=user_id or uuid7(),
         username=username,
         session_id=session_id or uuid7(),
+        factor_fresh=factor_fresh,
         cluster_roles=frozenset(cluster_roles),
         project_id=project_id,
         role=role,

@@ -3,27 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from chassis.app import Runtime, Spec
 from chassis.outbox import unit_of_work
-from chassis.settings import Settings
 from contracts.policy import Service
-from services.auth import service, vault
+from services.auth import vault
 from services.auth.handlers import hears
 from services.auth.routes import router
+from services.auth.service import accounts, sessions, signing
+from services.auth.service.tools import Tools
+from services.auth.settings import AuthSettings
 
 TEND_S = 60.0
-
-
-class AuthSettings(Settings):
-    """The settings of auth; ``token_s`` is how long an access token is valid, in seconds."""
-
-    master_key_file: Path
-    setup_file: Path
-    administrator_email: str = "admin@localhost"
-    token_s: int = 300
-    hash_threads: int = 2
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +23,8 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     safe = vault.Vault(vault.read_master_key(runtime.settings.master_key_file))
     passwords = vault.Passwords(runtime.settings.hash_threads)
     waits_for: list[str] = []
-    runtime.extra |= {"vault": safe, "passwords": passwords, "waits_for": waits_for}
+    tools = Tools(runtime.engine, safe, passwords, runtime.settings)
+    runtime.extra |= {"tools": tools, "waits_for": waits_for}
     runtime.checks.append(lambda: list(waits_for))
     try:
         yield
@@ -42,12 +34,12 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
 
 async def set_up(runtime: Runtime) -> None:
     """See to it that there is a key that signs, which opens with this master key, and a way to the first administrator."""
-    safe: vault.Vault = runtime.extra["vault"]
+    safe = runtime.extra["tools"].vault
     async with unit_of_work(runtime.engine, Service.AUTH.value, "signing-key.create") as uow:
-        key = await service.signing_key(uow, safe)
+        key = await signing.signing_key(uow, safe)
         safe.signing_key(key.key_id, key.sealed)
     async with unit_of_work(runtime.engine, Service.AUTH.value, "administrator.invite") as uow:
-        await service.invite_first_administrator(uow, runtime.settings.administrator_email, runtime.settings.setup_file)
+        await accounts.invite_first_administrator(uow, runtime.settings.administrator_email, runtime.settings.setup_file)
 
 
 async def tend(runtime: Runtime) -> None:
@@ -58,7 +50,7 @@ async def tend(runtime: Runtime) -> None:
     waits_for.clear()
     while True:
         async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
-            await service.forget_attempts(uow)
+            await sessions.forget_attempts(uow)
         await asyncio.sleep(TEND_S)
 
 

@@ -55,4 +55,4 @@ def test_only_owners_and_jobs_reach_doors_that_carry_dataset_bytes() -> None:
     for action, rule in POLICY.items():
         if rule.carries_bytes:
             assert rule.who <= {Who.DATA_OWNER, Who.JOB}, action
-            assert rule.when is not None, action
+            assert rule.when, action

@@ -54,12 +54,16 @@ def test_only_the_chassis_commits() -> None:
 
 
 def test_no_service_opens_a_connection_to_another() -> None:
-    """The import contract forbids HTTP clients; this forbids the ways around them. Agents call the gateway, sandboxes are local."""
+    """The import contract forbids HTTP clients; this forbids the ways around them.
+
+    Agents call the gateway, sandboxes are local; auth sends letters, and asks directories and identity providers.
+    """
+    outward = {ROOT / "services/auth" / room for room in ("post.py", "directory.py", "provider.py")}
     ways = {"urllib.request", "socket", "socketserver", "ftplib", "smtplib", "xmlrpc", "xmlrpc.client", "telnetlib"}
     calls = {"open_connection", "create_connection", "open_unix_connection", "create_unix_connection"}
     found = []
     for path in sources("services"):
-        if path.parent.name in ("agent", "sandbox"):
+        if path.parent.name in ("agent", "sandbox") or path in outward:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

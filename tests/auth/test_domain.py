@@ -21,14 +21,14 @@ ADMINISTRATOR = frozenset({ClusterRole.ADMINISTRATOR})
 
 
 def user(status: UserStatus = UserStatus.ACTIVE, roles: frozenset[ClusterRole] = frozenset(), *, confirmed: bool = True) -> User:
-    made, _ = domain.invite(ADA, "ada00000", "ada@example.org", roles, b"h", NOW)
+    made, _ = domain.accounts.invite(ADA, "ada00000", "ada@example.org", roles, b"h", NOW)
     made.status = status.value
     made.confirmed_at = NOW if confirmed else None
     return made
 
 
 def invitation(**values: object) -> Invitation:
-    _, made = domain.invite(ADA, "ada00000", "ada@example.org", frozenset(), b"h", NOW)
+    _, made = domain.accounts.invite(ADA, "ada00000", "ada@example.org", frozenset(), b"h", NOW)
     for name, value in values.items():
         setattr(made, name, value)
     return made
@@ -57,7 +57,7 @@ STEP = int(NOW.timestamp()) // 30
     ],
 )
 def test_an_address_has_one_form(typed: str, normal: str) -> None:
-    assert domain.normal_email(typed) == normal
+    assert domain.accounts.normal_email(typed) == normal
 
 
 @pytest.mark.parametrize(
@@ -90,17 +90,17 @@ def test_an_address_has_one_form(typed: str, normal: str) -> None:
     ],
 )
 def test_what_is_no_address_is_refused(typed: str) -> None:
-    with pytest.raises(domain.BadEmail):
-        domain.normal_email(typed)
+    with pytest.raises(domain.accounts.BadEmail):
+        domain.accounts.normal_email(typed)
 
 
 @given(st.text(max_size=400))
 def test_any_text_is_an_address_in_normal_form_or_refused(typed: str) -> None:
     try:
-        normal = domain.normal_email(typed)
-    except domain.BadEmail:
+        normal = domain.accounts.normal_email(typed)
+    except domain.accounts.BadEmail:
         return
-    assert domain.normal_email(normal) == normal
+    assert domain.accounts.normal_email(normal) == normal
     assert len(normal) <= 254
     assert normal.count("@") == 1
 
@@ -119,18 +119,18 @@ def test_any_text_is_an_address_in_normal_form_or_refused(typed: str) -> None:
     ],
 )
 def test_a_username_comes_from_the_local_part(email: str, expected: list[str]) -> None:
-    assert list(islice(domain.usernames(email), 3)) == expected
+    assert list(islice(domain.accounts.usernames(email), 3)) == expected
 
 
 def test_a_clash_beyond_nine_takes_one_character_more() -> None:
-    names = list(islice(domain.usernames("adalovelace@x.org"), 112))
+    names = list(islice(domain.accounts.usernames("adalovelace@x.org"), 112))
     assert names[9:12] == ["adalove9", "adalov10", "adalov11"]
     assert names[111] == "adalo111"
 
 
 @given(st.text(min_size=1, max_size=80))
 def test_every_username_is_eight_lower_case_ascii_alphanumerics(local: str) -> None:
-    for name in islice(domain.usernames(local + "@x.org"), 120):
+    for name in islice(domain.accounts.usernames(local + "@x.org"), 120):
         assert len(name) == 8
         assert name.isascii()
         assert name.isalnum()
@@ -139,7 +139,7 @@ def test_every_username_is_eight_lower_case_ascii_alphanumerics(local: str) -> N
 
 @given(st.text(max_size=20))
 def test_the_usernames_of_an_address_never_run_out_early(local: str) -> None:
-    assert len(set(islice(domain.usernames(local + "@x"), 400))) >= 200
+    assert len(set(islice(domain.accounts.usernames(local + "@x"), 400))) >= 200
 
 
 # One-time codes
@@ -147,37 +147,37 @@ def test_the_usernames_of_an_address_never_run_out_early(local: str) -> None:
 
 @pytest.mark.parametrize("offset", [-1, 0, 1])
 def test_a_code_of_the_step_before_now_or_after_is_right(offset: int) -> None:
-    assert domain.matching_step(SECRET, code(offset), NOW, last_step=-1) == STEP + offset
+    assert domain.factors.matching_step(SECRET, code(offset), NOW, last_step=-1) == STEP + offset
 
 
 @pytest.mark.parametrize("offset", [-20, -2, 2, 20])
 def test_a_code_from_further_away_is_wrong(offset: int) -> None:
-    assert domain.matching_step(SECRET, code(offset), NOW, last_step=-1) is None
+    assert domain.factors.matching_step(SECRET, code(offset), NOW, last_step=-1) is None
 
 
 @pytest.mark.parametrize("last", [0, 1, 5])
 def test_a_step_that_was_used_or_passed_is_refused(last: int) -> None:
-    assert domain.matching_step(SECRET, code(), NOW, last_step=STEP + last) is None
+    assert domain.factors.matching_step(SECRET, code(), NOW, last_step=STEP + last) is None
 
 
 def test_the_next_step_is_still_open_after_the_last_one() -> None:
-    assert domain.matching_step(SECRET, code(1), NOW, last_step=STEP) == STEP + 1
+    assert domain.factors.matching_step(SECRET, code(1), NOW, last_step=STEP) == STEP + 1
 
 
 @given(st.text(alphabet="0123456789", min_size=6, max_size=6), st.integers(-1, 2**40))
 def test_no_code_ever_gives_a_step_that_was_passed(typed: str, last: int) -> None:
-    step = domain.matching_step(SECRET, typed, NOW, last)
+    step = domain.factors.matching_step(SECRET, typed, NOW, last)
     assert step is None or (step > last and abs(step - STEP) <= 1)
 
 
 def test_the_code_is_that_of_rfc_6238() -> None:
     secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
     at = datetime.fromtimestamp(1111111109, UTC)
-    assert domain.matching_step(secret, "081804", at, last_step=-1) == 1111111109 // 30
+    assert domain.factors.matching_step(secret, "081804", at, last_step=-1) == 1111111109 // 30
 
 
 def test_the_address_for_authenticators_names_issuer_and_person() -> None:
-    uri = domain.totp_uri(SECRET, "ada00000")
+    uri = domain.factors.totp_uri(SECRET, "ada00000")
     assert uri.startswith("otpauth://totp/Hortus:ada00000?")
     assert f"secret={SECRET}" in uri
 
@@ -186,7 +186,7 @@ def test_the_address_for_authenticators_names_issuer_and_person() -> None:
 
 
 def test_an_invitation_is_open_for_a_day() -> None:
-    made, opened = domain.invite(ADA, "ada00000", "ada@example.org", ADMINISTRATOR, b"h", NOW)
+    made, opened = domain.accounts.invite(ADA, "ada00000", "ada@example.org", ADMINISTRATOR, b"h", NOW)
     assert (made.status, made.version, made.cluster_roles) == ("invited", 1, ["administrator"])
     assert opened.expires_at == NOW + timedelta(hours=24)
 
@@ -202,29 +202,29 @@ def test_an_invitation_is_open_for_a_day() -> None:
     ],
 )
 def test_an_invitation_that_is_not_open_is_refused(found: Invitation | None, account: User | None, later: int) -> None:
-    with pytest.raises(domain.InvitationNotOpen):
-        domain.demand_open(found, account, NOW + timedelta(hours=later))
+    with pytest.raises(domain.accounts.InvitationNotOpen):
+        domain.accounts.demand_open(found, account, NOW + timedelta(hours=later))
 
 
 def test_confirming_makes_the_account_active_and_uses_the_code_up() -> None:
     invited = user(UserStatus.INVITED, confirmed=False)
-    made = domain.confirm(invited, invitation(password_hash="$argon2id$", totp_sealed=b"s"), STEP, NOW)
+    made = domain.accounts.confirm(invited, invitation(password_hash="$argon2id$", totp_sealed=b"s"), STEP, NOW)
     assert (invited.status, invited.version, invited.confirmed_at) == ("active", 2, NOW)
     assert (made.user_id, made.password_hash, made.totp_sealed, made.last_step) == (ADA, "$argon2id$", b"s", STEP)
 
 
 def test_confirming_before_accepting_is_refused() -> None:
-    with pytest.raises(domain.NotAcceptedYet):
-        domain.confirm(user(UserStatus.INVITED), invitation(), STEP, NOW)
+    with pytest.raises(domain.accounts.NotAcceptedYet):
+        domain.accounts.confirm(user(UserStatus.INVITED), invitation(), STEP, NOW)
 
 
 def test_confirming_with_a_wrong_code_is_refused() -> None:
-    with pytest.raises(domain.WrongCode):
-        domain.confirm(user(UserStatus.INVITED), invitation(password_hash="x", totp_sealed=b"s"), None, NOW)
+    with pytest.raises(domain.factors.WrongCode):
+        domain.accounts.confirm(user(UserStatus.INVITED), invitation(password_hash="x", totp_sealed=b"s"), None, NOW)
 
 
 def test_inviting_again_voids_what_was_chosen() -> None:
-    again = domain.invite_again(
+    again = domain.accounts.invite_again(
         user(UserStatus.INVITED), invitation(password_hash="x", totp_sealed=b"s"), frozenset(), b"new", NOW + timedelta(hours=30)
     )
     assert (again.token_hash, again.password_hash, again.totp_sealed) == (b"new", None, None)
@@ -233,14 +233,14 @@ def test_inviting_again_voids_what_was_chosen() -> None:
 
 def test_inviting_again_with_other_roles_is_a_new_version() -> None:
     invited = user(UserStatus.INVITED)
-    domain.invite_again(invited, invitation(), ADMINISTRATOR, b"new", NOW)
+    domain.accounts.invite_again(invited, invitation(), ADMINISTRATOR, b"new", NOW)
     assert (invited.cluster_roles, invited.version) == (["administrator"], 2)
 
 
 @pytest.mark.parametrize("status", [UserStatus.ACTIVE, UserStatus.BLOCKED, UserStatus.DEACTIVATED])
 def test_who_has_confirmed_is_not_invited_again(status: UserStatus) -> None:
-    with pytest.raises(domain.EmailTaken):
-        domain.invite_again(user(status), None, frozenset(), b"new", NOW)
+    with pytest.raises(domain.accounts.EmailTaken):
+        domain.accounts.invite_again(user(status), None, frozenset(), b"new", NOW)
 
 
 # Failed attempts
@@ -250,7 +250,7 @@ def waits(failures: int) -> list[float]:
     tries = Attempts(name=b"n", failures=0, next_at=NOW, seen_at=NOW)
     found = []
     for _ in range(failures):
-        domain.fail(tries, NOW)
+        domain.sessions.fail(tries, NOW)
         found.append((tries.next_at - NOW).total_seconds())
     return found
 
@@ -261,26 +261,26 @@ def test_after_five_failures_the_wait_doubles_up_to_a_minute() -> None:
 
 def test_no_number_of_failures_locks_for_good() -> None:
     tries = Attempts(name=b"n", failures=10**6, next_at=NOW, seen_at=NOW)
-    domain.fail(tries, NOW)
+    domain.sessions.fail(tries, NOW)
     assert tries.next_at == NOW + timedelta(seconds=60)
 
 
 def test_quiet_makes_the_count_begin_anew() -> None:
     tries = Attempts(name=b"n", failures=9, next_at=NOW, seen_at=NOW)
-    domain.fail(tries, NOW + timedelta(minutes=15, seconds=1))
+    domain.sessions.fail(tries, NOW + timedelta(minutes=15, seconds=1))
     assert tries.failures == 1
 
 
 def test_who_waits_is_told_how_long() -> None:
     tries = Attempts(name=b"n", failures=9, next_at=NOW + timedelta(seconds=6.2), seen_at=NOW)
-    with pytest.raises(domain.SlowDown) as refused:
-        domain.demand_patience(tries, NOW)
+    with pytest.raises(domain.sessions.SlowDown) as refused:
+        domain.sessions.demand_patience(tries, NOW)
     assert refused.value.retry_after == 7
 
 
 def test_who_has_waited_may_try() -> None:
-    domain.demand_patience(None, NOW)
-    domain.demand_patience(Attempts(name=b"n", failures=9, next_at=NOW, seen_at=NOW), NOW)
+    domain.sessions.demand_patience(None, NOW)
+    domain.sessions.demand_patience(Attempts(name=b"n", failures=9, next_at=NOW, seen_at=NOW), NOW)
 
 
 # Accounts
@@ -306,20 +306,20 @@ class Case:
     ],
 )
 def test_an_account_is_changed(case: Case) -> None:
-    assert domain.change(case.before, case.status, case.roles, [ADA, EVE])
+    assert domain.accounts.change(case.before, case.status, case.roles, [ADA, EVE])
     assert (case.before.status, case.before.cluster_roles, case.before.version) == (*case.after, 2)
 
 
 @pytest.mark.parametrize(("status", "roles"), [(None, None), (UserStatus.ACTIVE, None), (None, frozenset[ClusterRole]())])
 def test_a_change_to_what_is_already_so_is_none(status: UserStatus | None, roles: frozenset[ClusterRole] | None) -> None:
     same = user()
-    assert not domain.change(same, status, roles, [EVE])
+    assert not domain.accounts.change(same, status, roles, [EVE])
     assert same.version == 1
 
 
 def test_an_account_is_not_made_active_by_somebody_else() -> None:
-    with pytest.raises(domain.NotConfirmedYet):
-        domain.change(user(UserStatus.INVITED, confirmed=False), UserStatus.ACTIVE, None, [EVE])
+    with pytest.raises(domain.accounts.NotConfirmedYet):
+        domain.accounts.change(user(UserStatus.INVITED, confirmed=False), UserStatus.ACTIVE, None, [EVE])
 
 
 @pytest.mark.parametrize(
@@ -328,42 +328,42 @@ def test_an_account_is_not_made_active_by_somebody_else() -> None:
 )
 def test_the_last_administrator_stays(status: UserStatus | None, roles: frozenset[ClusterRole] | None) -> None:
     last = user(roles=ADMINISTRATOR)
-    with pytest.raises(domain.LastAdministratorStays):
-        domain.change(last, status, roles, [ADA])
+    with pytest.raises(domain.accounts.LastAdministratorStays):
+        domain.accounts.change(last, status, roles, [ADA])
     assert (last.status, last.cluster_roles, last.version) == ("active", ["administrator"], 1)
 
 
 def test_one_of_two_administrators_can_go() -> None:
-    assert domain.change(user(roles=ADMINISTRATOR), UserStatus.BLOCKED, None, [ADA, EVE])
+    assert domain.accounts.change(user(roles=ADMINISTRATOR), UserStatus.BLOCKED, None, [ADA, EVE])
 
 
 def test_the_last_administrator_can_take_another_role_as_well() -> None:
-    assert domain.change(user(roles=ADMINISTRATOR), None, ADMINISTRATOR | {ClusterRole.AUDITOR}, [ADA])
+    assert domain.accounts.change(user(roles=ADMINISTRATOR), None, ADMINISTRATOR | {ClusterRole.AUDITOR}, [ADA])
 
 
 # Sessions and facts
 
 
 def test_a_session_lives_for_twelve_hours() -> None:
-    session = domain.sign_in(user(), EVE, NOW)
-    fact = domain.session_fact(session)
+    session = domain.sessions.sign_in(user(), EVE, "password+totp", NOW, timedelta(hours=12))
+    fact = domain.sessions.session_fact(session)
     assert (fact.version, fact.live, fact.factor_at, fact.expires_at) == (1, True, NOW, NOW + timedelta(hours=12))
 
 
 def test_a_session_ends_once() -> None:
-    session = domain.sign_in(user(), EVE, NOW)
-    assert domain.end_session(session, NOW)
-    assert not domain.end_session(session, NOW)
-    fact = domain.session_fact(session)
+    session = domain.sessions.sign_in(user(), EVE, "password+totp", NOW, timedelta(hours=12))
+    assert domain.sessions.end_session(session, NOW)
+    assert not domain.sessions.end_session(session, NOW)
+    fact = domain.sessions.session_fact(session)
     assert (fact.version, fact.live) == (2, False)
 
 
 def test_the_fact_of_an_account_names_no_address() -> None:
-    assert "example.org" not in domain.user_fact(user()).model_dump_json()
+    assert "example.org" not in domain.accounts.user_fact(user()).model_dump_json()
 
 
 def test_the_fact_of_a_key_holds_no_private_half() -> None:
     jwk = {"kty": "EC", "crv": "P-256", "x": "AA", "y": "BB"}
-    fact = domain.key_fact(SigningKey(key_id="k", sealed=b"s", jwk=jwk, live=True, version=1, created_at=NOW))
+    fact = domain.signing.key_fact(SigningKey(key_id="k", sealed=b"s", jwk=jwk, live=True, version=1, created_at=NOW, signs_from=NOW))
     assert set(fact.jwk) == {"kty", "crv", "x", "y"}
     assert fact.key == "k"

@@ -13,7 +13,7 @@ from argon2 import PasswordHasher
 from chassis import tokens
 from contracts.events import Session, SigningKey, User, UserStatus
 from contracts.roles import NOBODY, Actor, ClusterRole
-from services.auth import service
+from services.auth.service import accounts
 from tests.auth.people import PASSWORD, another_code, invite, join
 from tests.world import World, Worlds, administrator, agent, auditor, job, person, reason
 
@@ -553,7 +553,7 @@ async def test_who_is_being_blocked_while_signing_in_is_refused(world: World, wo
     ada = await join(world)
     code = await ada.new_code()
     async with world.work(administrator()) as uow:
-        await service.change_user(uow, ada.user_id, 2, UserStatus.BLOCKED, None)
+        await accounts.change_user(uow, ada.user_id, 2, UserStatus.BLOCKED, None)
         signing_in = asyncio.create_task(ada.sign_in(code=code, world=replica))
         await world.somebody_waits()
     answer = await signing_in
@@ -608,7 +608,7 @@ async def test_two_administrators_who_block_each_other_at_once_leave_one(world: 
     ada = await join(world, "ada@x.org", ["administrator"])
     bob = await join(world, "bob@x.org", ["administrator"])
     async with world.work(ada.actor()) as uow:
-        await service.change_user(uow, bob.user_id, 2, UserStatus.BLOCKED, None)
+        await accounts.change_user(uow, bob.user_id, 2, UserStatus.BLOCKED, None)
         back = asyncio.create_task(replica.patch(f"/users/{ada.user_id}", bob.actor(), json={"status": "blocked"}, version=2))
         await world.somebody_waits()
     answer = await back

@@ -178,7 +178,10 @@ def test_every_door_of_a_cluster_role_needs_a_session() -> None:
 
 
 def test_bytes_of_a_dataset_leave_only_where_their_origin_is_checked() -> None:
-    assert {rule.when for rule in POLICY.values() if rule.carries_bytes} == {Condition.ORIGINS_ARE_OWN, Condition.RUN_IS_LIVE}
+    assert {condition for rule in POLICY.values() if rule.carries_bytes for condition in rule.when} == {
+        Condition.ORIGINS_ARE_OWN,
+        Condition.RUN_IS_LIVE,
+    }
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])

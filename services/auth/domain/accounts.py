@@ -1,27 +1,19 @@
-"""The rules of accounts, invitations, second factors and sessions: pure, with time, ids and secrets passed in."""
+"""The rules of accounts and invitations."""
 
-import hmac
 import re
 import unicodedata
 from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from uuid import UUID
 
-import pyotp
-
-from chassis.errors import Conflict, NotFound, TooManyRequests, Unauthenticated, Unprocessable
+from chassis.errors import Conflict, FactorTooOld, NotFound, Unprocessable
 from contracts import events
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
-from services.auth.models import Attempts, Credential, Invitation, Session, SigningKey, User
+from services.auth.domain.factors import WrongCode
+from services.auth.models import Credential, Invitation, User
 
-STEP_S = 30
-DRIFT_STEPS = 1
 INVITATION_LIFE = timedelta(hours=24)
-SESSION_LIFE = timedelta(hours=12)
-FREE_FAILURES = 5
-LONGEST_WAIT_S = 60
-FORGET_FAILURES = timedelta(minutes=15)
 USERNAME_LENGTH = 8
 MAX_EMAIL = 254
 MAX_LOCAL = 64
@@ -51,24 +43,6 @@ class NotAcceptedYet(Conflict):
     """A confirmation before a password was chosen."""
 
     title = "Accept the invitation first"
-
-
-class WrongCode(Unprocessable):
-    """The code is not the one that the authenticator shows now, or it was used."""
-
-    title = "The one-time code is not right"
-
-
-class SignInRefused(Unauthenticated):
-    """SECOND_FACTOR_IS_RIGHT: something is wrong, and it is not said what."""
-
-    title = "Name, password or one-time code is not right"
-
-
-class SlowDown(TooManyRequests):
-    """Too many failures in a row for this name."""
-
-    title = "Too many failed attempts; wait a moment"
 
 
 class LastAdministratorStays(Conflict):
@@ -127,6 +101,7 @@ def invite(
         version=1,
         created_at=now,
         confirmed_at=None,
+        own_roles=_sorted(roles),
     )
     return user, Invitation(user_id=user_id, token_hash=token_hash, expires_at=now + INVITATION_LIFE, first=first)
 
@@ -136,7 +111,7 @@ def invite_again(user: User, invitation: Invitation | None, roles: Collection[Cl
     if user.status != UserStatus.INVITED:
         raise EmailTaken
     if set(user.cluster_roles) != set(roles):
-        user.cluster_roles = _sorted(roles)
+        user.cluster_roles = user.own_roles = _sorted(roles)
         user.version += 1
     if invitation is None:
         return Invitation(user_id=user.user_id, token_hash=token_hash, expires_at=now + INVITATION_LIFE, first=False)
@@ -170,67 +145,22 @@ def confirm(user: User, invitation: Invitation, step: int | None, now: datetime)
         raise WrongCode
     user.status = UserStatus.ACTIVE.value
     user.confirmed_at = now
+    user.factor_enrolled_at = now
     user.version += 1
-    return Credential(user_id=user.user_id, password_hash=invitation.password_hash, totp_sealed=invitation.totp_sealed, last_step=step)
+    return Credential(
+        user_id=user.user_id,
+        password_hash=invitation.password_hash,
+        totp_sealed=invitation.totp_sealed,
+        last_step=step,
+        totp_at=now,
+        password_at=now,
+    )
 
 
-def matching_step(secret: str, code: str, now: datetime, last_step: int) -> int | None:
-    """Condition.SECOND_FACTOR_IS_RIGHT: the 30 s step whose 6-digit code this is, within one step of now and after ``last_step``; None when there is none.
-
-    RFC 6238 section 5.2: a code counts once, so steps up to the last one used are refused. When two steps share a code,
-    the later one is used up.
-    """
-    generator = pyotp.HOTP(secret, digits=6)
-    current = int(now.timestamp()) // STEP_S
-    found = None
-    for step in range(current - DRIFT_STEPS, current + DRIFT_STEPS + 1):
-        if hmac.compare_digest(generator.at(step).encode(), code.encode()) and step > last_step:
-            found = step
-    return found
-
-
-def totp_uri(secret: str, username: str) -> str:
-    """The ``otpauth://`` address that authenticators take."""
-    return pyotp.TOTP(secret, digits=6, interval=STEP_S).provisioning_uri(name=username, issuer_name="Hortus")
-
-
-def demand_patience(attempts: Attempts | None, now: datetime) -> None:
-    """Refuse while a name has to wait. Raises SlowDown with the seconds that are left."""
-    if attempts is not None and attempts.next_at > now:
-        left = (attempts.next_at - now).total_seconds()
-        raise SlowDown(retry_after=max(1, int(left + 0.999)))
-
-
-def fail(attempts: Attempts, now: datetime) -> None:
-    """Count a failure; from the fifth in a row on, the wait doubles from 1 s to 60 s. Quiet for 15 min begins anew."""
-    if now - attempts.seen_at > FORGET_FAILURES:
-        attempts.failures = 0
-    attempts.failures += 1
-    beyond = attempts.failures - FREE_FAILURES
-    wait = 0 if beyond < 0 else min(2 ** min(beyond, 16), LONGEST_WAIT_S)
-    attempts.seen_at = now
-    attempts.next_at = now + timedelta(seconds=wait)
-
-
-def sign_in(user: User, session_id: UUID, now: datetime) -> Session:
-    """A new session of 12 h."""
-    return Session(session_id=session_id, user_id=user.user_id, created_at=now, expires_at=now + SESSION_LIFE, ended_at=None, version=1)
-
-
-def own_session(session: Session | None, user_id: UUID) -> Session:
-    """Condition.SESSION_IS_OWN: a session of the caller's; another's does not exist. Raises NotFound."""
-    if session is None or session.user_id != user_id:
-        raise NotFound
-    return session
-
-
-def end_session(session: Session, now: datetime) -> bool:
-    """End a session; whether it was open until now."""
-    if session.ended_at is not None:
-        return False
-    session.ended_at = now
-    session.version += 1
-    return True
+def demand_fresh_factor_for(roles: Collection[ClusterRole], fresh: bool) -> None:
+    """Condition.ROLES_NEED_FRESH_FACTOR: whoever gives ``roles`` has a ``fresh`` second factor. Raises FactorTooOld."""
+    if roles and not fresh:
+        raise FactorTooOld
 
 
 def change(user: User, status: UserStatus | None, roles: Collection[ClusterRole] | None, administrators: Collection[UUID]) -> bool:
@@ -251,7 +181,7 @@ def change(user: User, status: UserStatus | None, roles: Collection[ClusterRole]
     if user.user_id in administrators and not stays and len(administrators) == 1:
         raise LastAdministratorStays
     user.status = wanted_status
-    user.cluster_roles = wanted_roles
+    user.cluster_roles = user.own_roles = wanted_roles
     user.version += 1
     return True
 
@@ -264,24 +194,8 @@ def user_fact(user: User) -> events.User:
         username=user.username,
         status=UserStatus(user.status),
         cluster_roles=frozenset(ClusterRole(role) for role in user.cluster_roles),
+        groups=frozenset(user.groups),
     )
-
-
-def session_fact(session: Session) -> events.Session:
-    """What a session is now, for others to hear."""
-    return events.Session(
-        version=session.version,
-        session_id=session.session_id,
-        user_id=session.user_id,
-        live=session.ended_at is None,
-        factor_at=session.created_at,
-        expires_at=session.expires_at,
-    )
-
-
-def key_fact(key: SigningKey) -> events.SigningKey:
-    """The public half of a signing key, for others to hear."""
-    return events.SigningKey(version=key.version, key_id=key.key_id, jwk=key.jwk, live=key.live)
 
 
 def _sorted(roles: Collection[ClusterRole]) -> list[str]:

@@ -1,35 +1,18 @@
-"""All the SQL of auth."""
+"""The SQL of accounts and invitations."""
 
-import contextlib
-from collections.abc import AsyncIterator, Collection
-from datetime import datetime, timedelta
+from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import delete, func, or_, select, text
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import func, or_, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
-from services.auth.models import Attempts, Credential, Invitation, Session, SigningKey, User
+from services.auth.models import Invitation, User
 
 SET_UP_LOCK = 0x61757468
 NAMES_LOCK = 0x6E616D65
-Engine = AsyncEngine
-
-
-@contextlib.asynccontextmanager
-async def reading(engine: Engine) -> AsyncIterator[AsyncSession]:
-    """A short look at the database before slow work; it holds no connection afterwards."""
-    async with AsyncSession(engine, expire_on_commit=False) as session:
-        yield session
-
-
-async def clock(session: AsyncSession) -> datetime:
-    """The database's clock at this moment, for decisions after waiting for a lock."""
-    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
-    return now
 
 
 async def lock_set_up(session: AsyncSession) -> None:
@@ -112,65 +95,3 @@ async def invitation_by_token(session: AsyncSession, token_hash: bytes, *, lock:
         query = select(Invitation).where(col(Invitation.token_hash) == token_hash).with_for_update()
         found = (await session.execute(query.execution_options(populate_existing=True))).scalar_one_or_none()
     return found, invited
-
-
-async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
-    """What an account signs in with."""
-    query = select(Credential).where(col(Credential.user_id) == user_id)
-    if lock:
-        query = query.with_for_update().execution_options(populate_existing=True)
-    return (await session.execute(query)).scalar_one_or_none()
-
-
-async def attempts(session: AsyncSession, name: bytes) -> Attempts | None:
-    """The failures in a row for a name."""
-    return (await session.execute(select(Attempts).where(col(Attempts.name) == name))).scalar_one_or_none()
-
-
-async def lock_attempts(session: AsyncSession, name: bytes) -> Attempts:
-    """The failures in a row for a name, locked; made where there were none."""
-    new = {"name": name, "failures": 0, "next_at": func.now(), "seen_at": func.now()}
-    await session.execute(insert(Attempts).values(**new).on_conflict_do_nothing())
-    query = select(Attempts).where(col(Attempts.name) == name).with_for_update().execution_options(populate_existing=True)
-    return (await session.execute(query)).scalar_one()
-
-
-async def forget_attempts(session: AsyncSession, older_than: timedelta) -> None:
-    """Forget failures after a time of quiet."""
-    await session.execute(delete(Attempts).where(col(Attempts.seen_at) < func.now() - older_than))
-
-
-async def session_of(session: AsyncSession, user_id: UUID, session_id: UUID) -> Session | None:
-    """A person's own session, locked."""
-    query = select(Session).where(col(Session.session_id) == session_id, col(Session.user_id) == user_id).with_for_update()
-    return (await session.execute(query)).scalar_one_or_none()
-
-
-async def live_sessions(session: AsyncSession, user_id: UUID, now: datetime, after: UUID | None, limit: int) -> list[Session]:
-    """A person's sessions that have neither ended nor expired, oldest first."""
-    query = (
-        select(Session)
-        .where(col(Session.user_id) == user_id, col(Session.ended_at).is_(None), col(Session.expires_at) > now)
-        .order_by(col(Session.session_id))
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(col(Session.session_id) > after)
-    return list((await session.execute(query)).scalars())
-
-
-async def open_sessions(session: AsyncSession, user_id: UUID, now: datetime) -> list[Session]:
-    """All of a person's sessions that still count, locked."""
-    query = (
-        select(Session)
-        .where(col(Session.user_id) == user_id, col(Session.ended_at).is_(None), col(Session.expires_at) > now)
-        .order_by(col(Session.session_id))
-        .with_for_update()
-    )
-    return list((await session.execute(query)).scalars())
-
-
-async def signing_key(session: AsyncSession) -> SigningKey | None:
-    """The key that signs now: the newest live one."""
-    query = select(SigningKey).where(col(SigningKey.live)).order_by(col(SigningKey.created_at).desc(), col(SigningKey.key_id)).limit(1)
-    return (await session.execute(query)).scalar_one_or_none()

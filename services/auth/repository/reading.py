@@ -1,0 +1,23 @@
+"""Short looks at the database, and its clock."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+Engine = AsyncEngine
+
+
+@contextlib.asynccontextmanager
+async def reading(engine: Engine) -> AsyncIterator[AsyncSession]:
+    """A short look at the database before slow work; it holds no connection afterwards."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        yield session
+
+
+async def clock(session: AsyncSession) -> datetime:
+    """The database's clock at this moment, for decisions after waiting for a lock."""
+    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    return now

@@ -1,0 +1,1 @@
+"""Request and answer shapes of auth, by what they are about."""

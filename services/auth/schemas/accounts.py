@@ -1,0 +1,75 @@
+"""Request and answer shapes of accounts and invitations."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.events import UserStatus
+from contracts.roles import ClusterRole
+from services.auth.schemas.fields import Code, NewPassword, Request, Token
+
+
+class NewUser(Request):
+    """Somebody to invite; the rules of the address stand in the domain."""
+
+    email: Annotated[str, Field(min_length=3, max_length=320)]
+    cluster_roles: frozenset[ClusterRole] = frozenset()
+
+
+class Settable(StrEnum):
+    """What an administrator can make of an account."""
+
+    ACTIVE = UserStatus.ACTIVE.value
+    BLOCKED = UserStatus.BLOCKED.value
+
+
+class UserChange(Request):
+    """What an administrator changes of an account; an absent field stays."""
+
+    status: Settable | None = None
+    cluster_roles: frozenset[ClusterRole] | None = None
+
+
+class Acceptance(Request):
+    """A one-time token and the password its holder chooses."""
+
+    token: Token
+    password: NewPassword
+
+
+class Confirmation(Request):
+    """A one-time token and a code from the authenticator that was set up."""
+
+    token: Token
+    code: Code
+
+
+class UserView(BaseModel):
+    """An account as its person and administrators see it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    user_id: UUID
+    username: str
+    email: str
+    status: UserStatus
+    cluster_roles: list[ClusterRole]
+    version: int
+    created_at: datetime
+
+
+class InvitedView(UserView):
+    """A new account with its one-time token, which is shown once."""
+
+    invitation: str
+
+
+class SecondFactorView(BaseModel):
+    """What an authenticator needs."""
+
+    username: str
+    totp_secret: str
+    totp_uri: str

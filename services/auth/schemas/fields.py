@@ -1,0 +1,35 @@
+"""Fields that several shapes of auth share."""
+
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+SHORTEST_PASSWORD = 12
+LONGEST_PASSWORD = 128
+
+
+def _password(value: SecretStr) -> SecretStr:
+    """A password in NFC (RFC 8265 section 4.2), 12 to 128 characters, none of them a control character."""
+    text = unicodedata.normalize("NFC", value.get_secret_value())
+    if not SHORTEST_PASSWORD <= len(text) <= LONGEST_PASSWORD:
+        raise ValueError(f"has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Cn"} for character in text):
+        raise ValueError("contains a character that no keyboard types")
+    return SecretStr(text)
+
+
+def _typed(value: SecretStr) -> SecretStr:
+    return SecretStr(unicodedata.normalize("NFC", value.get_secret_value()))
+
+
+NewPassword = Annotated[SecretStr, Field(max_length=4 * LONGEST_PASSWORD), AfterValidator(_password)]
+TypedPassword = Annotated[SecretStr, Field(min_length=1, max_length=4 * LONGEST_PASSWORD), AfterValidator(_typed)]
+Code = Annotated[str, Field(pattern=r"^[0-9]{6}$")]
+Token = Annotated[SecretStr, Field(min_length=1, max_length=128)]
+
+
+class Request(BaseModel):
+    """Requests take no field that they do not know, and show no secret when they are printed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

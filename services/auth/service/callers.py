@@ -1,0 +1,20 @@
+"""Who acts in a use case: the caller, or somebody who has just shown who they are."""
+
+from uuid import UUID
+
+from chassis.errors import NotFound
+from chassis.outbox import UnitOfWork
+from contracts.roles import Actor, Principal
+from services.auth.models import User
+
+
+def caller(uow: UnitOfWork) -> UUID:
+    """The person who asks. Raises NotFound."""
+    if uow.actor.user_id is None:
+        raise NotFound
+    return uow.actor.user_id
+
+
+def acts(uow: UnitOfWork, user: User, session_id: UUID | None = None) -> None:
+    """From here on the caller is known: the audit record names them."""
+    uow.actor = Actor(principal=Principal.PERSON, user_id=user.user_id, username=user.username, session_id=session_id)

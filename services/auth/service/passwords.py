@@ -1,0 +1,40 @@
+"""Passwords: the first factor, checked outside of transactions because it is slow."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from chassis.outbox import UnitOfWork
+from services.auth import repository
+from services.auth.models import User
+from services.auth.service.tools import Tools
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A password that was looked at: whether it was right, against which stored hash, and a new hash where parameters changed."""
+
+    right: bool
+    against: str | None
+    rehashed: str | None = None
+
+
+async def check(tools: Tools, user: User | None, password: str) -> Checked:
+    """Look at a password; without an account the work is the same, and it is not right. Raises CannotDecide."""
+    stored = None
+    if user is not None:
+        async with repository.reading(tools.engine) as session:
+            credential = await repository.factors.credential(session, user.user_id)
+        stored = credential.password_hash if credential else None
+    right, rehashed = await tools.passwords.check(password, stored)
+    return Checked(right, stored, rehashed)
+
+
+async def confirm(uow: UnitOfWork, user: User, checked: Checked, now: datetime) -> bool:
+    """Whether what was looked at still holds under the transaction's lock; keeps a new hash."""
+    credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
+    if not checked.right or credential is None or credential.password_hash != checked.against:
+        return False
+    if checked.rehashed is not None:
+        credential.password_hash = checked.rehashed
+        credential.password_at = credential.password_at or now
+    return True
