@@ -259,8 +259,8 @@ class Door(APIRoute):
                 uow: UnitOfWork | None = request.state.uow
                 _tag(response)
                 if uow is not None:
-                    if uow.facts:
-                        response.headers[FACTS_HEADER] = facts_header(uow.facts)
+                    if named := uow.facts + uow.rests_on:
+                        response.headers[FACTS_HEADER] = facts_header(named)
                     await _keep_answer(request, uow, response)
                     await uow.commit()
             except _Replayed as replayed:

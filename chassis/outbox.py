@@ -50,6 +50,7 @@ class UnitOfWork:
         self.traceparent = traceparent
         self.now: datetime
         self.facts: list[Fact] = []
+        self.rests_on: list[Fact] = []
         self.resource: dict[str, str] = {}
         self.project_id: UUID | None = actor.project_id
         self.audited = False
@@ -67,6 +68,10 @@ class UnitOfWork:
     def emit(self, fact: Fact) -> None:
         """Tell the other services; leaves with the commit."""
         self.facts.append(fact)
+
+    def shows(self, fact: Fact) -> None:
+        """Name, in the answer, a fact that it shows and that was told before: what the caller asks next can rest on it elsewhere."""
+        self.rests_on.append(fact)
 
     def note(self, **resource: object) -> None:
         """Say in the audit record what was acted on; ids and counts only, never contents."""

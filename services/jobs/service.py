@@ -126,6 +126,7 @@ async def list_jobs(uow: UnitOfWork, project_id: UUID, after: UUID | None, limit
 async def read_job(uow: UnitOfWork, project_id: UUID, job_id: UUID) -> Details:
     """A job, with its small outputs as far as the reader's budget allows. Raises NotFound."""
     job, run = await _job(uow, project_id, job_id)
+    uow.shows(domain.run_fact(job, run))  # who reads "succeeded" looks at the outputs next, in another service
     return Details(job, run, shown=await _charge_details(uow, job, run))
 
 

@@ -348,6 +348,15 @@ async def test_a_run_goes_through_its_states_and_each_is_said(scene: Scene) -> N
     assert done["started_at"] <= done["ended_at"]
 
 
+async def test_whoever_reads_that_a_job_has_ended_is_told_what_to_wait_for_elsewhere(scene: Scene) -> None:
+    made = await scene.ended()
+    told = [fact for fact in await scene.world.said() if isinstance(fact, Run)][-1]
+    answer = await scene.world.get(f"/projects/{OURS}/jobs/{made['job_id']}", scientist(OURS, scene.scientist_id))
+    assert (answer.json()["state"], told.state) == ("succeeded", RunState.SUCCEEDED)
+    assert answer.headers["hortus-facts"] == f"runs:{told.run_id}:{told.version}"
+    assert await scene.world.said() == []
+
+
 async def test_the_same_report_twice_is_said_once(scene: Scene) -> None:
     _, lease = await scene.running()
     await scene.said_of_runs()
