@@ -23,7 +23,20 @@ PROJECT = UUID(int=1)
 
 def by_certificate(actor: Actor) -> Actor:
     """The same person by a project certificate alone, as the gateway names them."""
-    return actor.model_copy(update={"session_id": None, "certificate_id": "c1"})
+    return actor.model_copy(update={"session_id": None, "certificate_id": "c1", "factor_fresh": False})
+
+
+def by_key(actor: Actor, *scopes: Action) -> Actor:
+    """The same person by an API key for ``scopes`` (all that can be given, when none is named), as the gateway names them."""
+    open_to = frozenset(scope.value for scope in scopes) or policy.scopes()
+    return actor.model_copy(
+        update={"session_id": None, "key_id": UUID(int=4), "scopes": open_to, "factor_fresh": False, "cluster_roles": frozenset()}
+    )
+
+
+def an_hour_later(actor: Actor) -> Actor:
+    """The same person, whose second factor was shown a while ago."""
+    return actor.model_copy(update={"factor_fresh": False})
 
 
 CALLERS = {
@@ -31,33 +44,67 @@ CALLERS = {
     "stranger": stranger(PROJECT),
     "scientist": scientist(PROJECT),
     "owner": owner(PROJECT),
+    "owner an hour later": an_hour_later(owner(PROJECT)),
     "administrator": administrator(),
+    "administrator an hour later": an_hour_later(administrator()),
     "auditor": auditor(),
     "scientist by certificate": by_certificate(scientist(PROJECT)),
     "owner by certificate": by_certificate(owner(PROJECT)),
+    "owner by key": by_key(owner(PROJECT)),
+    "owner by a key that reads datasets": by_key(owner(PROJECT), Action.DATASET_LIST, Action.DATASET_READ),
     "agent": agent(),
     "job": job(UUID(int=2), project_id=PROJECT, user_id=UUID(int=3)),
 }
 IN_PROJECT = [action for action, rule in POLICY.items() if "{project_id}" in rule.path]
 AGENT_DOORS = {Action.LEASE_TAKE, Action.LEASE_READ, Action.LEASE_RENEW, Action.RUN_LOG, Action.RUN_REPORT}
 JOB_DOORS = {Action.RUN_INPUT_LIST, Action.RUN_INPUT_READ, Action.RUN_OUTPUT_STAGE}
-OPEN_DOORS = {Action.INVITATION_ACCEPT, Action.INVITATION_CONFIRM, Action.SESSION_CREATE, Action.AGENT_ENROL}
-SESSION_DOORS = {
-    Action.SESSION_LIST,
-    Action.SESSION_END,
-    Action.USER_CREATE,
-    Action.USER_LIST,
-    Action.USER_READ_SELF,
-    Action.USER_CHANGE,
+OPEN_DOORS = {
+    Action.INVITATION_ACCEPT,
+    Action.INVITATION_CONFIRM,
+    Action.SESSION_CREATE,
+    Action.SESSION_REFRESH,
+    Action.PASSKEY_CHALLENGE,
+    Action.SIGN_IN_PAGE,
+    Action.OIDC_LIST,
+    Action.OIDC_START,
+    Action.OIDC_CALLBACK,
+    Action.OIDC_LOGOUT,
+    Action.ENROLMENT_ACCEPT,
+    Action.ENROLMENT_CONFIRM,
+    Action.PASSWORD_RESET_ASK,
+    Action.PASSWORD_RESET_ACCEPT,
+    Action.REGISTRATION_ASK,
+    Action.AGENT_ENROL,
+}
+OF_AUTH = {action for action, rule in POLICY.items() if rule.service is policy.Service.AUTH}
+SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.PROJECT_CREATE,
     Action.MEMBER_ADD,
     Action.MEMBER_CHANGE,
+    Action.GROUP_ROLE_GIVE,
+    Action.GROUP_ROLE_REMOVE,
     Action.CERTIFICATE_CREATE,
     Action.AGENT_CREATE,
     Action.AGENT_WITHDRAW,
     Action.AGENT_LIST,
     Action.AUDIT_LIST,
     Action.AUDIT_CHAINS,
+}
+STEP_UP_DOORS = {
+    Action.CLIENT_CODE_CREATE,
+    Action.TOTP_CREATE,
+    Action.TOTP_CONFIRM,
+    Action.TOTP_REMOVE,
+    Action.PASSKEY_OPTIONS,
+    Action.PASSKEY_ADD,
+    Action.PASSKEY_REMOVE,
+    Action.RECOVERY_CODES_CREATE,
+    Action.PASSWORD_CHANGE,
+    Action.KEY_CREATE,
+    Action.USER_PASSWORD_RESET,
+    Action.USER_FACTOR_RESET,
+    Action.SIGNING_KEY_ROTATE,
+    Action.SIGNING_KEY_WITHDRAW,
 }
 actors = st.builds(
     Actor,
@@ -72,6 +119,9 @@ actors = st.builds(
     agent_id=st.none() | st.uuids(),
     run_id=st.none() | st.uuids(),
     fencing_token=st.none() | st.integers(),
+    key_id=st.none() | st.uuids(),
+    scopes=st.none() | st.frozensets(st.sampled_from([action.value for action in Action])),
+    factor_fresh=st.booleans(),
 )
 
 
@@ -173,6 +223,47 @@ def test_a_token_beside_the_certificate_is_a_session() -> None:
     assert may(both) == may(owner(PROJECT))
 
 
+def test_a_factor_that_is_old_closes_the_doors_that_change_factors_and_keys_and_no_other() -> None:
+    whole = person(project_id=PROJECT, role=Role.DATA_OWNER, cluster_roles=list(ClusterRole))
+    assert may(whole) - may(an_hour_later(whole)) == STEP_UP_DOORS
+    for action in STEP_UP_DOORS:
+        assert said(an_hour_later(whole), action) == "401 factor-too-old"
+
+
+def test_a_door_that_asks_for_a_fresh_factor_asks_for_a_session() -> None:
+    assert all(rule.session for rule in POLICY.values() if rule.step_up)
+
+
+def test_a_key_opens_what_it_was_made_for_and_what_is_open_to_everybody() -> None:
+    key = by_key(owner(PROJECT), Action.DATASET_READ, Action.JOB_SUBMIT)
+    assert may(key) == {Action.DATASET_READ, Action.JOB_SUBMIT} | OPEN_DOORS
+    assert said(key, Action.FILE_DOWNLOAD) == "403 scope-missing"
+
+
+def test_a_key_is_never_more_than_its_person() -> None:
+    for whole in (owner(PROJECT), scientist(PROJECT), stranger(PROJECT), administrator(), auditor()):
+        assert may(by_key(whole)) <= may(whole)
+    assert said(by_key(scientist(PROJECT)), Action.FILE_DOWNLOAD) == "403 role-may-not"
+
+
+def test_no_key_can_be_given_a_door_that_needs_a_session() -> None:
+    assert not policy.scopes() & {action.value for action in SESSION_DOORS | OPEN_DOORS | AGENT_DOORS | JOB_DOORS}
+    whole = person(project_id=PROJECT, role=Role.DATA_OWNER)
+    for action in SESSION_DOORS & may(whole):
+        assert said(by_key(whole, action), action) == "403 session-needed"
+
+
+def test_cookies_reach_the_doors_of_signing_in_and_out_alone() -> None:
+    assert {action for action, rule in POLICY.items() if rule.cookies} == {
+        Action.SESSION_CREATE,
+        Action.SESSION_REFRESH,
+        Action.SESSION_END,
+        Action.SESSION_END_ALL,
+        Action.OIDC_START,
+        Action.OIDC_CALLBACK,
+    }
+
+
 def test_every_door_of_a_cluster_role_needs_a_session() -> None:
     assert all(rule.session for rule in POLICY.values() if rule.who & {Who.ADMINISTRATOR, Who.AUDITOR})
 
@@ -186,7 +277,7 @@ def test_bytes_of_a_dataset_leave_only_where_their_origin_is_checked() -> None:
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
 def test_each_refusal_reaches_the_caller_under_its_name(reason: Reason) -> None:
-    status = {Reason.NOT_SIGNED_IN: 401, Reason.NOT_A_MEMBER: 404}.get(reason, 403)
+    status = {Reason.NOT_SIGNED_IN: 401, Reason.NOT_A_MEMBER: 404, Reason.FACTOR_TOO_OLD: 401}.get(reason, 403)
     problem = refusal(policy.Decision(allowed=False, reason=reason, status=status))
     assert (problem.status, problem.slug) == (status, "not-found" if reason is Reason.NOT_A_MEMBER else reason)
 
@@ -204,7 +295,10 @@ def let_in(actor: Actor, rule: Rule) -> bool:
         Who.AGENT: actor.principal is Principal.AGENT,
         Who.JOB: actor.principal is Principal.JOB,
     }
-    return any(columns[who] for who in rule.who) and (not rule.session or actor.session_id is not None)
+    is_open = Who.NOBODY in rule.who
+    in_scope = actor.scopes is None or is_open or any(POLICY[Action(scope)] is rule for scope in actor.scopes)
+    there = not rule.session or actor.session_id is not None
+    return any(columns[who] for who in rule.who) and there and in_scope and (not rule.step_up or actor.factor_fresh)
 
 
 @given(actor=actors, action=st.sampled_from(Action))
