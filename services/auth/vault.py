@@ -97,9 +97,9 @@ class Vault:
         return hmac.digest(self._name_key, name.encode(), "sha256")
 
 
-def new_token() -> str:
-    """A one-time token: 256 random bits, base64url."""
-    return f"invitation_{secrets.token_urlsafe(TOKEN_BYTES)}"  # a leading dash would be an option on a command line
+def new_token(kind: str = "invitation") -> str:
+    """A one-time token: 256 random bits, base64url, after what it is for."""
+    return f"{kind}_{secrets.token_urlsafe(TOKEN_BYTES)}"  # a leading dash would be an option on a command line
 
 
 def token_hash(token: str) -> bytes:

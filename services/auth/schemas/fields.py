@@ -1,7 +1,7 @@
 """Fields that several shapes of auth share."""
 
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
@@ -26,6 +26,7 @@ def _typed(value: SecretStr) -> SecretStr:
 NewPassword = Annotated[SecretStr, Field(max_length=4 * LONGEST_PASSWORD), AfterValidator(_password)]
 TypedPassword = Annotated[SecretStr, Field(min_length=1, max_length=4 * LONGEST_PASSWORD), AfterValidator(_typed)]
 Code = Annotated[str, Field(pattern=r"^[0-9]{6}$")]
+RecoveryCode = Annotated[SecretStr, Field(pattern=r"^[A-Za-z2-7]{5}[- ]?[A-Za-z2-7]{5}$")]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=128)]
 
 
@@ -33,3 +34,10 @@ class Request(BaseModel):
     """Requests take no field that they do not know, and show no secret when they are printed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class PasskeyAnswer(Request):
+    """A passkey's answer: the challenge as it was given out, and the browser's ``PublicKeyCredential.toJSON()``."""
+
+    challenge: Annotated[str, Field(min_length=1, max_length=512)]
+    credential: dict[str, Any]

@@ -2,26 +2,37 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository
 from services.auth.models import User
-from services.auth.vault import Vault
+from services.auth.service.tools import Tools
+
+
+@dataclass(frozen=True)
+class ShownPasskey:
+    """A passkey's answer to a challenge: the sealed challenge as it was given out, and the credential as the browser gave it."""
+
+    challenge: str
+    credential: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ShownFactor:
-    """What somebody shows as their second factor."""
+    """What somebody shows as their second factor: one of these, or nothing."""
 
     code: str | None = None
+    recovery_code: str | None = None
+    passkey: ShownPasskey | None = None
 
 
-async def check(uow: UnitOfWork, safe: Vault, user: User, shown: ShownFactor, now: datetime) -> str | None:
+async def check(uow: UnitOfWork, tools: Tools, user: User, shown: ShownFactor, now: datetime) -> str | None:
     """Use up what was shown; the name of the factor (``totp``), or None when it is not right."""
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None or credential.totp_sealed is None or shown.code is None:
         return None
-    step = domain.factors.matching_step(safe.open_totp(credential.totp_sealed, user.user_id), shown.code, now, credential.last_step)
+    step = domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, user.user_id), shown.code, now, credential.last_step)
     if step is None:
         return None
     credential.last_step = step

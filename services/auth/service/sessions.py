@@ -45,7 +45,7 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
     user = await repository.accounts.user(uow.session, known.user_id, lock=True) if known else None
     method = None
     if user and user.status == UserStatus.ACTIVE and await passwords.confirm(uow, user, checked, now):
-        method = await factors.check(uow, tools.vault, user, shown, now)
+        method = await factors.check(uow, tools, user, shown, now)
     if user is None or method is None:
         domain.sessions.fail(attempts, now)
         return domain.sessions.SignInRefused()

@@ -1,0 +1,34 @@
+"""The rules of one-time links."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from chassis.errors import NotFound
+from contracts.events import UserStatus
+from services.auth.models import Link, User
+
+
+class Purpose(StrEnum):
+    """What a link is for."""
+
+    PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose
+    FACTOR_ENROLMENT = "factor-enrolment"
+
+
+class LinkNotOpen(NotFound):
+    """LINK_IS_OPEN: the token is unknown, was used, or is too old, or the account is not active."""
+
+    title = "This link is not known, was used, or is too old"
+
+
+def link(user_id: UUID, purpose: Purpose, token_hash: bytes, now: datetime, life: timedelta) -> Link:
+    """A one-time link, open for ``life``."""
+    return Link(token_hash=token_hash, user_id=user_id, purpose=purpose.value, expires_at=now + life, created_at=now)
+
+
+def demand_open_link(link: Link | None, user: User | None, purpose: Purpose, now: datetime) -> tuple[Link, User]:
+    """Condition.LINK_IS_OPEN: the link, which is for ``purpose``, and its account. Raises LinkNotOpen."""
+    if link is None or user is None or link.purpose != purpose or link.expires_at <= now or user.status != UserStatus.ACTIVE:
+        raise LinkNotOpen
+    return link, user
