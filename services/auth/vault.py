@@ -92,6 +92,17 @@ class Vault:
         jwk: dict[str, str] = json.loads(self._open(sealed, b"signing-key:" + key_id.encode()))
         return jwk
 
+    def carry(self, purpose: str, content: bytes) -> str:
+        """Something that a browser keeps for us until it comes back: sealed, for one purpose, base64url."""
+        return base64.urlsafe_b64encode(self._seal(content, b"carried:" + purpose.encode())).rstrip(b"=").decode()
+
+    def carried(self, purpose: str, value: str) -> bytes | None:
+        """What a browser kept; None when it was not sealed here for this purpose."""
+        try:
+            return self._open(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)), b"carried:" + purpose.encode())
+        except (BadMasterKey, ValueError):
+            return None
+
     def blind(self, name: str) -> bytes:
         """A keyed hash of a name somebody typed, which may be a password typed into the wrong field."""
         return hmac.digest(self._name_key, name.encode(), "sha256")

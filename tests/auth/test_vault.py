@@ -135,3 +135,14 @@ def test_one_time_tokens_are_long_and_never_the_same() -> None:
 
 def test_a_new_second_factor_has_160_bits() -> None:
     assert len(base64.b32decode(vault.new_totp_secret())) == 20
+
+
+def test_what_a_browser_carries_opens_only_for_its_purpose_and_only_unchanged() -> None:
+    safe = Vault(KEY)
+    value = safe.carry("flow", b"content")
+    assert safe.carried("flow", value) == b"content"
+    assert b"content" not in value.encode()
+    for other in (value[:-4] + "AAAA", value[4:], "", "not base64url!", "é", "A" * 5):
+        assert safe.carried("flow", other) is None
+    assert safe.carried("pending", value) is None
+    assert Vault(KEY[::-1]).carried("flow", value) is None

@@ -1,0 +1,26 @@
+"""The SQL of what carries its own proof and counts once: challenges, states, token ids."""
+
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from services.auth.models import Spent
+
+
+async def is_spent(session: AsyncSession, token_hash: bytes) -> bool:
+    """Whether it was used before; for a look ahead of slow work."""
+    return (await session.execute(select(Spent).where(col(Spent.token_hash) == token_hash))).scalar_one_or_none() is not None
+
+
+async def spend(session: AsyncSession, token_hash: bytes, expires_at: datetime) -> bool:
+    """Use it up; whether this was the first time. Of two transactions at once, one waits for the other."""
+    query = insert(Spent).values(token_hash=token_hash, expires_at=expires_at).on_conflict_do_nothing().returning(col(Spent.token_hash))
+    return (await session.execute(query)).scalar_one_or_none() is not None
+
+
+async def prune(session: AsyncSession, now: datetime) -> None:
+    """Forget what has run out anyway."""
+    await session.execute(delete(Spent).where(col(Spent.expires_at) < now))
