@@ -1,7 +1,7 @@
 """Refusals and failures as problem documents (RFC 9457)."""
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
 
@@ -9,6 +9,25 @@ from contracts.policy import STEP_UP_S
 
 TYPE_PREFIX = "urn:hortus:problem:"
 REASON_HEADER = "Hortus-Reason"
+MEDIA_TYPE = "application/problem+json"
+PROBLEM_RESPONSE: dict[str, Any] = {
+    "description": "A refusal or failure as a problem document (RFC 9457)",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status"],
+                "properties": {
+                    "type": {"type": "string", "pattern": f"^{TYPE_PREFIX}[a-z0-9-]+$"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer", "minimum": 400, "maximum": 599},
+                    "detail": {"type": "string"},
+                    "errors": {"type": "array", "items": {"type": "object"}},
+                },
+            }
+        }
+    },
+}
 
 
 class Problem(Exception):
@@ -145,4 +164,4 @@ def problem_response(problem: Problem) -> JSONResponse:
         headers["Retry-After"] = str(problem.retry_after)
     if problem.status == Unauthenticated.status:
         headers["WWW-Authenticate"] = problem.challenge
-    return JSONResponse(body, status_code=problem.status, headers=headers, media_type="application/problem+json")
+    return JSONResponse(body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from chassis.app import load
 from contracts.events import FACTS, TOPICS
-from contracts.policy import API, POLICY, Service, Who
+from contracts.policy import API, POLICY, Rule, Service, Who
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,12 +26,35 @@ def schemas() -> Iterator[tuple[Path, str]]:
         yield ROOT / "contracts" / "schemas" / f"{name}.json", _json(fact.model_json_schema())
 
 
+def document(*services: Service) -> dict[str, Any]:
+    """The OpenAPI document of some services, as the gateway offers them."""
+    app = FastAPI(title="Hortus", version="1", description="Everything the gateway forwards. Problems are RFC 9457.")
+    for service in services:
+        app.include_router(load(service).router)
+    made = app.openapi()
+    made["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An access token, or an API key where the door takes one."},
+        "certificate": {"type": "mutualTLS", "description": "A project, agent or job certificate, at the certificate port."},
+    }
+    for rule in POLICY.values():
+        operation = made["paths"].get(API + rule.path.replace(":path}", "}"), {}).get(rule.method.lower())
+        if operation is not None:  # that each row has its route is for another check to say
+            operation["security"] = _shown(rule)
+    return made
+
+
+def _shown(rule: Rule) -> list[dict[str, list[str]]]:
+    """What a caller of a door shows, as OpenAPI's security requirements: one of these; none where the door is open."""
+    if Who.NOBODY in rule.who:
+        return []
+    if rule.who <= {Who.AGENT, Who.JOB}:
+        return [{"certificate": []}]
+    return [{"bearer": []}] if rule.session else [{"bearer": []}, {"certificate": []}]
+
+
 def openapi() -> tuple[Path, str]:
     """The one OpenAPI document of all services, as the gateway serves it."""
-    app = FastAPI(title="Hortus", version="1", description="Everything the gateway forwards. Problems are RFC 9457.")
-    for service in Service:
-        app.include_router(load(service).router)
-    return ROOT / "contracts" / "openapi.json", _json(app.openapi())
+    return ROOT / "contracts" / "openapi.json", _json(document(*Service))
 
 
 def policy() -> tuple[Path, str]:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from chassis.errors import (
+    PROBLEM_RESPONSE,
     CannotDecide,
     ChangedMeanwhile,
     Conflict,
@@ -287,8 +288,8 @@ def _tag(response: Response) -> None:
 
 
 def doors(service: Service) -> APIRouter:
-    """The router of a service: its doors lie below the API's prefix."""
-    router = APIRouter(prefix=API, route_class=Door)
+    """The router of a service: its doors lie below the API's prefix, and each refuses with a problem document."""
+    router = APIRouter(prefix=API, route_class=Door, responses={"default": PROBLEM_RESPONSE})
     router.tags = [service.value]
     return router
 
