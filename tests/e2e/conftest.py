@@ -10,13 +10,14 @@ from compose.local.suite import Suite
 from tests.e2e.scene import Scene
 
 HERE = Path(__file__).parent
+LONG = {"HORTUS_TOKEN_S": "3600", "HORTUS_IDLE_S": "7200", "HORTUS_STEP_UP_S": "3600"}
 
 
 @pytest.fixture(scope="package")
 def doubled() -> Iterator[Scene]:
-    """Everything twice, PostgreSQL without fsync, nothing started again by itself; tokens outlast the tests."""
+    """Everything twice, PostgreSQL without fsync, nothing started again by itself; tokens, idle sessions and fresh factors outlast the tests."""
     home = Home.temporary()
-    suite = Suite(home, replicas=2, agent=False, fsync=False, respawn=False, settings={"HORTUS_TOKEN_S": "3600"})
+    suite = Suite(home, replicas=2, agent=False, fsync=False, respawn=False, settings=LONG)
     scene: Scene | None = None
     try:
         suite.start()
