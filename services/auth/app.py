@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 from chassis.app import Runtime, Spec
 from chassis.outbox import unit_of_work
 from contracts.policy import Service
-from services.auth import vault
+from services.auth import post, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
-from services.auth.service import accounts, sessions, signing
+from services.auth.service import accounts, letters, sessions, signing
 from services.auth.service.tools import Tools
 from services.auth.settings import AuthSettings
 
 TEND_S = 60.0
+POST_S = 1.0
 
 
 @contextlib.asynccontextmanager
@@ -24,7 +25,8 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     passwords = vault.Passwords(runtime.settings.hash_threads)
     waits_for: list[str] = []
     tools = Tools(runtime.engine, safe, passwords, runtime.settings)
-    runtime.extra |= {"tools": tools, "waits_for": waits_for}
+    office = post.Post(runtime.settings) if letters.possible(tools) else None
+    runtime.extra |= {"tools": tools, "waits_for": waits_for, "post": office}
     runtime.checks.append(lambda: list(waits_for))
     try:
         yield
@@ -54,11 +56,20 @@ async def tend(runtime: Runtime) -> None:
         await asyncio.sleep(TEND_S)
 
 
+async def deliver(runtime: Runtime) -> None:
+    """Send letters that are due, where mail is configured."""
+    office: post.Post | None = runtime.extra["post"]
+    while office is not None:
+        await letters.deliver(runtime.extra["tools"], office)
+        await asyncio.sleep(POST_S)
+    await asyncio.Event().wait()
+
+
 spec = Spec(
     service=Service.AUTH,
     settings=AuthSettings,
     router=router,
     hears=hears,
-    background=(tend,),
+    background=(tend, deliver),
     lifespan=lifespan,
 )

@@ -82,6 +82,14 @@ class Vault:
         """The TOTP secret of an account. Raises BadMasterKey."""
         return self._open(sealed, b"totp:" + user_id.bytes).decode()
 
+    def seal_letter(self, text: str, letter_id: UUID) -> bytes:
+        """A letter that waits, sealed: it holds an address, and may hold a one-time link."""
+        return self._seal(text.encode(), b"letter:" + letter_id.bytes)
+
+    def open_letter(self, sealed: bytes, letter_id: UUID) -> str:
+        """A letter that waits. Raises BadMasterKey."""
+        return self._open(sealed, b"letter:" + letter_id.bytes).decode()
+
     def new_signing_key(self, key_id: str) -> tuple[bytes, dict[str, str]]:
         """A fresh P-256 key: its private JWK sealed, and its public JWK."""
         key = ec.generate_private_key(ec.SECP256R1())

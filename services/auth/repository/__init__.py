@@ -1,6 +1,6 @@
 """All the SQL of auth, by what it is about."""
 
-from services.auth.repository import accounts, factors, links, sessions, signing, spent
+from services.auth.repository import accounts, factors, letters, links, sessions, signing, spent
 from services.auth.repository.reading import Engine, clock, reading
 
-__all__ = ["Engine", "accounts", "clock", "factors", "links", "reading", "sessions", "signing", "spent"]
+__all__ = ["Engine", "accounts", "clock", "factors", "letters", "links", "reading", "sessions", "signing", "spent"]

@@ -1,0 +1,122 @@
+"""The letters that auth writes: what each kind says, and how long it is tried to deliver them."""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+FIRST_PAUSE = timedelta(minutes=1)
+LONGEST_PAUSE = timedelta(hours=1)
+LETTER_LIFE = timedelta(hours=48)
+LONGEST_VALUE = 200
+
+
+class Kind(StrEnum):
+    """Why a letter is written; the texts name the values that each kind takes."""
+
+    INVITATION = "invitation"
+    PASSWORD_RESET = "password-reset"  # noqa: S105 - a kind
+    FACTOR_RESET = "factor-reset"
+    FACTOR_CHANGED = "factor-changed"
+    PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind
+    SESSION_REUSE = "session-reuse"
+    RECOVERY_CODE_USED = "recovery-code-used"
+    KEY_MADE = "key-made"
+    RECOVERED = "recovered"
+    REGISTRATION_DECLINED = "registration-declined"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A letter as it will be sent."""
+
+    address: str
+    subject: str
+    text: str
+
+
+_NOT_YOU = "If this was not you, tell an administrator at once: somebody else may be using your account."
+_TEXTS = {
+    Kind.INVITATION: (
+        "Your invitation to Hortus",
+        (
+            "You were invited to Hortus with the username {username}.\n\n"
+            "Choose your password and set up your second factor with this link. It works once, for 24 hours:\n\n{origin}/setup#{token}\n\n"
+            "On a command line, `hortus setup` asks for it.\n\n"
+            "If you did not expect this, do nothing: without you the account never becomes active."
+        ),
+    ),
+    Kind.PASSWORD_RESET: (
+        "Choose a new password for Hortus",
+        (
+            "Somebody asked for a new password for your account {username}.\n\n"
+            "Choose it with this link. It works once, for {hours} h, and your second factor stays as it is:\n\n"
+            "{origin}/password-reset#{token}\n\n"
+            "If you did not ask for this, do nothing: your password stays as it is. If it happens again, tell an administrator."
+        ),
+    ),
+    Kind.FACTOR_RESET: (
+        "Your second factor for Hortus was reset",
+        (
+            "An administrator removed the second factors of your account {username} and ended its sessions.\n\n"
+            "Set up a new second factor with this link. It works once, for {hours} h:\n\n{origin}/factor-enrolment#{token}\n\n"
+            "If you did not ask an administrator for this, do not use the link, and tell another administrator at once."
+        ),
+    ),
+    Kind.FACTOR_CHANGED: ("Your second factors for Hortus were changed", "Of your account: {change}.\n\n" + _NOT_YOU),
+    Kind.PASSWORD_CHANGED: (
+        "Your password for Hortus was changed",
+        "The password of your account {username} was changed, and all of its sessions were ended.\n\n" + _NOT_YOU,
+    ),
+    Kind.SESSION_REUSE: (
+        "A session of yours on Hortus was ended",
+        "A credential of one of your sessions was used twice, so a copy of it may be in other hands. The session was ended.\n"
+        "It was begun from {source} with {client}.\n\n"
+        "Sign in again, and look at your other sessions. " + _NOT_YOU,
+    ),
+    Kind.RECOVERY_CODE_USED: (
+        "A recovery code of yours was used on Hortus",
+        "Somebody signed in to your account with a recovery code; {left} are left.\n\n" + _NOT_YOU,
+    ),
+    Kind.KEY_MADE: (
+        "An API key was made for your account on Hortus",
+        (
+            "An API key named “{name}” was made for your account. Programs that have it act in your name until {expires}.\n\n"
+            "If this was not you, end the key with `hortus keys`, and tell an administrator at once."
+        ),
+    ),
+    Kind.RECOVERED: (
+        "An administrator's account on Hortus was recovered",
+        (
+            "On the machine that runs Hortus, the account {username} was given a new one-time link as an administrator.\n\n"
+            "If you do not know why, ask whoever looks after that machine at once."
+        ),
+    ),
+    Kind.REGISTRATION_DECLINED: (
+        "Your request for an account on Hortus",
+        "Your request for an account was declined. Ask whoever looks after the installation if you think that it was a mistake.",
+    ),
+}
+
+
+def compose(kind: Kind, address: str, origin: str, at: datetime, values: Mapping[str, object]) -> Written:
+    """A letter with its values filled in, each on one line. Raises KeyError when one is missing."""
+    subject, text = _TEXTS[kind]
+    filled = text.format_map({name: _one_line(str(value)) for name, value in values.items()} | {"origin": origin})
+    return Written(address, subject, f"{filled}\n\nThis happened at {at:%Y-%m-%d %H:%M} UTC, on {origin}.\n")
+
+
+def next_try(now: datetime, tries: int) -> datetime:
+    """When a letter is tried again after ``tries`` failures: the pause doubles from 1 min to 1 h."""
+    return now + min(FIRST_PAUSE * (1 << min(tries, 16)), LONGEST_PAUSE)
+
+
+def is_too_old(created_at: datetime, now: datetime) -> bool:
+    """Whether a letter says nothing any more: its links are long void."""
+    return now - created_at > LETTER_LIFE
+
+
+def _one_line(value: str) -> str:
+    shown = "".join(character if unicodedata.category(character)[0] not in "CZ" else " " for character in value)
+    return shown[:LONGEST_VALUE]
