@@ -90,7 +90,7 @@ class Hears:
         return register
 
     def erased(self, topic: Topic) -> Callable[[Eraser], Eraser]:
-        """Register what to do when an aggregate was erased from a compacted topic while this service slept."""
+        """Register what to do when an aggregate was erased from a compacted topic, now or while this service slept."""
 
         def register(eraser: Eraser) -> Eraser:
             self.erasers[topic.name] = eraser
@@ -355,24 +355,36 @@ class Consumer:
                 raw = [RawRecord(r.topic, r.partition, r.offset, r.key, r.value or b"", r.timestamp) for r in records]
                 await self.hears.raw_handler(raw, uow)
             return
-        facts = [(fact.key, fact) for fact in map(bus.read, records) if isinstance(fact, Fact)]
-        if not facts:
+        read = [(record.key.decode(), bus.read(record)) for record in records]
+        heard = [(key, said) for key, said in read if not isinstance(said, bus.Position)]
+        if not heard:
             return
-        where = {"topic": first.topic, "partition": first.partition, "keys": sorted({key for key, _ in facts})}
+        where = {"topic": first.topic, "partition": first.partition, "keys": sorted({key for key, _ in heard})}
         async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
             await uow.session.execute(_CLAIM, where)
             versions: dict[str, int] = {row.key: row.version for row in await uow.session.execute(_VERSIONS, where)}
-            for key, fact in facts:
-                if fact.version > versions[key]:
-                    handler = self.hears.handlers.get(fact.type)
-                    if handler is not None:
-                        await handler(fact, uow)
-                    versions[key] = fact.version
+            for key, fact in heard:
+                if fact is None:  # the aggregate was erased
+                    await self._erase(uow, first.topic, key)
+                elif fact.version > versions[key]:
+                    await self._handle(uow, fact)
+                versions[key] = max(fact.version, versions[key]) if fact is not None else 0
             await uow.session.execute(_PASSED, {**where, "versions": [versions[key] for key in where["keys"]], "pass": lane.pass_number})
-        APPLIED.labels(first.topic).inc(len(facts))
-        for _, fact in facts:
+            await uow.session.execute(_FORGET, {**where, "keys": [key for key, version in versions.items() if not version]})
+        APPLIED.labels(first.topic).inc(len(heard))
+        for fact in [fact for _, fact in heard if fact is not None]:
             for told in self.on_applied:
                 told(fact)
+
+    async def _handle(self, uow: UnitOfWork, fact: Fact) -> None:
+        handler = self.hears.handlers.get(fact.type)
+        if handler is not None:
+            await handler(fact, uow)
+
+    async def _erase(self, uow: UnitOfWork, topic: str, key: str) -> None:
+        eraser = self.hears.erasers.get(topic)
+        if eraser is not None:
+            await eraser(key, uow)
 
     async def _put_aside(self, record: Any, error: Exception) -> None:
         """Write to the outbox where the fact lies and what went wrong, not what it says; an alarm hangs on the counter and on the log."""
@@ -403,10 +415,8 @@ class Consumer:
         where = {"topic": tp.topic, "partition": tp.partition, "pass": lane.pass_number}
         async with unit_of_work(self.engine, self.service, f"sweep.{tp.topic}") as uow:
             gone = list((await uow.session.execute(_UNSEEN, where)).scalars())
-            eraser = self.hears.erasers.get(tp.topic)
             for key in gone:
-                if eraser is not None:
-                    await eraser(key, uow)
+                await self._erase(uow, tp.topic, key)
             await uow.session.execute(_FORGET, {**where, "keys": gone})
             await uow.session.execute(_AWAKE, where)
         log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))

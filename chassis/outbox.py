@@ -2,7 +2,8 @@
 
 A fact goes to the table ``outbox`` in the transaction that changed the aggregate; the relay publishes it afterwards.
 Neither of two changes of one aggregate that claim one version can come after the other: the table is unique on (topic,
-key, version) until the relay has published the fact, and from then on its head says so.
+key, version) until the relay has published the fact, and from then on its head says so. An aggregate that ended long ago is
+erased from its topic by an outbox row without a payload, which takes the version after the last one.
 """
 
 import json
@@ -19,10 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from uuid_utils.compat import uuid7
 
 from chassis.errors import ChangedMeanwhile
-from contracts.events import Fact
+from contracts.events import GATEWAY, Fact
 from contracts.roles import NOBODY, Actor
 
 CHANNEL = "outbox"
+ERASURE = "erasure"
 
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topics)")
 _FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
@@ -51,6 +53,7 @@ class UnitOfWork:
         self.now: datetime
         self.facts: list[Fact] = []
         self.rests_on: list[Fact] = []
+        self.erasures: list[Fact] = []
         self.resource: dict[str, str] = {}
         self.project_id: UUID | None = actor.project_id
         self.audited = False
@@ -72,6 +75,16 @@ class UnitOfWork:
     def shows(self, fact: Fact) -> None:
         """Name, in the answer, a fact that it shows and that was told before: what the caller asks next can rest on it elsewhere."""
         self.rests_on.append(fact)
+
+    def erase(self, last: Fact) -> None:
+        """Take an aggregate off its topic for good; ``last`` is its newest fact, which said that it ended.
+
+        The caller deletes the aggregate's row in this transaction, and its key is never used again.
+        """
+        if last.topic.authority and set(last.topic.readers) != {GATEWAY}:
+            # Tombstones of authority topics live for minutes: a service that slept longer would never hear of it.
+            raise ValueError(f"{last.topic.name} is heard by services")
+        self.erasures.append(last)
 
     def note(self, **resource: object) -> None:
         """Say in the audit record what was acted on; ids and counts only, never contents."""
@@ -95,33 +108,35 @@ class UnitOfWork:
             await self.session.flush()
             for write, items in self._collected.items():
                 await write(self, items)
-            if self.facts or self.audited:
+            if self.facts or self.erasures or self.audited:
                 await self._leave()
             await self.session.commit()
         except IntegrityError as error:
             raise ChangedMeanwhile from error
 
     async def _leave(self) -> None:
-        """Facts, record and the relay's call in one statement: each request waits for it."""
-        facts = self.facts
+        """Facts, erasures, record and the relay's call in one statement: each request waits for it."""
+        said: list[tuple[Fact, int, str, str | None]] = []
+        said += [(fact, fact.version, fact.type, fact.model_dump_json()) for fact in self.facts]
+        said += [(last, last.version + 1, ERASURE, None) for last in self.erasures]
         actor = str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
         left = await self.session.execute(
             _LEAVE,
             {
-                "names": [fact.topic.name for fact in facts],
-                "keys": [fact.key for fact in facts],
-                "versions": [fact.version for fact in facts],
-                "types": [fact.type for fact in facts],
-                "ids": [uuid7() for _ in facts],
-                "ats": [self.now for _ in facts],
-                "actors": [actor for _ in facts],
-                "traces": [self.traceparent for _ in facts],
-                "payloads": [fact.model_dump_json() for fact in facts],
+                "names": [fact.topic.name for fact, *_ in said],
+                "keys": [fact.key for fact, *_ in said],
+                "versions": [version for _, version, *_ in said],
+                "types": [kind for *_, kind, _ in said],
+                "ids": [uuid7() for _ in said],
+                "ats": [self.now for _ in said],
+                "actors": [actor for _ in said],
+                "traces": [self.traceparent for _ in said],
+                "payloads": [payload for *_, payload in said],
                 "record": json.dumps(self._record()),
-                "topics": " ".join({fact.topic.name for fact in facts}),
+                "topics": " ".join({fact.topic.name for fact, *_ in said}),
             },
         )
-        if left.one().told != len(facts):
+        if left.one().told != len(said):
             raise ChangedMeanwhile
 
     def _record(self) -> dict[str, Any]:

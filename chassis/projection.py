@@ -27,6 +27,7 @@ WAIT_S = 1.0
 SKEW_S = 2.0
 
 OnChange = Callable[[Fact | None, Fact], None]
+OnErased = Callable[[Fact], None]
 
 
 class Knowledge:
@@ -42,15 +43,39 @@ class Knowledge:
         self.broken: str | None = None
         self.skewed = False
         self._oldest: tuple[float, float] | None = None
+        self._unmet: dict[str, set[str]] = {}
+
+    def begin_anew(self) -> None:
+        """All topics are read from their beginning: nothing is fresh until then, and what is not met again was erased meanwhile."""
+        self.positions.clear()
+        self._oldest = None
+        self._unmet = {name: set(known) for name, known in self.facts.items()}
 
     def apply(self, fact: Fact) -> Fact | None:
         """Take in a fact; the one it replaces, or the fact itself when its version was passed already."""
         known = self.facts[fact.topic.name]
+        self._met(fact.topic.name, fact.key)
         old = known.get(fact.key)
         if old is not None and old.version >= fact.version:
             return fact
         known[fact.key] = fact
         return old
+
+    def erase(self, topic: str, key: str) -> Fact | None:
+        """Take in a tombstone; the fact that is known no more. An older fact can only stand before it, so none brings it back."""
+        self._met(topic, key)
+        return self.facts[topic].pop(key, None)
+
+    def sweep(self, wall: float, mono: float) -> list[Fact]:
+        """Forget what was not met again, once everything was read; the facts that are known no more."""
+        if not self._unmet or not self._caught_up(wall, mono):
+            return []
+        unmet, self._unmet = self._unmet, {}
+        return [self.facts[topic].pop(key) for topic, keys in unmet.items() for key in keys]
+
+    def _met(self, topic: str, key: str) -> None:
+        if self._unmet:
+            self._unmet[topic].discard(key)
 
     def position(self, topic: str, partition: int, at: float, wall: float, mono: float) -> None:
         """Take in a position: all that was committed before ``at`` has been read from this partition."""
@@ -62,6 +87,9 @@ class Knowledge:
 
     def fresh(self, wall: float, mono: float) -> bool:
         """Whether everything committed more than a second ago is known."""
+        return not self._unmet and self._caught_up(wall, mono)
+
+    def _caught_up(self, wall: float, mono: float) -> bool:
         if self.broken or self.skewed or self._oldest is None:
             return False
         at, seen = self._oldest
@@ -98,6 +126,7 @@ class Projection:
         self.topics = list(topics)
         self.knowledge = Knowledge(self.topics)
         self.listeners: list[OnChange] = []
+        self.erasers: list[OnErased] = []
         self.error: str | None = "not connected to Kafka yet"
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -113,6 +142,10 @@ class Projection:
     def on_change(self, listener: OnChange) -> None:
         """Call ``listener(old, new)`` after every change; it must not block."""
         self.listeners.append(listener)
+
+    def on_erased(self, listener: OnErased) -> None:
+        """Call ``listener(old)`` when an aggregate that was known was erased; it must not block."""
+        self.erasers.append(listener)
 
     def is_fresh(self) -> bool:
         """Whether a decision can be made now."""
@@ -163,11 +196,13 @@ class Projection:
                 await client.start()
                 client.assign([TopicPartition(name, number) for name, number in self.knowledge.partitions])
                 await client.seek_to_beginning()
+                self.knowledge.begin_anew()
                 self.error = None
                 while True:
                     for records in (await client.getmany(timeout_ms=200)).values():
                         for record in records:
                             self._take(record)
+                    self._tell_erased(self.knowledge.sweep(time.time(), time.monotonic()))
                     event, self._changed = self._changed, asyncio.Event()
                     event.set()
             except (OSError, KafkaError, TimeoutError) as error:
@@ -194,9 +229,15 @@ class Projection:
         if isinstance(read, bus.Position):
             self.knowledge.position(record.topic, record.partition, read.at.timestamp(), time.time(), time.monotonic())
         elif read is None:
-            self.knowledge.facts[record.topic].pop((record.key or b"").decode(), None)
+            old = self.knowledge.erase(record.topic, (record.key or b"").decode())
+            self._tell_erased([old] if old is not None else [])
         else:
             old = self.knowledge.apply(read)
             if old is not read:
                 for listener in self.listeners:
                     listener(old, read)
+
+    def _tell_erased(self, erased: Iterable[Fact]) -> None:
+        for fact in erased:
+            for listener in self.erasers:
+                listener(fact)

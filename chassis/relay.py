@@ -49,6 +49,8 @@ _PENDING = """SELECT o.id, o.topic, o.key, o.version, o.type, o.event_id, o.at, 
 _ADVANCE = """WITH forgotten AS (DELETE FROM outbox WHERE id = ANY($4))
               INSERT INTO heads (topic, key, version) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
               ON CONFLICT (topic, key) DO UPDATE SET version = greatest(heads.version, excluded.version)"""
+_ERASE = """WITH forgotten AS (DELETE FROM outbox WHERE id = ANY($3))
+            DELETE FROM heads h USING unnest($1::text[], $2::text[]) AS gone (topic, key) WHERE h.topic = gone.topic AND h.key = gone.key"""
 _LOCK_COUNTER = "SELECT last FROM audit_counter FOR UPDATE"
 _NUMBER = """WITH fresh AS (SELECT id, row_number() OVER (ORDER BY id) AS n FROM audit_outbox WHERE number IS NULL ORDER BY id LIMIT $1),
              taken AS (UPDATE audit_counter SET last = last + (SELECT count(*) FROM fresh) RETURNING last - (SELECT count(*) FROM fresh) AS base)
@@ -279,22 +281,29 @@ class Relay:
             row["type"], str(event_id), f"/{self.service}", row["key"], row["at"].isoformat(), row["actor"], row["traceparent"]
         )
         PUBLISHED.labels(row["topic"]).inc()
-        return await producer.send(row["topic"], row["payload"].encode(), row["key"].encode(), headers=made)
+        value = None if row["payload"] is None else row["payload"].encode()  # None: a tombstone
+        return await producer.send(row["topic"], value, row["key"].encode(), headers=made)
 
     async def _mark(self, connection: asyncpg.Connection, rows: list[Any]) -> None:
         if not rows:
             return
-        newest: dict[tuple[str, str], int] = {}
+        newest = {(row["topic"], row["key"]): row for row in rows}
+        places = sorted(place for place, row in newest.items() if row["payload"] is not None)
+        erased = sorted(newest.keys() - set(places))
+        ids: dict[tuple[str, str], list[int]] = {place: [] for place in newest}
         for row in rows:
-            newest[row["topic"], row["key"]] = row["version"]
-        places = sorted(newest)
+            ids[row["topic"], row["key"]].append(row["id"])
         await connection.execute(
             _ADVANCE,
             [topic for topic, _ in places],
             [key for _, key in places],
-            [newest[place] for place in places],
-            [row["id"] for row in rows],
+            [newest[place]["version"] for place in places],
+            [row_id for place in places for row_id in ids[place]],
         )
+        if erased:
+            await connection.execute(
+                _ERASE, [topic for topic, _ in erased], [key for _, key in erased], [row_id for place in erased for row_id in ids[place]]
+            )
         self._forgotten += len(rows)
 
     def _now_leading(self) -> None:

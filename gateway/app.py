@@ -55,6 +55,7 @@ class Gateway:
         self.in_flight = InFlight(self.authority, self.measures.cut)
         self.authenticator = Authenticator(settings.trust_domain, self.authority.keys)
         self.projection.on_change(self._changed)
+        self.projection.on_erased(lambda gone: self._changed(gone, gone))
         self.forwarder = Forwarder(settings.upstreams, tls.client_context(settings.tls_dir), settings.trust_domain)
         self.publisher = Publisher(settings, self.spool, settings.source)
         self.plane = Plane(

@@ -82,6 +82,7 @@ class Authority:
         for fact in self._facts[SIGNING_KEYS.name].values():
             self._learn(None, fact)
         projection.on_change(self._learn)
+        projection.on_erased(self._unlearn)
 
     def _learn(self, _old: Fact | None, new: Fact) -> None:
         if isinstance(new, Membership):
@@ -94,6 +95,14 @@ class Authority:
                 self._keys[key.key_id] = dict(key.jwk)
             else:
                 self._keys.pop(key.key_id, None)
+
+    def _unlearn(self, gone: Fact) -> None:
+        if isinstance(gone, Membership):
+            person = str(gone.user_id)
+            self._of_person.get(person, {}).pop(gone.key, None)
+            self._stamps[person] = self._stamps.get(person, 0) + 1
+        elif gone.topic is SIGNING_KEYS:
+            self._keys.pop(gone.key, None)
 
     def has_key(self, key_id: str | None) -> bool:
         """Whether a live signing key has this id."""

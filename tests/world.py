@@ -12,7 +12,7 @@ application over it (with its ``lifespan``; relay, consumer and background work 
 - ``get/post/patch/put/delete(path, actor, **httpx2 arguments)``: a request below ``/api/v1`` as the gateway would send it;
   ``version=3`` sends ``If-Match: "3"``, ``key="k"`` sends ``Idempotency-Key``. Actors: ``person()``, ``owner(project)``,
   ``scientist(project)``, ``agent(id)``, ``job(run, fencing)`` or ``NOBODY``.
-- ``said()``: the facts in the outbox since it was last called; ``recorded()``: the audit records since it was last called.
+- ``said()``: the facts in the outbox since it was last called (``erased()``: what was taken off its topic); ``recorded()``: the audit records since it was last called.
 - ``hear(fact, …)``: the facts arrive over Kafka: encoded, decoded, inbox and handler in the consumer's transaction. Fails
   when one is not applied; ``try_hear`` says how many were done instead (a handler that waits for something leaves 0).
 - ``hear_raw(topic, value, …)`` for topics that a service takes as bytes.
@@ -278,7 +278,12 @@ class World:
         """The facts told since this was last asked, in the order they were written."""
         rows = await self.sql("SELECT id, type, payload FROM outbox WHERE id > :after ORDER BY id", after=self._said_to)
         self._said_to = rows[-1].id if rows else self._said_to
-        return [FACTS[row.type].model_validate_json(row.payload) for row in rows]
+        return [FACTS[row.type].model_validate_json(row.payload) for row in rows if row.payload is not None]
+
+    async def erased(self) -> list[tuple[str, str, int]]:
+        """The aggregates that were erased from their topics: topic, key, and the version that says so."""
+        rows = await self.sql("SELECT topic, key, version FROM outbox WHERE payload IS NULL ORDER BY id")
+        return [(row.topic, row.key, row.version) for row in rows]
 
     async def recorded(self) -> list[dict[str, Any]]:
         """The audit records written since this was last asked."""

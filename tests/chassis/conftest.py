@@ -31,13 +31,15 @@ PATIENCE_S = 20.0
 
 
 def chassis_statements() -> list[str]:
-    path = db.MIGRATIONS / "versions" / "0001_chassis.py"
-    spec = importlib.util.spec_from_file_location("chassis_0001", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return [statement for statement in module.STATEMENTS.split(";\n") if statement.strip()]
+    statements: list[str] = []
+    for path in sorted((db.MIGRATIONS / "versions").glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        statements += [statement for statement in module.STATEMENTS.split(";\n") if statement.strip()]
+    return statements
 
 
 @dataclass

@@ -77,6 +77,35 @@ def test_reached_asks_only_for_topics_that_are_followed() -> None:
     assert not knowledge.reached({("shares", str(ID)): 3})
 
 
+def test_what_was_erased_is_not_known_and_the_facts_before_it_bring_it_back_only_until_it_is_met_again() -> None:
+    knowledge = Knowledge([SHARES])
+    for _ in range(2):
+        knowledge.apply(share(1))
+        knowledge.apply(share(2, ShareState.WITHDRAWN))
+        erased = knowledge.erase("shares", str(ID))
+        assert (erased.version if erased else None) == 2
+        assert knowledge.facts["shares"] == {}
+        assert knowledge.erase("shares", str(ID)) is None
+
+
+def test_nothing_is_fresh_while_all_is_read_anew_and_what_was_not_met_again_is_forgotten() -> None:
+    knowledge = fresh_at(100.0)
+    other = share(1).model_copy(update={"share_id": UUID(int=3)})
+    knowledge.apply(share(1))
+    knowledge.apply(other)
+    assert knowledge.fresh(100.0, 100.0)
+    knowledge.begin_anew()
+    assert not knowledge.fresh(100.0, 100.0)
+    knowledge.apply(share(1))
+    for topic, partition in PLACES:
+        assert knowledge.sweep(100.1, 100.1) == []
+        knowledge.position(topic, partition, at=100.1, wall=100.1, mono=100.1)
+    assert not knowledge.fresh(100.1, 100.1)
+    assert knowledge.sweep(100.1, 100.1) == [other]
+    assert knowledge.fresh(100.1, 100.1)
+    assert list(knowledge.facts["shares"]) == [str(ID)]
+
+
 @given(st.lists(st.sampled_from([1, 2, 3, 4, 5]), min_size=1), st.randoms(use_true_random=False))
 def test_reordered_and_repeated_facts_end_in_the_newest_state(versions: list[int], chance: random.Random) -> None:
     knowledge = Knowledge([SHARES])

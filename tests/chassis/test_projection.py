@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from uuid_utils.compat import uuid7
 from chassis.errors import CannotDecide
 from chassis.projection import Projection
 from chassis.relay import Relay
-from contracts.events import MEMBERSHIPS, Fact
+from contracts.events import MEMBERSHIPS, SESSIONS, Fact, Session
 from tests.chassis.conftest import Bus, Side, membership, until
 
 Make = Callable[..., Any]
+
+
+def session(version: int) -> Session:
+    now = datetime.now(UTC)
+    return Session(version=version, session_id=uuid7(), user_id=uuid7(), live=True, factor_at=now, expires_at=now + timedelta(hours=1))
 
 
 @pytest.fixture
@@ -91,6 +97,34 @@ async def test_with_the_broker_paused_during_a_revocation_nothing_is_allowed_and
         broker.kafka.resume()
     await until(lambda: projection.is_fresh() and projection.get(MEMBERSHIPS, key).role is None)
     assert stale_allows == 0
+
+
+async def test_what_a_service_erased_is_known_no_more_neither_here_nor_after_a_cold_start(side: Make, broker: Bus) -> None:
+    auth: Side = await side("auth")
+    relay = asyncio.create_task(Relay(auth.settings).run())
+    projections = [Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [SESSIONS]) for _ in range(2)]
+    warm, cold = projections
+    gone: list[Fact] = []
+    warm.on_erased(gone.append)
+    live = session(1)
+    ended = live.model_copy(update={"version": 2, "live": False})
+    try:
+        await warm.start()
+        await auth.tell(live)
+        await auth.tell(ended)
+        await until(lambda: warm.is_fresh() and warm.get(SESSIONS, live.key) == ended)
+        async with auth.unit() as uow:
+            uow.erase(ended)
+        await until(lambda: warm.get(SESSIONS, live.key) is None)
+        assert gone == [ended]
+        await cold.start()
+        await until(cold.is_fresh)
+        assert cold.get(SESSIONS, live.key) is None
+    finally:
+        for each in projections:
+            await each.stop()
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
 
 
 async def test_a_projection_that_starts_cold_reads_everything_before_it_is_fresh(relayed: Side, broker: Bus) -> None:

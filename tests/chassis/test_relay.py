@@ -1,6 +1,7 @@
 """The relay on the real broker: nothing committed is lost, nothing leaves out of order, and one relay leads."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiokafka.errors import KafkaError, ProducerFenced
@@ -15,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from chassis import bus
+from chassis.errors import ChangedMeanwhile
 from chassis.outbox import UnitOfWork
 from chassis.relay import TIDY_AFTER, Relay
 from contracts.events import MEMBERSHIPS, PROJECTS, TOPICS, AuditRecord, Project, ProjectState
@@ -65,6 +68,50 @@ async def test_the_queue_that_a_relay_emptied_is_cleared_away(side: Make) -> Non
 
         await until(cleared)
     assert await projects.sql("SELECT 1 FROM outbox") == []
+
+
+def project(project_id: UUID, version: int) -> Project:
+    return Project(version=version, project_id=project_id, name="n", description="", state=ProjectState.ACTIVE)
+
+
+async def test_an_erased_aggregate_ends_with_a_tombstone_and_leaves_nothing_behind(side: Make, tail: Make) -> None:
+    projects: Side = await side("projects")
+    topic: Tail = await tail(PROJECTS)
+    last = project(uuid7(), 2)
+    async with projects.unit() as uow:
+        uow.erase(last)
+    async with projects.unit() as uow:
+        uow.emit(last)
+    await projects.tell(project(last.project_id, 1))  # the order of ids says nothing
+    other = project(uuid7(), 1)
+    await projects.tell(other)
+    async with relaying(projects):
+
+        async def forgotten() -> bool:
+            return await projects.sql("SELECT 1 FROM outbox") == []
+
+        await until(forgotten)
+    await topic.versions(other.key, 1)
+    mine = [record for record in topic.records if record.key.decode() == last.key]
+    assert [json.loads(record.value)["version"] for record in mine[:-1]] == [1, 2]
+    assert mine[-1].value is None
+    assert [tuple(row) for row in await projects.sql("SELECT key, version FROM heads")] == [(other.key, 1)]
+
+
+async def test_a_change_and_an_erasure_that_meet_are_not_both_stored(side: Make) -> None:
+    projects: Side = await side("projects")
+    last = project(uuid7(), 1)
+    await projects.tell(last)
+    async with projects.unit() as uow:
+        uow.erase(last)
+    with pytest.raises(ChangedMeanwhile):
+        await projects.tell(project(last.project_id, 2))
+
+
+def test_what_services_hear_on_authority_topics_is_not_erased() -> None:
+    uow = UnitOfWork(AsyncSession(), "projects", NOBODY, "test", "r")
+    with pytest.raises(ValueError, match="memberships"):
+        uow.erase(membership(2, uuid7(), role=None))
 
 
 async def test_a_rolled_back_fact_never_leaves(side: Make, tail: Make) -> None:
