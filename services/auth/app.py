@@ -10,7 +10,7 @@ from contracts.policy import Service
 from services.auth import post, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
-from services.auth.service import accounts, letters, sessions, signing
+from services.auth.service import accounts, letters, patience, signing
 from services.auth.service.tools import Tools
 from services.auth.settings import AuthSettings
 
@@ -52,7 +52,7 @@ async def tend(runtime: Runtime) -> None:
     waits_for.clear()
     while True:
         async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
-            await sessions.forget_attempts(uow)
+            await patience.forget(uow)
         await asyncio.sleep(TEND_S)
 
 

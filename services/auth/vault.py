@@ -7,10 +7,13 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +37,10 @@ TOTP_SECRET_CHARACTERS = 32
 MEMORY_KIB = 19 * 1024
 PASSES = 2
 LANES = 1
+SEED_BYTES = 32
+DEVICE_NONCE_BYTES = 16
+DEVICE_S = 180 * 24 * 3600
+DEVICE = re.compile(r"(?P<said>(?P<user>[0-9a-f]{32})\.(?P<nonce>[0-9a-f]{32})\.(?P<issued>[0-9]{1,12}))\.(?P<mac>[A-Za-z0-9_-]{43})")
 
 T = TypeVar("T")
 
@@ -60,6 +67,8 @@ class Vault:
     def __init__(self, master_key: bytes) -> None:
         self._aead = AESGCM(master_key)
         self._name_key = hmac.digest(master_key, b"hortus.auth.names", "sha256")
+        self._refresh_key = hmac.digest(master_key, b"hortus.auth.refresh", "sha256")
+        self._device_key = hmac.digest(master_key, b"hortus.auth.devices", "sha256")
         self.signing_key = lru_cache(maxsize=8)(self._open_signing_key)
 
     def _seal(self, secret: bytes, bound_to: bytes) -> bytes:
@@ -90,6 +99,14 @@ class Vault:
         """A letter that waits. Raises BadMasterKey."""
         return self._open(sealed, b"letter:" + letter_id.bytes).decode()
 
+    def seal_id_token(self, token: str, session_id: UUID) -> bytes:
+        """An identity provider's token, sealed for the session that it opened."""
+        return self._seal(token.encode(), b"id-token:" + session_id.bytes)
+
+    def open_id_token(self, sealed: bytes, session_id: UUID) -> str:
+        """The identity provider's token of a session. Raises BadMasterKey."""
+        return self._open(sealed, b"id-token:" + session_id.bytes).decode()
+
     def new_signing_key(self, key_id: str) -> tuple[bytes, dict[str, str]]:
         """A fresh P-256 key: its private JWK sealed, and its public JWK."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -115,6 +132,35 @@ class Vault:
         """A keyed hash of a name somebody typed, which may be a password typed into the wrong field."""
         return hmac.digest(self._name_key, name.encode(), "sha256")
 
+    def refresh_token(self, session_id: UUID, generation: int, seed: bytes) -> str:
+        """The refresh token of a session's generation: it follows from the session's seed and the master key, so none is stored."""
+        mac = hmac.digest(self._refresh_key, session_id.bytes + generation.to_bytes(8, "big") + seed, "sha256")
+        return f"refresh_{session_id.hex}.{generation}.{_text(mac)}"
+
+    def new_device(self, user_id: UUID, now: datetime) -> str:
+        """A device cookie: it says that somebody signed in to this account here at this time."""
+        said = f"{user_id.hex}.{secrets.token_hex(DEVICE_NONCE_BYTES)}.{int(now.timestamp())}"
+        return f"{said}.{_text(hmac.digest(self._device_key, said.encode(), 'sha256'))}"
+
+    def device_of(self, cookie: str, user_id: UUID, now: datetime) -> str | None:
+        """The nonce of a device cookie, when it is for this account and not older than its time."""
+        shown = DEVICE.fullmatch(cookie)
+        if shown is None or shown["user"] != user_id.hex:
+            return None
+        mac = _text(hmac.digest(self._device_key, shown["said"].encode(), "sha256"))
+        if not hmac.compare_digest(mac, shown["mac"]) or now.timestamp() - int(shown["issued"]) > DEVICE_S:
+            return None
+        return shown["nonce"]
+
+
+def new_seed() -> bytes:
+    """What a session's refresh tokens follow from, beside the master key."""
+    return secrets.token_bytes(SEED_BYTES)
+
+
+def _text(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
 
 def new_token(kind: str = "invitation") -> str:
     """A one-time token: 256 random bits, base64url, after what it is for."""
@@ -132,28 +178,33 @@ def new_totp_secret() -> str:
 
 
 class Passwords:
-    """Argon2id at the cost OWASP names (19 MiB, 2 passes, 1 lane), in few threads and with a bounded queue."""
+    """Argon2id at the cost OWASP names (19 MiB, 2 passes, 1 lane), in few threads and with a bounded queue.
 
-    def __init__(self, threads: int = 2, waiting: int = 64) -> None:
+    Of one source only a few wait at a time, so that one that asks without end leaves room for the others.
+    """
+
+    def __init__(self, threads: int = 2, waiting: int = 64, waiting_of_source: int = 8) -> None:
         self._hasher = PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES, type=Type.ID)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
         self._room = threads + waiting
+        self._room_of_source = waiting_of_source
+        self._of_source: Counter[str] = Counter()
         self._dummy = self._hasher.hash(secrets.token_urlsafe(16))
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def hash(self, password: str) -> str:
-        """The hash to store, with its salt and parameters. Raises CannotDecide when too many wait."""
-        return await self._run(self._hash, password)
+    async def hash(self, password: str, source: str = "") -> str:
+        """The hash to store, with its salt and parameters. Raises CannotDecide when too many wait, or too many of ``source``."""
+        return await self._run(source, self._hash, password)
 
-    async def check(self, password: str, stored: str | None) -> tuple[bool, str | None]:
+    async def check(self, password: str, stored: str | None, source: str = "") -> tuple[bool, str | None]:
         """Whether the password is right, and a new hash to store where the old one has other parameters.
 
-        Without a stored hash the work is the same, and the answer is no. Raises CannotDecide when too many wait.
+        Without a stored hash the work is the same, and the answer is no. Raises CannotDecide when too many wait, or too many of ``source``.
         """
-        return await self._run(self._check, password, stored)
+        return await self._run(source, self._check, password, stored)
 
     def _hash(self, password: str) -> str:
         return self._hasher.hash(password)
@@ -167,14 +218,16 @@ class Passwords:
             return False, None
         return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
-    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
-        if self._room <= 0:
+    async def _run(self, source: str, work: Callable[..., T], *arguments: object) -> T:
+        if self._room <= 0 or self._of_source[source] >= self._room_of_source:
             raise CannotDecide("Too many people sign in at this moment.", retry_after=1)
         self._room -= 1
+        self._of_source[source] += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
         finally:
             self._room += 1
+            self._of_source -= Counter({source: 1})
 
 
 def keep_token(path: Path, token: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain
-from services.auth.models import Attempts, Invitation, SigningKey, User
+from services.auth.models import Invitation, SigningKey, User
 
 NOW = datetime(2026, 3, 1, 12, 0, 10, tzinfo=UTC)
 ADA = UUID(int=1)
@@ -243,46 +243,6 @@ def test_who_has_confirmed_is_not_invited_again(status: UserStatus) -> None:
         domain.accounts.invite_again(user(status), None, frozenset(), b"new", NOW)
 
 
-# Failed attempts
-
-
-def waits(failures: int) -> list[float]:
-    tries = Attempts(name=b"n", failures=0, next_at=NOW, seen_at=NOW)
-    found = []
-    for _ in range(failures):
-        domain.sessions.fail(tries, NOW)
-        found.append((tries.next_at - NOW).total_seconds())
-    return found
-
-
-def test_after_five_failures_the_wait_doubles_up_to_a_minute() -> None:
-    assert waits(14) == [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-
-
-def test_no_number_of_failures_locks_for_good() -> None:
-    tries = Attempts(name=b"n", failures=10**6, next_at=NOW, seen_at=NOW)
-    domain.sessions.fail(tries, NOW)
-    assert tries.next_at == NOW + timedelta(seconds=60)
-
-
-def test_quiet_makes_the_count_begin_anew() -> None:
-    tries = Attempts(name=b"n", failures=9, next_at=NOW, seen_at=NOW)
-    domain.sessions.fail(tries, NOW + timedelta(minutes=15, seconds=1))
-    assert tries.failures == 1
-
-
-def test_who_waits_is_told_how_long() -> None:
-    tries = Attempts(name=b"n", failures=9, next_at=NOW + timedelta(seconds=6.2), seen_at=NOW)
-    with pytest.raises(domain.sessions.SlowDown) as refused:
-        domain.sessions.demand_patience(tries, NOW)
-    assert refused.value.retry_after == 7
-
-
-def test_who_has_waited_may_try() -> None:
-    domain.sessions.demand_patience(None, NOW)
-    domain.sessions.demand_patience(Attempts(name=b"n", failures=9, next_at=NOW, seen_at=NOW), NOW)
-
-
 # Accounts
 
 
@@ -352,8 +312,8 @@ def test_a_session_lives_for_twelve_hours() -> None:
 
 def test_a_session_ends_once() -> None:
     session = domain.sessions.sign_in(user(), EVE, "password+totp", NOW, timedelta(hours=12))
-    assert domain.sessions.end_session(session, NOW)
-    assert not domain.sessions.end_session(session, NOW)
+    assert domain.sessions.end_session(session, NOW, "signed-out")
+    assert not domain.sessions.end_session(session, NOW, "signed-out")
     fact = domain.sessions.session_fact(session)
     assert (fact.version, fact.live) == (2, False)
 

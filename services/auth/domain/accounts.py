@@ -13,6 +13,7 @@ from contracts.roles import ClusterRole
 from services.auth.domain.factors import WrongCode
 from services.auth.models import Credential, Invitation, User
 
+NO_ONE = UUID(int=0)
 INVITATION_LIFE = timedelta(hours=24)
 USERNAME_LENGTH = 8
 MAX_EMAIL = 254

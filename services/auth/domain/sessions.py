@@ -1,15 +1,17 @@
-"""The rules of sign-ins, sessions, and patience after failures."""
+"""The rules of sign-ins, sessions and refresh tokens."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from uuid import UUID
 
-from chassis.errors import NotFound, TooManyRequests, Unauthenticated
+from chassis.errors import NotFound, Unauthenticated
 from contracts import events
-from services.auth.models import Attempts, Session, User
+from services.auth.models import Session, User
 
-FREE_FAILURES = 5
-LONGEST_WAIT_S = 60
-FORGET_FAILURES = timedelta(minutes=15)
+LONGEST_CLIENT = 128
+PASSKEY = "passkey"
+SIGNED_OUT = "signed-out"
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SignInRefused(Unauthenticated):
@@ -18,32 +20,27 @@ class SignInRefused(Unauthenticated):
     title = "Name, password or one-time code is not right"
 
 
-class SlowDown(TooManyRequests):
-    """Too many failures in a row for this name."""
-
-    title = "Too many failed attempts; wait a moment"
-
-
-def demand_patience(attempts: Attempts | None, now: datetime) -> None:
-    """Refuse while a name has to wait. Raises SlowDown with the seconds that are left."""
-    if attempts is not None and attempts.next_at > now:
-        left = (attempts.next_at - now).total_seconds()
-        raise SlowDown(retry_after=max(1, int(left + 0.999)))
+def shown_client(agent: str) -> str:
+    """What a client calls itself, as far as it is stored: 128 printable characters."""
+    return "".join(character for character in agent if character.isprintable())[:LONGEST_CLIENT]
 
 
-def fail(attempts: Attempts, now: datetime) -> None:
-    """Count a failure; from the fifth in a row on, the wait doubles from 1 s to 60 s. Quiet for 15 min begins anew."""
-    if now - attempts.seen_at > FORGET_FAILURES:
-        attempts.failures = 0
-    attempts.failures += 1
-    beyond = attempts.failures - FREE_FAILURES
-    wait = 0 if beyond < 0 else min(2 ** min(beyond, 16), LONGEST_WAIT_S)
-    attempts.seen_at = now
-    attempts.next_at = now + timedelta(seconds=wait)
+def shown_source(address: str) -> str:
+    """An IP address in its shortest form; empty for anything else."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return ""
 
 
-def sign_in(user: User, session_id: UUID, method: str, now: datetime, life: timedelta) -> Session:
-    """A new session, for ``life`` at the longest; both factors were shown now."""
+def sign_in(
+    user: User, session_id: UUID, method: str, now: datetime, life: timedelta, *, seed: bytes = b"", factor_at: datetime | None = None
+) -> Session:
+    """A new session, for ``life`` at the longest; ``factor_at``: when the second factor was shown, if not now.
+
+    Without a second factor (``password``, ``ldap``, an identity provider's word) it was never shown.
+    """
+    shown = "+" in method or method == PASSKEY
     return Session(
         session_id=session_id,
         user_id=user.user_id,
@@ -51,8 +48,10 @@ def sign_in(user: User, session_id: UUID, method: str, now: datetime, life: time
         expires_at=now + life,
         ended_at=None,
         version=1,
+        seed=seed,
+        generation=1,
         rotated_at=now,
-        factor_at=now,
+        factor_at=factor_at or (now if shown else NEVER),
         last_used_at=now,
         method=method,
     )
@@ -65,11 +64,12 @@ def own_session(session: Session | None, user_id: UUID) -> Session:
     return session
 
 
-def end_session(session: Session, now: datetime) -> bool:
+def end_session(session: Session, now: datetime, because: str) -> bool:
     """End a session; whether it was open until now."""
     if session.ended_at is not None:
         return False
     session.ended_at = now
+    session.ended_because = because
     session.version += 1
     return True
 

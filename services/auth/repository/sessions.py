@@ -1,32 +1,13 @@
-"""The SQL of sessions and failed sign-ins."""
+"""The SQL of sessions."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.auth.models import Attempts, Session
-
-
-async def attempts(session: AsyncSession, name: bytes) -> Attempts | None:
-    """The failures in a row for a name."""
-    return (await session.execute(select(Attempts).where(col(Attempts.name) == name))).scalar_one_or_none()
-
-
-async def lock_attempts(session: AsyncSession, name: bytes) -> Attempts:
-    """The failures in a row for a name, locked; made where there were none."""
-    new = {"name": name, "failures": 0, "next_at": func.now(), "seen_at": func.now()}
-    await session.execute(insert(Attempts).values(**new).on_conflict_do_nothing())
-    query = select(Attempts).where(col(Attempts.name) == name).with_for_update().execution_options(populate_existing=True)
-    return (await session.execute(query)).scalar_one()
-
-
-async def forget_attempts(session: AsyncSession, older_than: timedelta) -> None:
-    """Forget failures after a time of quiet."""
-    await session.execute(delete(Attempts).where(col(Attempts.seen_at) < func.now() - older_than))
+from services.auth.models import Session
 
 
 async def session_of(session: AsyncSession, user_id: UUID, session_id: UUID) -> Session | None:

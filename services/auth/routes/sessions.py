@@ -1,36 +1,77 @@
 """The doors of signing in and out."""
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Body, Response
 
 from chassis.errors import Problem, problem_response
 from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
 from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
+from services.auth import domain
 from services.auth.models import Session
-from services.auth.routes.tools import Here
+from services.auth.routes import cookies
+from services.auth.routes.tools import AboutRequest, Here
 from services.auth.schemas.accounts import UserView
-from services.auth.schemas.sessions import SessionView, SignedInView, SignIn
+from services.auth.schemas.sessions import (
+    Password,
+    SessionView,
+    SignedInView,
+    SignIn,
+    WithCode,
+    WithPasskey,
+    WithRecoveryCode,
+)
 from services.auth.service import sessions
-from services.auth.service.factors import ShownFactor
+from services.auth.service.factors import ShownFactor, ShownPasskey
+from services.auth.service.sessions import SignedIn
+from services.auth.vault import DEVICE_S
 
 router = doors(Service.AUTH)
 
 
-@router.post("/sessions", status_code=201, response_model=SignedInView, dependencies=[may(Action.SESSION_CREATE)])
-async def create_session(shown: SignIn, later: LaterUow, here: Here) -> SignedInView | Response:
-    """Sign in with password and one-time code."""
-    signed_in = await sessions.sign_in(later, here, shown.username, shown.password.get_secret_value(), ShownFactor(code=shown.code))
-    if isinstance(signed_in, Problem):
-        return problem_response(signed_in)
+def shown_factor(shown: object) -> ShownFactor:
+    """The second factor in a body that takes one."""
+    match shown:
+        case WithCode():
+            return ShownFactor(code=shown.code)
+        case WithRecoveryCode():
+            return ShownFactor(recovery_code=shown.recovery_code.get_secret_value())
+        case WithPasskey():
+            return ShownFactor(passkey=ShownPasskey(shown.passkey.challenge, shown.passkey.credential))
+    return ShownFactor()
+
+
+def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
+    """What somebody who signed in gets, in the body and as cookies."""
+    session = signed_in.session
+    cookies.keep(response, cookies.REFRESH, signed_in.refresh_token, int((session.expires_at - signed_in.now).total_seconds()))
+    if signed_in.device is not None:
+        cookies.keep(response, cookies.DEVICE, signed_in.device, DEVICE_S)
     return SignedInView(
-        session_id=signed_in.session.session_id,
+        session_id=session.session_id,
         access_token=signed_in.access_token,
         expires_at=signed_in.expires_at,
-        session_expires_at=signed_in.session.expires_at,
+        session_expires_at=session.expires_at,
         user=UserView.model_validate(signed_in.user),
     )
+
+
+@router.post("/sessions", status_code=201, response_model=SignedInView, dependencies=[may(Action.SESSION_CREATE)])
+async def create_session(
+    shown: Annotated[SignIn, Body()], response: Response, later: LaterUow, here: Here, about: AboutRequest
+) -> SignedInView | Response:
+    """Sign in."""
+    signed_in: SignedIn | Problem
+    match shown:
+        case Password():
+            signed_in = await sessions.sign_in(later, here, shown.username, shown.password.get_secret_value(), shown_factor(shown), about)
+        case _:
+            signed_in = domain.sessions.SignInRefused()
+    if isinstance(signed_in, Problem):
+        return problem_response(signed_in)
+    return signed_in_view(signed_in, response)
 
 
 @router.get("/sessions", dependencies=[may(Action.SESSION_LIST)])
@@ -42,6 +83,11 @@ async def list_sessions(paging: Paging, actor: CurrentActor, uow: Uow) -> Page[S
             session_id=session.session_id,
             created_at=session.created_at,
             session_expires_at=session.expires_at,
+            last_used_at=session.last_used_at,
+            factor_at=session.factor_at,
+            method=session.method,
+            client=session.client,
+            source=session.source,
             current=session.session_id == actor.session_id,
             version=session.version,
         )

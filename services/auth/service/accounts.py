@@ -12,7 +12,7 @@ from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain, repository, vault
 from services.auth.models import User
-from services.auth.service import callers
+from services.auth.service import callers, sessions
 from services.auth.service.tools import Tools
 from services.auth.vault import Vault
 
@@ -133,9 +133,7 @@ async def change_user(
         return user
     uow.emit(domain.accounts.user_fact(user))
     if user.status == UserStatus.BLOCKED:
-        for session in await repository.sessions.open_sessions(uow.session, user_id, uow.now):
-            domain.sessions.end_session(session, uow.now)
-            uow.emit(domain.sessions.session_fact(session))
+        await sessions.end_all(uow, user_id, "account-blocked")
     uow.note(user_id=user_id, status=user.status, cluster_roles=" ".join(user.cluster_roles))
     return user
 

@@ -27,13 +27,17 @@ class ShownFactor:
     passkey: ShownPasskey | None = None
 
 
-async def check(uow: UnitOfWork, tools: Tools, user: User, shown: ShownFactor, now: datetime) -> str | None:
-    """Use up what was shown; the name of the factor (``totp``), or None when it is not right."""
-    credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
-    if credential is None or credential.totp_sealed is None or shown.code is None:
+async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> str | None:
+    """The name of the factor that was shown (``totp``), or None when it is not right; with ``use`` it is used up.
+
+    Whoever is refused anyway (no account, a wrong password) costs the same work, without ``use``.
+    """
+    credential = await repository.factors.credential(uow.session, user.user_id if user else domain.accounts.NO_ONE, lock=True)
+    if user is None or credential is None or credential.totp_sealed is None or shown.code is None:
         return None
     step = domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, user.user_id), shown.code, now, credential.last_step)
     if step is None:
         return None
-    credential.last_step = step
+    if use:
+        credential.last_step = step
     return "totp"

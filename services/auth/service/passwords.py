@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from chassis.outbox import UnitOfWork
-from services.auth import repository
+from services.auth import domain, repository
 from services.auth.models import User
 from services.auth.service.tools import Tools
 
@@ -18,20 +18,18 @@ class Checked:
     rehashed: str | None = None
 
 
-async def check(tools: Tools, user: User | None, password: str) -> Checked:
-    """Look at a password; without an account the work is the same, and it is not right. Raises CannotDecide."""
-    stored = None
-    if user is not None:
-        async with repository.reading(tools.engine) as session:
-            credential = await repository.factors.credential(session, user.user_id)
-        stored = credential.password_hash if credential else None
-    right, rehashed = await tools.passwords.check(password, stored)
+async def check(tools: Tools, user: User | None, password: str, source: str = "") -> Checked:
+    """Look at a password; without an account the work is the same, and it is not right. ``source`` waits its turn. Raises CannotDecide."""
+    async with repository.reading(tools.engine) as session:
+        credential = await repository.factors.credential(session, user.user_id if user else domain.accounts.NO_ONE)
+    stored = credential.password_hash if credential else None
+    right, rehashed = await tools.passwords.check(password, stored, domain.patience.source_prefix(source))
     return Checked(right, stored, rehashed)
 
 
-async def confirm(uow: UnitOfWork, user: User, checked: Checked, now: datetime) -> bool:
+async def confirm(uow: UnitOfWork, user: User | None, checked: Checked, now: datetime) -> bool:
     """Whether what was looked at still holds under the transaction's lock; keeps a new hash."""
-    credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
+    credential = await repository.factors.credential(uow.session, user.user_id if user else domain.accounts.NO_ONE, lock=True)
     if not checked.right or credential is None or credential.password_hash != checked.against:
         return False
     if checked.rehashed is not None:

@@ -8,68 +8,83 @@ from chassis import tokens
 from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
-from services.auth import domain, repository
+from services.auth import domain, repository, vault
 from services.auth.models import Session, User
-from services.auth.service import callers, factors, passwords, signing
+from services.auth.service import callers, factors, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
-from services.auth.service.tools import Tools
+from services.auth.service.tools import About, Tools
 
 
 @dataclass(frozen=True)
 class SignedIn:
-    """A session, its person, and an access token with the time it expires at."""
+    """A session, its person, an access token with the time it expires at, the refresh token, and at a sign-in a device cookie; given ``now``."""
 
     session: Session
     user: User
     access_token: str
     expires_at: datetime
+    refresh_token: str
+    now: datetime
+    device: str | None = None
 
 
-async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown: ShownFactor) -> SignedIn | domain.sessions.SignInRefused:
+async def sign_in(
+    later: OpenUow, tools: Tools, name: str, password: str, shown: ShownFactor, about: About
+) -> SignedIn | domain.sessions.SignInRefused:
     """Open a session. A refusal is returned, not raised, so that the failure it counts is committed.
 
-    The slow check of the password runs outside the transaction; what it rested on is compared again under lock. Raises
-    SlowDown, CannotDecide.
+    The slow check of the password runs outside the transaction; what it rested on is compared again under lock. Whatever
+    is wrong, the work is the same. Raises SlowDown, CannotDecide.
     """
     normal = domain.accounts.normal_name(name)
     async with repository.reading(tools.engine) as session:
         known = await repository.accounts.user_named(session, normal)
-        key = tools.vault.blind(str(known.user_id) if known else normal)
-        domain.sessions.demand_patience(await repository.sessions.attempts(session, key), await repository.clock(session))
-    checked = await passwords.check(tools, known, password)
+        now = await repository.clock(session)
+    watched = await patience.look(tools, patience.sign_in(tools, about, normal, known, now))
+    checked = await passwords.check(tools, known, password, about.source)
 
     uow = await later()
-    attempts = await repository.sessions.lock_attempts(uow.session, key)
-    now = await repository.clock(uow.session)
-    domain.sessions.demand_patience(attempts, now)
-    user = await repository.accounts.user(uow.session, known.user_id, lock=True) if known else None
-    method = None
-    if user and user.status == UserStatus.ACTIVE and await passwords.confirm(uow, user, checked, now):
-        method = await factors.check(uow, tools, user, shown, now)
-    if user is None or method is None:
-        domain.sessions.fail(attempts, now)
+    turn = await patience.take(uow, watched)
+    user = await repository.accounts.user(uow.session, known.user_id if known else domain.accounts.NO_ONE, lock=True)
+    right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
+    factor = await factors.check(uow, tools, user, shown, turn.now, use=right)
+    if user is None or not right or factor is None:
+        turn.failed()
         return domain.sessions.SignInRefused()
-    await uow.session.delete(attempts)
-    return await open_session(uow, tools, user, f"password+{method}", now)
+    await turn.succeeded()
+    return await open_session(uow, tools, user, "+".join(filter(None, ("password", factor))), turn.now, about)
 
 
-async def open_session(uow: UnitOfWork, tools: Tools, user: User, method: str, now: datetime) -> SignedIn:
-    """A new session for somebody who has shown who they are, with its first access token."""
-    opened = domain.sessions.sign_in(user, uow.new_id(), method, now, timedelta(seconds=tools.settings.session_s))
+async def open_session(
+    uow: UnitOfWork, tools: Tools, user: User, method: str, now: datetime, about: About, *, factor_at: datetime | None = None
+) -> SignedIn:
+    """A new session for somebody who has shown who they are, with its first tokens and a cookie for their device.
+
+    ``factor_at``: when the second factor was shown, if that was not now but in the session that this one comes from.
+    """
+    life = timedelta(seconds=tools.settings.session_s)
+    opened = domain.sessions.sign_in(user, uow.new_id(), method, now, life, seed=vault.new_seed(), factor_at=factor_at)
+    opened.client = about.client
+    opened.source = about.source
+    opened.provider = about.provider
+    opened.provider_session = about.provider_session
+    if about.id_token is not None:
+        opened.id_token_sealed = tools.vault.seal_id_token(about.id_token, opened.session_id)
     uow.session.add(opened)
     uow.emit(domain.sessions.session_fact(opened))
     callers.acts(uow, user, opened.session_id)
     uow.note(session_id=opened.session_id, user_id=user.user_id, method=method)
-    return await access(uow, tools, opened, user, now)
+    return await access(uow, tools, opened, user, now, device=tools.vault.new_device(user.user_id, now))
 
 
-async def access(uow: UnitOfWork, tools: Tools, session: Session, user: User, now: datetime) -> SignedIn:
-    """An access token for a session, ending with the session at the latest."""
+async def access(uow: UnitOfWork, tools: Tools, session: Session, user: User, now: datetime, *, device: str | None = None) -> SignedIn:
+    """An access token for a session, ending with the session at the latest, beside the session's newest refresh token."""
     key = await signing.signing_key(uow, tools.vault)
     life = min(timedelta(seconds=tools.settings.token_s), session.expires_at - now)
     private = tools.vault.signing_key(key.key_id, key.sealed)
     token, expires = tokens.issue(private, key.key_id, user.user_id, session.session_id, now, life)
-    return SignedIn(session, user, token, expires)
+    refresh = tools.vault.refresh_token(session.session_id, session.generation, session.seed)
+    return SignedIn(session, user, token, expires, refresh, now, device)
 
 
 async def list_sessions(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Session]:
@@ -81,11 +96,15 @@ async def end_session(uow: UnitOfWork, session_id: UUID) -> None:
     """End one of the caller's sessions. Raises NotFound."""
     caller = callers.caller(uow)
     session = domain.sessions.own_session(await repository.sessions.session_of(uow.session, caller, session_id), caller)
-    if domain.sessions.end_session(session, uow.now):
+    if domain.sessions.end_session(session, uow.now, domain.sessions.SIGNED_OUT):
         uow.emit(domain.sessions.session_fact(session))
         uow.note(session_id=session_id)
 
 
-async def forget_attempts(uow: UnitOfWork) -> None:
-    """Forget failed sign-ins after a time of quiet."""
-    await repository.sessions.forget_attempts(uow.session, domain.sessions.FORGET_FAILURES)
+async def end_all(uow: UnitOfWork, user_id: UUID, because: str) -> int:
+    """End and tell every open session of a person; how many there were."""
+    ended = await repository.sessions.open_sessions(uow.session, user_id, uow.now)
+    for session in ended:
+        domain.sessions.end_session(session, uow.now, because)
+        uow.emit(domain.sessions.session_fact(session))
+    return len(ended)

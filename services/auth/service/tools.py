@@ -15,3 +15,19 @@ class Tools:
     vault: Vault
     passwords: Passwords
     settings: AuthSettings
+
+
+@dataclass(frozen=True)
+class About:
+    """What a request says about itself: nothing of it is believed, but for ``source``, which the gateway names.
+
+    ``client`` is what the caller calls itself, ``source`` its address (empty when it is not known), ``device`` the device cookie
+    it shows. ``provider``, ``provider_session`` and ``id_token`` are there when an identity provider vouched for the person.
+    """
+
+    client: str = ""
+    source: str = ""
+    device: str | None = None
+    provider: str | None = None
+    provider_session: str | None = None
+    id_token: str | None = None

@@ -1,0 +1,100 @@
+"""The rules of patience: waits after failed tries that grow, end, and cannot be aimed at somebody else.
+
+Who shows a device cookie of an account is judged by that device's failures alone. Everybody else is judged by the failures
+of the name from their address, of the name from all addresses without a device cookie, and of their address over all names
+(after OWASP, "Slow Down Online Guessing Attacks with Device Cookies"). Names are those that were typed, known or not: were
+they accounts, a wait for somebody's address after failures of their username would say that both are one person's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from uuid import UUID
+
+from chassis.errors import TooManyRequests
+from services.auth.models import Attempts
+
+FREE_OF_NAME_FROM_SOURCE = 5
+FREE_OF_NAME = 20
+FREE_OF_SOURCE = 50
+FREE_OF_DEVICE = 10
+FREE_IN_SESSION = 10
+FREE_WITH_LINK = 10
+LONGEST_WAIT_S = 60
+QUIET = timedelta(minutes=15)
+SOURCE_PREFIX = 64
+
+
+class SlowDown(TooManyRequests):
+    """Too many failures in a row."""
+
+    title = "Too many failed attempts; wait a moment"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What failures are counted for, and how many of them are free before the first wait; ``resets``: a success forgets them."""
+
+    name: str
+    free: int
+    resets: bool
+
+
+def source_prefix(source: str) -> str:
+    """What counts as one source: an IPv4 address, or the /64 of an IPv6 address; everything else is one source together."""
+    try:
+        address = ip_address(source)
+    except ValueError:
+        return "nowhere"
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(IPv6Network((int(address), SOURCE_PREFIX), strict=False))
+        address = address.ipv4_mapped
+    return f"{address}/32"
+
+
+def for_sign_in(name: str | None, source: str, device: str | None) -> tuple[Bucket, ...]:
+    """Where failures of a sign-in count: ``device`` is the nonce of a valid device cookie; without a name only the source counts."""
+    if device is not None:
+        return (Bucket(f"device {device}", FREE_OF_DEVICE, resets=True),)
+    prefix = source_prefix(source)
+    of_source = Bucket(f"source {prefix}", FREE_OF_SOURCE, resets=False)
+    if name is None:
+        return (of_source,)
+    return (
+        Bucket(f"name {prefix} {name}", FREE_OF_NAME_FROM_SOURCE, resets=True),
+        Bucket(f"name {name}", FREE_OF_NAME, resets=False),
+        of_source,
+    )
+
+
+def in_session(session_id: UUID) -> tuple[Bucket, ...]:
+    """Where failures of somebody who is signed in count: nobody without the session can add to them."""
+    return (Bucket(f"session {session_id}", FREE_IN_SESSION, resets=True),)
+
+
+def with_link(token_hash: bytes, source: str) -> tuple[Bucket, ...]:
+    """Where failures of whoever holds a one-time token count, and, since tokens can be guessed at, those of their address."""
+    return (
+        Bucket(f"link {token_hash.hex()}", FREE_WITH_LINK, resets=True),
+        Bucket(f"source {source_prefix(source)}", FREE_OF_SOURCE, resets=False),
+    )
+
+
+def demand(attempts: Iterable[Attempts], now: datetime) -> None:
+    """Refuse while one of the counts has to wait. Raises SlowDown with the seconds that are left."""
+    left = max(((each.next_at - now).total_seconds() for each in attempts), default=0.0)
+    if left > 0:
+        raise SlowDown(retry_after=max(1, int(left + 0.999)))
+
+
+def fail(attempts: Attempts, free: int, now: datetime) -> None:
+    """Count a failure; from the last free one in a row on, the wait doubles from 1 s to 60 s. Quiet for 15 min begins anew."""
+    if now - attempts.seen_at > QUIET:
+        attempts.failures = 0
+    attempts.failures += 1
+    beyond = attempts.failures - free
+    wait = 0 if beyond < 0 else min(2 ** min(beyond, 16), LONGEST_WAIT_S)
+    attempts.seen_at = now
+    attempts.next_at = now + timedelta(seconds=wait)

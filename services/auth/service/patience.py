@@ -1,0 +1,78 @@
+"""Patience after failed tries, for everything that somebody could guess at.
+
+``look`` before slow work, ``take`` under lock afterwards, then ``failed`` or ``succeeded``:
+
+    watched = await patience.look(tools, patience.sign_in(tools, about, name, user, now))
+    …
+    turn = await patience.take(uow, watched)
+    … turn.failed() … or … await turn.succeeded()
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from chassis.outbox import UnitOfWork
+from services.auth import domain, repository
+from services.auth.domain.patience import Bucket
+from services.auth.models import Attempts, User
+from services.auth.service.tools import About, Tools
+
+Watched = dict[bytes, Bucket]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A try whose counts are locked; ``now`` is the database's clock after waiting for the locks."""
+
+    uow: UnitOfWork
+    counts: tuple[tuple[Bucket, Attempts], ...]
+    now: datetime
+
+    def failed(self) -> None:
+        """Count a failure. The transaction has to commit, so a refusal is returned, not raised."""
+        for bucket, attempts in self.counts:
+            domain.patience.fail(attempts, bucket.free, self.now)
+
+    async def succeeded(self) -> None:
+        """Forget the failures that a success may forget."""
+        for bucket, attempts in self.counts:
+            if bucket.resets or not attempts.failures:
+                await self.uow.session.delete(attempts)
+
+
+def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now: datetime) -> tuple[Bucket, ...]:
+    """Where a sign-in counts: ``name`` as it was typed, in its normal form (none for a passkey alone), ``user`` whom it names, if any."""
+    device = tools.vault.device_of(about.device, user.user_id, now) if user and about.device else None
+    return domain.patience.for_sign_in(name, about.source, device)
+
+
+def in_session(session_id: UUID) -> tuple[Bucket, ...]:
+    """Where a step-up, or a change of the password, counts."""
+    return domain.patience.in_session(session_id)
+
+
+def with_link(token_hash: bytes, about: About) -> tuple[Bucket, ...]:
+    """Where a code beside a one-time token counts."""
+    return domain.patience.with_link(token_hash, about.source)
+
+
+async def look(tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
+    """Refuse at once, before slow work, who has to wait. Raises SlowDown."""
+    watched = {tools.vault.blind(bucket.name): bucket for bucket in buckets}
+    async with repository.reading(tools.engine) as session:
+        domain.patience.demand(await repository.patience.attempts(session, watched), await repository.clock(session))
+    return watched
+
+
+async def take(uow: UnitOfWork, watched: Watched) -> Turn:
+    """Lock the counts, across all replicas, before anything else is locked. Raises SlowDown."""
+    attempts = await repository.patience.lock_attempts(uow.session, watched)
+    now = await repository.clock(uow.session)
+    domain.patience.demand(attempts.values(), now)
+    return Turn(uow, tuple((bucket, attempts[name]) for name, bucket in watched.items()), now)
+
+
+async def forget(uow: UnitOfWork) -> None:
+    """Forget failures after a time of quiet."""
+    await repository.patience.forget_attempts(uow.session, domain.patience.QUIET)
