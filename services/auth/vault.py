@@ -69,6 +69,7 @@ class Vault:
         self._name_key = hmac.digest(master_key, b"hortus.auth.names", "sha256")
         self._refresh_key = hmac.digest(master_key, b"hortus.auth.refresh", "sha256")
         self._device_key = hmac.digest(master_key, b"hortus.auth.devices", "sha256")
+        self._recovery_key = hmac.digest(master_key, b"hortus.auth.recovery-codes", "sha256")
         self.signing_key = lru_cache(maxsize=8)(self._open_signing_key)
 
     def _seal(self, secret: bytes, bound_to: bytes) -> bytes:
@@ -106,6 +107,10 @@ class Vault:
     def open_id_token(self, sealed: bytes, session_id: UUID) -> str:
         """The identity provider's token of a session. Raises BadMasterKey."""
         return self._open(sealed, b"id-token:" + session_id.bytes).decode()
+
+    def recovery_hash(self, code: str, user_id: UUID) -> bytes:
+        """A keyed hash of a recovery code of an account."""
+        return hmac.digest(self._recovery_key, user_id.bytes + code.encode(), "sha256")
 
     def new_signing_key(self, key_id: str) -> tuple[bytes, dict[str, str]]:
         """A fresh P-256 key: its private JWK sealed, and its public JWK."""
@@ -170,6 +175,11 @@ def new_token(kind: str = "invitation") -> str:
 def token_hash(token: str) -> bytes:
     """How a one-time token is stored; it is random, so no salt is needed."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def random_bytes(count: int) -> bytes:
+    """Random bytes, for a challenge or a code."""
+    return secrets.token_bytes(count)
 
 
 def new_totp_secret() -> str:

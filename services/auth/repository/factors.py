@@ -1,12 +1,14 @@
 """The SQL of passwords and second factors."""
 
+from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.auth.models import Credential
+from services.auth.models import Credential, Group, GroupMember, RecoveryCode
 
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
@@ -15,3 +17,28 @@ async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False
     if lock:
         query = query.with_for_update().execution_options(populate_existing=True)
     return (await session.execute(query)).scalar_one_or_none()
+
+
+async def groups(session: AsyncSession, user_id: UUID) -> list[Group]:
+    """The groups whose policy somebody is under."""
+    mine = select(col(GroupMember.group_id)).where(col(GroupMember.user_id) == user_id)
+    return list((await session.execute(select(Group).where(col(Group.group_id).in_(mine)))).scalars())
+
+
+async def codes_left(session: AsyncSession, user_id: UUID) -> int:
+    """How many recovery codes somebody has not used yet."""
+    query = select(func.count()).where(col(RecoveryCode.user_id) == user_id, col(RecoveryCode.used_at).is_(None))
+    return (await session.execute(query)).scalar_one()
+
+
+async def use_code(session: AsyncSession, user_id: UUID, code_hash: bytes, now: datetime) -> bool:
+    """Use a recovery code up; whether there was such a one. Of two at once the second finds it used."""
+    unused = (col(RecoveryCode.user_id) == user_id, col(RecoveryCode.code_hash) == code_hash, col(RecoveryCode.used_at).is_(None))
+    used = update(RecoveryCode).where(*unused).values(used_at=now).returning(col(RecoveryCode.user_id))
+    return (await session.execute(used)).scalar_one_or_none() is not None
+
+
+async def replace_codes(session: AsyncSession, user_id: UUID, hashes: Collection[bytes]) -> None:
+    """Put new recovery codes in the place of all old ones."""
+    await session.execute(delete(RecoveryCode).where(col(RecoveryCode.user_id) == user_id))
+    session.add_all(RecoveryCode(user_id=user_id, code_hash=code_hash) for code_hash in hashes)

@@ -32,7 +32,7 @@ async def create_user(wanted: NewUser, uow: Uow) -> InvitedView:
 async def accept_invitation(accepted: Acceptance, later: LaterUow, here: Here) -> SecondFactorView:
     """Choose a password and get a second factor."""
     factor = await accounts.accept(later, here, accepted.token.get_secret_value(), accepted.password.get_secret_value())
-    return SecondFactorView(username=factor.username, totp_secret=factor.secret, totp_uri=factor.uri)
+    return SecondFactorView(username=factor.username, totp_secret=factor.secret, totp_uri=factor.uri, totp_svg=factor.svg)
 
 
 @router.post("/invitations/confirmation", dependencies=[may(Action.INVITATION_CONFIRM)])

@@ -24,7 +24,8 @@ from services.auth.schemas.sessions import (
     WithRecoveryCode,
 )
 from services.auth.service import sessions
-from services.auth.service.factors import ShownFactor, ShownPasskey
+from services.auth.service.factors import ShownFactor
+from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.sessions import SignedIn
 from services.auth.vault import DEVICE_S
 

@@ -68,8 +68,9 @@ class InvitedView(UserView):
 
 
 class SecondFactorView(BaseModel):
-    """What an authenticator needs."""
+    """What an authenticator needs; ``totp_svg`` is the address as a QR code."""
 
     username: str
     totp_secret: str
     totp_uri: str
+    totp_svg: str

@@ -1,6 +1,5 @@
 """Accounts: inviting, accepting, confirming, changing; and the first administrator."""
 
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from uuid import UUID
@@ -12,20 +11,12 @@ from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain, repository, vault
 from services.auth.models import User
-from services.auth.service import callers, sessions
+from services.auth.service import callers, sessions, totp
 from services.auth.service.tools import Tools
+from services.auth.service.totp import SecondFactor
 from services.auth.vault import Vault
 
 NAMES_AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class SecondFactor:
-    """What the holder of an invitation puts into an authenticator; ``secret`` is base32."""
-
-    username: str
-    secret: str
-    uri: str
 
 
 async def _free_username(uow: UnitOfWork, email: str) -> str:
@@ -79,13 +70,13 @@ async def accept(later: OpenUow, tools: Tools, token: str, password: str) -> Sec
     uow = await later()
     found = await repository.accounts.invitation_by_token(uow.session, hashed, lock=True)
     invitation, user = domain.accounts.demand_open(*found, await repository.clock(uow.session))
-    secret = vault.new_totp_secret()
+    factor = totp.second_factor(user.username)
     invitation.password_hash = password_hash
-    invitation.totp_sealed = tools.vault.seal_totp(secret, user.user_id)
+    invitation.totp_sealed = tools.vault.seal_totp(factor.secret, user.user_id)
     callers.acts(uow, user)
     uow.note(user_id=user.user_id)
     uow.conceal()
-    return SecondFactor(user.username, secret, domain.factors.totp_uri(secret, user.username))
+    return factor
 
 
 async def confirm(uow: UnitOfWork, safe: Vault, token: str, code: str) -> User:

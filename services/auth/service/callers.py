@@ -5,6 +5,7 @@ from uuid import UUID
 from chassis.errors import NotFound
 from chassis.outbox import UnitOfWork
 from contracts.roles import Actor, Principal
+from services.auth import repository
 from services.auth.models import User
 
 
@@ -13,6 +14,14 @@ def caller(uow: UnitOfWork) -> UUID:
     if uow.actor.user_id is None:
         raise NotFound
     return uow.actor.user_id
+
+
+async def account(uow: UnitOfWork, *, lock: bool = True) -> User:
+    """The account of the person who asks; locked, so that changes of one account come one after the other. Raises NotFound."""
+    user = await repository.accounts.user(uow.session, caller(uow), lock=lock)
+    if user is None:
+        raise NotFound
+    return user
 
 
 def acts(uow: UnitOfWork, user: User, session_id: UUID | None = None) -> None:

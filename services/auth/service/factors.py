@@ -1,21 +1,19 @@
-"""Second factors: what is shown at a sign-in or a step-up."""
+"""Second factors: what somebody has, what they show at a sign-in or a step-up, and what their groups ask for."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from uuid import UUID
 
 from chassis.outbox import UnitOfWork
-from services.auth import domain, repository
-from services.auth.models import User
+from services.auth import domain, repository, vault
+from services.auth.domain.factors import Factor, FactorEnrolmentNeeded, Factors, Policy, Verdict
+from services.auth.domain.links import Purpose
+from services.auth.models import Passkey, User
+from services.auth.service import callers, passkeys
+from services.auth.service.passkeys import Challenge, ShownPasskey
 from services.auth.service.tools import Tools
 
-
-@dataclass(frozen=True)
-class ShownPasskey:
-    """A passkey's answer to a challenge: the sealed challenge as it was given out, and the credential as the browser gave it."""
-
-    challenge: str
-    credential: dict[str, Any]
+ENROLMENT_LIFE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,185 @@ class ShownFactor:
     recovery_code: str | None = None
     passkey: ShownPasskey | None = None
 
+    @property
+    def tried(self) -> bool:
+        """Whether anything is shown."""
+        return (self.code, self.recovery_code, self.passkey) != (None, None, None)
 
-async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> str | None:
-    """The name of the factor that was shown (``totp``), or None when it is not right; with ``use`` it is used up.
 
-    Whoever is refused anyway (no account, a wrong password) costs the same work, without ``use``.
+@dataclass(frozen=True)
+class Weighed:
+    """What comes of what was shown beside the right first factor, and the factor that was right."""
+
+    verdict: Verdict
+    factor: Factor | None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What somebody has as second factors, and what their groups ask for."""
+
+    totp_at: datetime | None
+    passkeys: list[Passkey]
+    recovery_codes_left: int
+    policy: Policy
+
+
+async def policy(uow: UnitOfWork, tools: Tools, user: User | None) -> Policy:
+    """What the policy of somebody's groups asks for."""
+    groups = await repository.factors.groups(uow.session, _id(user))
+    return domain.factors.policy_of(groups, tools.settings.factor_policy)
+
+
+async def has(uow: UnitOfWork, user: User | None) -> Factors:
+    """What somebody has."""
+    credential = await repository.factors.credential(uow.session, _id(user))
+    return Factors(
+        totp=credential is not None and credential.totp_sealed is not None,
+        passkeys=len(await repository.passkeys.passkeys(uow.session, _id(user))),
+        ever=user is not None and user.factor_enrolled_at is not None,
+    )
+
+
+async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> Factor | None:
+    """Use up what was shown; which factor it was, or None when it is not right.
+
+    Whoever is refused anyway (no account, a wrong password) costs the same work, without ``use``: nothing is used up.
     """
-    credential = await repository.factors.credential(uow.session, user.user_id if user else domain.accounts.NO_ONE, lock=True)
-    if user is None or credential is None or credential.totp_sealed is None or shown.code is None:
-        return None
-    step = domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, user.user_id), shown.code, now, credential.last_step)
-    if step is None:
-        return None
-    if use:
-        credential.last_step = step
-    return "totp"
+    if shown.passkey is not None:
+        return Factor.PASSKEY if await passkeys.check(uow, tools, user, shown.passkey, now, use=use) else None
+    if shown.recovery_code is not None:
+        return Factor.RECOVERY if await _check_recovery_code(uow, tools, user if use else None, shown.recovery_code, now) else None
+    if shown.code is not None:
+        return Factor.TOTP if await _check_code(uow, tools, user, shown.code, now, use=use) else None
+    return None
+
+
+async def weigh(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> Weighed:
+    """What comes of what somebody shows beside their first factor, which is right where ``use`` says so."""
+    factor = await check(uow, tools, user, shown, now, use=use)
+    asked = await policy(uow, tools, user)
+    known = await has(uow, user)
+    if user is None or not use:
+        return Weighed(Verdict.REFUSED, None)
+    return Weighed(domain.factors.verdict(asked, known, factor, tried=shown.tried), factor)
+
+
+async def enrolment(uow: UnitOfWork, user: User, life: timedelta = ENROLMENT_LIFE) -> str:
+    """A one-time token with which somebody sets up a second factor; the one before is void. The account is locked."""
+    token = vault.new_token(Purpose.FACTOR_ENROLMENT.value)
+    now = await repository.clock(uow.session)
+    link = domain.links.link(user.user_id, Purpose.FACTOR_ENROLMENT, vault.token_hash(token), now, life)
+    await repository.links.replace(uow.session, link)
+    uow.conceal()
+    return token
+
+
+async def enrolment_needed(uow: UnitOfWork, user: User) -> FactorEnrolmentNeeded:
+    """The refusal of somebody who has shown who they are and has to set up a second factor first, with the token for that."""
+    callers.acts(uow, user)
+    uow.action = "enrolment.give"
+    uow.note(user_id=user.user_id)
+    return FactorEnrolmentNeeded(members={"enrolment": await enrolment(uow, user)})
+
+
+async def codes_left(uow: UnitOfWork, user: User) -> int:
+    """How many recovery codes somebody has not used yet."""
+    return await repository.factors.codes_left(uow.session, user.user_id)
+
+
+async def read(uow: UnitOfWork, tools: Tools) -> Listed:
+    """What the caller has. Raises NotFound."""
+    return await listed(uow, tools, await callers.account(uow, lock=False))
+
+
+async def listed(uow: UnitOfWork, tools: Tools, user: User) -> Listed:
+    """What somebody has, with its times."""
+    credential = await repository.factors.credential(uow.session, user.user_id)
+    return Listed(
+        totp_at=credential.totp_at if credential else None,
+        passkeys=await repository.passkeys.passkeys(uow.session, user.user_id),
+        recovery_codes_left=await codes_left(uow, user),
+        policy=await policy(uow, tools, user),
+    )
+
+
+async def passkey_options(uow: UnitOfWork, tools: Tools) -> Challenge:
+    """A challenge for a new passkey of the caller. Raises NotFound, TooManyPasskeys."""
+    return await passkeys.options(uow, tools, await callers.account(uow, lock=False))
+
+
+async def add_passkey(uow: UnitOfWork, tools: Tools, shown: ShownPasskey, name: str) -> Passkey:
+    """A new passkey of the caller. Raises NotFound, WrongPasskey, PasskeyTaken, TooManyPasskeys."""
+    user = await callers.account(uow)
+    made = await passkeys.add(uow, tools, user, shown, name)
+    await changed(uow, user, passkey_id=made.passkey_id)
+    return made
+
+
+async def remove_passkey(uow: UnitOfWork, tools: Tools, passkey_id: UUID) -> None:
+    """The caller does without one of their passkeys. Raises NotFound, AFactorStays."""
+    user = await callers.account(uow)
+    known = await repository.passkeys.passkeys(uow.session, user.user_id)
+    removed = domain.passkeys.own_passkey(known, passkey_id)
+    domain.factors.demand_a_factor_stays(await policy(uow, tools, user), domain.factors.without_passkey(await has(uow, user)))
+    await repository.passkeys.remove(uow.session, removed)
+    await changed(uow, user, passkey_id=passkey_id)
+
+
+async def new_recovery_codes(uow: UnitOfWork, tools: Tools) -> list[str]:
+    """Ten new recovery codes for the caller, in the place of all old ones. Raises NotFound."""
+    user = await callers.account(uow)
+    codes = [domain.factors.recovery_code(vault.random_bytes(domain.factors.RECOVERY_BYTES)) for _ in range(domain.factors.RECOVERY_CODES)]
+    hashes = {_hash(tools, user, code) for code in codes}
+    await repository.factors.replace_codes(uow.session, user.user_id, hashes)
+    await changed(uow, user, factor="recovery")
+    uow.conceal()
+    return codes
+
+
+async def forget(uow: UnitOfWork, user: User) -> None:
+    """Remove everything that somebody has as a second factor."""
+    credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
+    if credential is not None:
+        domain.factors.forget_totp(credential)
+    await repository.passkeys.remove_all(uow.session, user.user_id)
+    await repository.factors.replace_codes(uow.session, user.user_id, ())
+
+
+async def changed(uow: UnitOfWork, user: User, **what: object) -> None:
+    """Record a change of somebody's factors."""
+    uow.note(user_id=user.user_id, **what)
+
+
+async def forget_spent(uow: UnitOfWork) -> None:
+    """Forget used challenges and links that are too old to count anyway."""
+    await repository.spent.prune(uow.session, uow.now)
+    await repository.links.prune(uow.session, uow.now)
+
+
+async def _check_code(uow: UnitOfWork, tools: Tools, user: User | None, code: str, now: datetime, *, use: bool) -> bool:
+    credential = await repository.factors.credential(uow.session, _id(user), lock=True)
+    if user is None or credential is None or credential.totp_sealed is None:
+        domain.factors.matching_step(domain.factors.STAND_IN_SECRET, code, now, last_step=-1)
+        return False
+    step = domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, user.user_id), code, now, credential.last_step)
+    if step is None or not use:
+        return False
+    credential.last_step = step
+    return True
+
+
+async def _check_recovery_code(uow: UnitOfWork, tools: Tools, user: User | None, code: str, now: datetime) -> bool:
+    if not await repository.factors.use_code(uow.session, _id(user), _hash(tools, user, code), now) or user is None:
+        return False
+    uow.note(user_id=user.user_id, recovery_codes_left=await codes_left(uow, user))
+    return True
+
+
+def _id(user: User | None) -> UUID:
+    return user.user_id if user else domain.accounts.NO_ONE
+
+
+def _hash(tools: Tools, user: User | None, code: str) -> bytes:
+    return tools.vault.recovery_hash(domain.factors.normal_recovery_code(code), _id(user))

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from chassis import tokens
+from chassis.errors import Problem
 from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from services.auth import domain, repository, vault
+from services.auth.domain.factors import Verdict
 from services.auth.models import Session, User
 from services.auth.service import callers, factors, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
@@ -28,9 +30,7 @@ class SignedIn:
     device: str | None = None
 
 
-async def sign_in(
-    later: OpenUow, tools: Tools, name: str, password: str, shown: ShownFactor, about: About
-) -> SignedIn | domain.sessions.SignInRefused:
+async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown: ShownFactor, about: About) -> SignedIn | Problem:
     """Open a session. A refusal is returned, not raised, so that the failure it counts is committed.
 
     The slow check of the password runs outside the transaction; what it rested on is compared again under lock. Whatever
@@ -47,12 +47,14 @@ async def sign_in(
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, known.user_id if known else domain.accounts.NO_ONE, lock=True)
     right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
-    factor = await factors.check(uow, tools, user, shown, turn.now, use=right)
-    if user is None or not right or factor is None:
+    weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
+    if user is None or weighed.verdict is Verdict.REFUSED:
         turn.failed()
         return domain.sessions.SignInRefused()
     await turn.succeeded()
-    return await open_session(uow, tools, user, "+".join(filter(None, ("password", factor))), turn.now, about)
+    if weighed.verdict is Verdict.ENROLS:
+        return await factors.enrolment_needed(uow, user)
+    return await open_session(uow, tools, user, "+".join(filter(None, ("password", weighed.factor))), turn.now, about)
 
 
 async def open_session(
