@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,20 +20,23 @@ class Memory:
 
     def __init__(self) -> None:
         self._facts: dict[str, tuple[int, float]] = {}
+        self._lock = threading.RLock()
 
     def learn(self, header: str | None) -> None:
         """Take up a ``Hortus-Facts`` header (``topic:key:version, …``); what is malformed in it is not taken up."""
         now = time.time()
-        for entry in (header or "").split(","):
-            name, _, version = entry.strip().rpartition(":")
-            if ":" in name and version.isascii() and version.isdigit():
-                self._remember(name, int(version), now)
-        self._forget(now)
+        with self._lock:
+            for entry in (header or "").split(","):
+                name, _, version = entry.strip().rpartition(":")
+                if ":" in name and version.isascii() and version.isdigit():
+                    self._remember(name, int(version), now)
+            self._forget(now)
 
     def header(self) -> str | None:
         """The value of ``Hortus-After``, or None when there is nothing to wait for."""
-        self._forget(time.time())
-        return ", ".join(f"{name}:{version}" for name, (version, _) in self._facts.items()) or None
+        with self._lock:
+            self._forget(time.time())
+            return ", ".join(f"{name}:{version}" for name, (version, _) in self._facts.items()) or None
 
     def version_of(self, topic: str, key: str) -> int | None:
         """The newest version seen of one aggregate, for diagnosis."""
@@ -69,7 +73,7 @@ class FileMemory(Memory):
         if not header:
             return
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+") as kept:
+        with self._lock, os.fdopen(descriptor, "r+") as kept:
             fcntl.flock(kept, fcntl.LOCK_EX)
             self._merge(kept.read())
             super().learn(header)

@@ -1,10 +1,10 @@
-"""Doors for projects, their members and their project certificates."""
+"""Doors for projects, their members, the roles of groups, and project certificates."""
 
 from collections.abc import Iterator
 from typing import cast
 
 from hortus.client.errors import Refused
-from hortus.client.shapes import Certificate, Member, Project, Role
+from hortus.client.shapes import Certificate, GroupRole, Member, Project, Role
 from hortus.client.wire import Wire
 
 
@@ -106,3 +106,24 @@ class Certificates:
     def revoke(self, project_id: str, certificate_id: str) -> None:
         """Withdraw a certificate: it is refused everywhere."""
         self._wire.call("DELETE", f"/projects/{project_id}/certificates/{certificate_id}")
+
+
+class GroupRoles:
+    """What the people of a group are in a project, as long as they belong to the group."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def give(self, project_id: str, group: str, role: Role, *, purpose: str | None = None, ends_at: str | None = None) -> GroupRole:
+        """Give a role to everybody in a group, until ``ends_at`` (default open), RFC 3339."""
+        body = {"group": group, "role": role, "purpose": purpose, "ends_at": ends_at}
+        given = {name: value for name, value in body.items() if value is not None}
+        return cast("GroupRole", self._wire.call("POST", f"/projects/{project_id}/group-roles", given))
+
+    def list(self, project_id: str) -> Iterator[GroupRole]:
+        """The roles of groups."""
+        yield from self._wire.pages(f"/projects/{project_id}/group-roles")
+
+    def remove(self, project_id: str, group_role_id: str) -> None:
+        """Take a group's role away."""
+        self._wire.call("DELETE", f"/projects/{project_id}/group-roles/{group_role_id}")

@@ -15,25 +15,158 @@ class User(TypedDict):
     cluster_roles: list[str]
     version: int
     created_at: str
-    invitation: NotRequired[str]
+    groups: NotRequired[list[str]]
+
+
+class Invited(User):
+    """A new account; ``invitation`` is its one-time token, None where it was ``mailed`` to the person."""
+
+    invitation: str | None
+    mailed: NotRequired[bool]
 
 
 class SecondFactor(TypedDict):
-    """What an authenticator application needs (base32 secret, ``otpauth://`` URI)."""
+    """What an authenticator application needs: base32 secret, ``otpauth://`` URI, and that as a QR code (SVG)."""
 
     username: str
     totp_secret: str
     totp_uri: str
+    totp_svg: NotRequired[str]
 
 
 class Session(TypedDict):
-    """A sign-in; ``access_token`` only in the answer that made it."""
+    """A sign-in; ``access_token`` and ``user`` only in the answer that made it or renewed it.
+
+    ``method`` says how it was opened, ``factor_at`` when a second factor was last shown, ``client`` and ``source`` from where it was used.
+    """
 
     session_id: str
+    session_expires_at: NotRequired[str]
     expires_at: NotRequired[str]
     access_token: NotRequired[str]
-    session_expires_at: NotRequired[str]
     user: NotRequired[User]
+    recovery_codes_left: NotRequired[int | None]
+    created_at: NotRequired[str]
+    last_used_at: NotRequired[str]
+    factor_at: NotRequired[str]
+    method: NotRequired[str]
+    client: NotRequired[str]
+    source: NotRequired[str]
+    current: NotRequired[bool]
+    version: NotRequired[int]
+
+
+class SteppedUp(TypedDict):
+    """A session whose second factor was just shown once more."""
+
+    session_id: str
+    factor_at: str
+    version: int
+
+
+class Totp(TypedDict):
+    """An authenticator application, and since when it counts."""
+
+    since: str
+
+
+class Passkey(TypedDict):
+    """A passkey; ``backed_up``: it is kept in more than one device."""
+
+    passkey_id: str
+    name: str
+    created_at: str
+    last_used_at: str | None
+    backed_up: bool
+
+
+class Factors(TypedDict):
+    """A person's second factors; ``policy`` is what their groups ask for: ``optional``, ``required`` or ``passkey``."""
+
+    totp: Totp | None
+    passkeys: list[Passkey]
+    recovery_codes_left: int
+    policy: str
+
+
+class RecoveryCodes(TypedDict):
+    """Codes that each open one session in the place of another second factor."""
+
+    codes: list[str]
+
+
+class Link(TypedDict):
+    """A one-time link for a person; ``link_token`` is None where it was ``mailed`` to them."""
+
+    user_id: str
+    link_token: str | None
+    mailed: bool
+
+
+class Registration(TypedDict):
+    """Somebody's request for an account."""
+
+    registration_id: str
+    email: str
+    note: str
+    created_at: str
+
+
+class ApiKey(TypedDict):
+    """A key for programs: ``scopes`` are the actions that it opens, in one project or (None) in all of its person's."""
+
+    key_id: str
+    name: str
+    scopes: list[str]
+    project_id: str | None
+    created_at: str
+    expires_at: str
+    last_used_at: str | None
+    version: int
+
+
+class NewApiKey(ApiKey):
+    """A key with the ``secret`` that programs show."""
+
+    secret: str
+
+
+class Group(TypedDict):
+    """People who have a second-factor policy, cluster roles or roles in projects in common."""
+
+    group_id: str
+    name: str
+    factor_policy: str | None
+    cluster_roles: list[str]
+    external: list[str]
+    version: int
+
+
+class GroupMember(TypedDict):
+    """Somebody in a group; ``by_directory``: a directory or a provider says so."""
+
+    user_id: str
+    username: str
+    by_directory: bool
+
+
+class SigningKey(TypedDict):
+    """A key that tokens are signed or checked with."""
+
+    signing_key_id: str
+    created_at: str
+    live: bool
+
+
+class GroupRole(TypedDict):
+    """What the people of a group are in a project."""
+
+    group_role_id: str
+    project_id: str
+    group: str
+    role: str
+    purpose: str
+    ends_at: str | None
 
 
 class Project(TypedDict):

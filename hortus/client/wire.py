@@ -1,34 +1,41 @@
 """One connection to the gateway: TLS 1.3, bounded retries that cannot do a thing twice, problems as exceptions."""
 
-import re
 import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
-from hortus.client.errors import Altered, HortusError, Refused, Unreachable
+from hortus.client import renewal
+from hortus.client.answers import cookies_of, is_certificate_error, json_of, refusal, retry_after, said, unreachable
+from hortus.client.errors import FactorTooOld, HortusError, Refused, Unreachable
 from hortus.client.memory import Memory
+from hortus.client.shapes import Session
+from hortus.client.signin import DEVICE_COOKIE, REFRESH_COOKIE, Keeper, SignIn
 
 API = "/api/v1"
-PROBLEM = "urn:hortus:problem:"
 RETRY_AFTER_CAP = 5.0
 PAGE = 200
+STALE = frozenset({"invalid-credential", "session-ended"})
 
 Body = Callable[[], Iterator[bytes]]
 Params = Mapping[str, str | int | None]
+Shown = Mapping[str, Any]
 
 
 class Wire:
     """Requests to one address, with one credential.
 
-    ``trust``: PEM file (or text) of the root certificate. ``certificate``: PEM files of chain and key. ``patience``: the
-    most seconds that retries of one request may take together.
+    ``trust``: PEM file (or text) of the root certificate. ``token``: an access token or an API key. ``certificate``: PEM files of
+    chain and key. ``refresh``: where the sign-in is kept and renewed, if not in memory. ``factor`` gives what is shown of a
+    second factor (``{"code": …}``) when a door asks for a fresh one. ``patience``: the most seconds that retries of one
+    request may take together.
     """
 
     def __init__(
@@ -38,6 +45,8 @@ class Wire:
         *,
         token: str | None = None,
         certificate: tuple[Path, Path] | None = None,
+        refresh: Keeper | None = None,
+        factor: Callable[[], Shown] | None = None,
         memory: Memory | None = None,
         timeout: float = 30.0,
         patience: float = 15.0,
@@ -46,17 +55,18 @@ class Wire:
         if not address.startswith("https://"):
             raise HortusError(f"The address must begin with https://, and {address!r} does not.")
         self.address = address.rstrip("/")
-        self.token = token
         self.memory = memory or Memory()
         self._patience = patience
         self._attempts = attempts
-        self._http = httpx2.Client(
-            base_url=self.address,
-            verify=_context(trust, certificate),
-            timeout=httpx2.Timeout(timeout, connect=5.0),
-            trust_env=False,
-            headers={"User-Agent": "hortus"},
-        )
+        self._factor = factor
+        self._context = _context(trust, certificate)
+        self._http = self._connections(httpx2.Timeout(timeout, connect=5.0))
+        self._renewal = renewal.Renewal(refresh or Keeper(SignIn(token=token or "")), self.address, self._ask_for_renewal)
+
+    @property
+    def token(self) -> str | None:
+        """The access token or API key that is shown now."""
+        return self._renewal.current.token or None
 
     def close(self) -> None:
         """Close the connections."""
@@ -71,11 +81,12 @@ class Wire:
         params: Params | None = None,
         version: int | None = None,
         once: bool = False,
+        anonymous: bool = False,
     ) -> Any:
         """One request with a JSON answer (None for an empty one).
 
         ``version`` becomes ``If-Match``. A POST carries an ``Idempotency-Key`` and is repeated after a lost connection,
-        unless ``once``: then it is repeated only where it certainly was not carried out.
+        unless ``once``: then it is repeated only where it certainly was not carried out. ``anonymous``: no token is shown.
         """
         headers: dict[str, str] = {}
         if method == "POST" and not once:
@@ -85,12 +96,26 @@ class Wire:
         repeatable = not once and method != "PATCH"
 
         def request() -> httpx2.Request:
-            return self._request(method, path, headers, params=params, json=body)
+            return self._request(method, path, headers, params=params, json=body, anonymous=anonymous)
 
-        answer = self._attempt(request, repeatable=repeatable)
+        answer = self._attempt(request, repeatable=repeatable, again=not anonymous)
         if answer.status_code == HTTPStatus.NO_CONTENT or not answer.content:
             return None
-        return _json(answer)
+        return json_of(answer)
+
+    def enter(self, shown: Shown) -> Session:
+        """Sign in, and be this person from here on. What was shown counts once, so it is not sent again."""
+        headers = _cookies({DEVICE_COOKIE: self._renewal.current.device})
+        answer = self._attempt(
+            lambda: self._request("POST", "/sessions", headers, json=shown, anonymous=True), repeatable=False, again=False
+        )
+        session = cast("Session", json_of(answer))
+        self._renewal.enter(session, cookies_of(answer))
+        return session
+
+    def step_up(self, shown: Shown) -> Any:
+        """Show a second factor once more for the session."""
+        return self.call("POST", "/sessions/current/factor", shown, once=True)
 
     def pages(self, path: str, params: Params | None = None, most: int | None = None) -> Iterator[Any]:
         """Every item of a list, page after page; at most ``most``."""
@@ -112,7 +137,7 @@ class Wire:
         def request() -> httpx2.Request:
             return self._request("PUT", path, headers, content=body())
 
-        return _json(self._attempt(request, repeatable=repeatable))
+        return json_of(self._attempt(request, repeatable=repeatable, again=repeatable))
 
     @contextmanager
     def receive(self, path: str) -> Iterator[httpx2.Response]:
@@ -121,15 +146,23 @@ class Wire:
         try:
             yield answer
         except httpx2.TransportError as error:
-            raise Unreachable(f"The connection to {self.address} was cut while bytes were coming ({_said(error)}).") from error
+            raise Unreachable(f"The connection to {self.address} was cut while bytes were coming ({said(error)}).") from error
         finally:
             answer.close()
 
     def _request(
-        self, method: str, path: str, headers: Mapping[str, str], *, params: Params | None = None, json: Any = None, content: Any = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        params: Params | None = None,
+        json: Any = None,
+        content: Any = None,
+        anonymous: bool = False,
     ) -> httpx2.Request:
         sent = dict(headers)
-        if self.token is not None:
+        if self.token is not None and not anonymous:
             sent["Authorization"] = f"Bearer {self.token}"
         after = self.memory.header()
         if after is not None:
@@ -137,7 +170,29 @@ class Wire:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         return self._http.build_request(method, API + path, headers=sent, params=given or None, json=json, content=content)
 
-    def _attempt(self, request: Callable[[], httpx2.Request], *, repeatable: bool, stream: bool = False) -> httpx2.Response:
+    def _attempt(
+        self, request: Callable[[], httpx2.Request], *, repeatable: bool, stream: bool = False, again: bool = True
+    ) -> httpx2.Response:
+        """An answer that is a success. ``again``: a refusal that a newer token or factor mends is mended, each once."""
+        if again and self._renewal.due:
+            self._renewal.renew()
+        mended: set[str] = set()
+        while True:
+            shown = self.token
+            try:
+                return self._repeat(request, repeatable=repeatable, stream=stream)
+            except Refused as refused:
+                if not again or refused.slug in mended or not self._mend(refused, shown):
+                    raise
+                mended.add(refused.slug)
+
+    def _mend(self, refused: Refused, shown: str | None) -> bool:
+        if isinstance(refused, FactorTooOld) and self._factor is not None:
+            self.step_up(self._factor())
+            return True
+        return refused.status == HTTPStatus.UNAUTHORIZED and refused.slug in STALE and shown is not None and self._renewal.renew(shown)
+
+    def _repeat(self, request: Callable[[], httpx2.Request], *, repeatable: bool, stream: bool) -> httpx2.Response:
         until = time.monotonic() + self._patience
         lost = False
         for attempt in range(1, self._attempts + 1):
@@ -146,13 +201,13 @@ class Wire:
                 answer = self._http.send(request(), stream=stream)
             except httpx2.ConnectError as error:
                 pause = 0.1 * 2**attempt
-                if last or _is_certificate_error(error) or time.monotonic() + pause > until:
-                    raise Unreachable(_unreachable(self.address, error)) from error
+                if last or is_certificate_error(error) or time.monotonic() + pause > until:
+                    raise Unreachable(unreachable(self.address, error)) from error
             except httpx2.TransportError as error:
                 pause = 0.1 * 2**attempt
                 lost = True
                 if last or not repeatable or time.monotonic() + pause > until:
-                    raise Unreachable(f"The connection to {self.address} was lost ({_said(error)}).") from error
+                    raise Unreachable(f"The connection to {self.address} was lost ({said(error)}).") from error
             else:
                 self.memory.learn(answer.headers.get("Hortus-Facts"))
                 if answer.is_success:
@@ -162,13 +217,42 @@ class Wire:
                     return answer if stream else httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
                 answer.read()
                 answer.close()
-                refusal = _refusal(answer)
-                asked = _retry_after(answer)
-                if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE or asked is None or last or time.monotonic() + asked > until:
-                    raise refusal
+                asked = _asked_to_wait(answer)
+                if asked is None or last or time.monotonic() + asked > until:
+                    raise refusal(answer)
                 pause = asked
             time.sleep(pause)
         raise Unreachable(f"{self.address} gave no answer.")
+
+    def _ask_for_renewal(self, kept: SignIn) -> httpx2.Response:
+        with self._connections(renewal.TIMEOUT) as http:
+            headers = _cookies({REFRESH_COOKIE: kept.refresh_token, DEVICE_COOKIE: kept.device})
+            answer = http.post(API + "/sessions/refresh", headers=headers)
+        self.memory.learn(answer.headers.get("Hortus-Facts"))
+        return answer
+
+    def _connections(self, timeout: httpx2.Timeout) -> httpx2.Client:
+        """Connections that keep no cookie: those of Hortus are kept with the sign-in and sent to the doors that take them."""
+        return httpx2.Client(
+            base_url=self.address,
+            verify=self._context,
+            timeout=timeout,
+            trust_env=False,
+            headers={"User-Agent": "hortus"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        )
+
+
+def _asked_to_wait(answer: httpx2.Response) -> float | None:
+    """How many seconds until asking again may help; None where it does not."""
+    asked = retry_after(answer)
+    return None if asked is None or answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE else min(asked, RETRY_AFTER_CAP)
+
+
+def _cookies(named: Mapping[str, str]) -> dict[str, str]:
+    """The header for those cookies that are there."""
+    held = "; ".join(f"{name}={value}" for name, value in named.items() if value)
+    return {"Cookie": held} if held else {}
 
 
 def _context(trust: Path | str, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
@@ -186,49 +270,3 @@ def _context(trust: Path | str, certificate: tuple[Path, Path] | None) -> ssl.SS
         except (OSError, ssl.SSLError) as error:
             raise HortusError(f"The certificate cannot be read from {certificate[0]}: {error}.") from error
     return context
-
-
-def _json(answer: httpx2.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError as error:
-        raise Altered(f"The answer to {answer.request.method} {answer.request.url.path} is not JSON.") from error
-
-
-def _refusal(answer: httpx2.Response) -> Refused:
-    said: Any = {}
-    if "json" in answer.headers.get("Content-Type", ""):
-        try:
-            said = answer.json()
-        except ValueError:
-            said = {}
-    if not isinstance(said, dict):
-        said = {}
-    kind = str(said.get("type", ""))
-    slug = kind.removeprefix(PROBLEM) if kind.startswith(PROBLEM) else answer.headers.get("Hortus-Reason", "")
-    title = _plain(said.get("title") or answer.reason_phrase)
-    return Refused(answer.status_code, slug or f"status-{answer.status_code}", title, _plain(said.get("detail") or ""))
-
-
-def _plain(text: object) -> str:
-    """Text from outside without control characters, so that it cannot steer a terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(text))[:2000]
-
-
-def _retry_after(answer: httpx2.Response) -> float | None:
-    asked = answer.headers.get("Retry-After", "")
-    return min(float(asked), RETRY_AFTER_CAP) if asked.isascii() and asked.isdigit() else None
-
-
-def _is_certificate_error(error: Exception) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
-
-
-def _unreachable(address: str, error: Exception) -> str:
-    if _is_certificate_error(error):
-        return f"{address} shows a certificate that the root you trust does not vouch for."
-    return f"{address} cannot be reached ({_said(error)})."
-
-
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -15,7 +15,7 @@ import pyotp
 from compose.local.suite import Process, Suite
 from hortus.client import Client, Memory, Refused, Unreachable
 from hortus.client.errors import HortusError
-from hortus.client.shapes import Role, User
+from hortus.client.shapes import Role
 
 STEP_SECONDS = 30
 PATIENCE = 60.0
@@ -137,8 +137,8 @@ class Scene:
 
     def invite(self, *cluster_roles: str, gateway: int = 0) -> Somebody:
         """Somebody new, invited, joined and signed in at a gateway."""
-        invited: User = self.administrator.at(0).users.create(f"person{len(self.people)}@hospital.example", cluster_roles)
-        return self._enter(invited["invitation"], gateway)
+        invited = self.administrator.at(0).users.create(f"person{len(self.people)}@hospital.example", cluster_roles)
+        return self._enter(str(invited["invitation"]), gateway)
 
     def _enter(self, invitation: str, gateway: int = 0) -> Somebody:
         person = Somebody(self.suite).join(invitation)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hortus.client import Client
-from tests.hortus.door import Door
+from tests.hortus.door import Door, Turning
 
 
 @pytest.fixture
@@ -20,3 +20,8 @@ def door(tmp_path: Path) -> Iterator[Door]:
 def client(door: Door) -> Iterator[Client]:
     with Client(door.address, door.root, token="t0ken", patience=5.0) as made:
         yield made
+
+
+@pytest.fixture
+def turning(door: Door) -> Turning:
+    return Turning(door)

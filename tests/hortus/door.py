@@ -9,6 +9,7 @@ import hashlib
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +37,11 @@ class Asked:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def cookies(self) -> dict[str, str]:
+        pairs = (part.strip().partition("=") for part in self.headers.get("cookie", "").split(";"))
+        return {name: value for name, _, value in pairs if name}
+
 
 @dataclass
 class Answer:
@@ -44,6 +50,7 @@ class Answer:
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
+    cookies: list[str] = field(default_factory=list)
     lose: bool = False
     cut: int | None = None
 
@@ -55,6 +62,75 @@ def problem(status: int, slug: str, title: str, detail: str = "", **headers: str
 
 
 Teller = Callable[[Asked], Answer]
+
+
+class Turning:
+    """How Hortus turns refresh tokens over: each counts once, and the one before the newest is answered with the newest again for 10 s.
+
+    An older one is taken for a thief's: the session ends, and ``reused`` says so. ``turned`` counts the renewals that made a new token.
+    """
+
+    GRACE_S = 10.0
+
+    def __init__(self, door: "Door") -> None:
+        self.turned = 0
+        self.reused = False
+        self.opened = 0
+        self.token_s = 300.0
+        self.device = ""
+        self._tokens: list[str] = []
+        self._turned_at = 0.0
+        self._lock = threading.Lock()
+        door.on("POST", "/sessions", self.open)
+        door.on("POST", "/sessions/refresh", self.refresh)
+
+    @property
+    def access(self) -> str:
+        """The access token that counts."""
+        return f"access-{self.opened}-{self.turned}"
+
+    def open(self, asked: Asked) -> Answer:
+        self.device = asked.cookies.get("__Host-hortus-device", "")
+        self.opened += 1
+        return self._new(201)
+
+    def refresh(self, asked: Asked) -> Answer:
+        with self._lock:
+            shown = asked.cookies.get("__Host-hortus-refresh", "")
+            if self.reused or shown not in self._tokens:
+                return problem(401, "session-ended", "The session has ended")
+            if shown == self._tokens[-1]:
+                self.turned += 1
+                self._turned_at = time.monotonic()
+                return self._new(200)
+            if shown == self._tokens[-2] and time.monotonic() - self._turned_at < self.GRACE_S:
+                return self._answer(200)
+            self.reused = True
+            return problem(401, "refresh-token-reused", "The refresh token was used before, so the session was ended")
+
+    def guarded(self, asked: Asked) -> Answer:
+        """A door for whoever shows the access token that counts; an earlier one is as good as expired."""
+        if asked.headers.get("authorization") == f"Bearer {self.access}":
+            return Answer(body={"username": "ada", "user_id": "u"})
+        return problem(401, "invalid-credential", "The credential is not valid")
+
+    def _new(self, status: int) -> Answer:
+        self._tokens.append(f"refresh-{self.opened}-{self.turned}")
+        return self._answer(status)
+
+    def _answer(self, status: int) -> Answer:
+        ends = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.token_s)
+        body = {
+            "session_id": f"session-{self.opened}",
+            "access_token": self.access,
+            "expires_at": ends.isoformat(),
+            "session_expires_at": "2030-01-01T12:00:00Z",
+            "user": {"user_id": "u", "username": "ada", "email": "ada@example.org", "status": "active", "cluster_roles": [], "version": 1},
+        }
+        flags = "Path=/; Secure; HttpOnly; SameSite=Strict"
+        return Answer(
+            status, body, cookies=[f"__Host-hortus-refresh={self._tokens[-1]}; {flags}", f"__Host-hortus-device=d{self.opened}; {flags}"]
+        )
 
 
 class Door:
@@ -115,6 +191,8 @@ class Door:
         sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), **answer.headers}
         for name, value in sent.items():
             handler.send_header(name, value)
+        for cookie in answer.cookies:
+            handler.send_header("Set-Cookie", cookie)
         handler.end_headers()
         handler.wfile.write(body if answer.cut is None else body[: answer.cut])
         if answer.cut is not None:
