@@ -261,7 +261,7 @@ class Door(APIRoute):
                 _tag(response)
                 if uow is not None:
                     if named := uow.facts + uow.rests_on:
-                        response.headers[FACTS_HEADER] = facts_header(named)
+                        response.headers[FACTS_HEADER] = facts_header(named, uow.actor.user_id)
                     await _keep_answer(request, uow, response)
                     await uow.commit()
             except _Replayed as replayed:

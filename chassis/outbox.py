@@ -25,6 +25,7 @@ from contracts.roles import NOBODY, Actor
 
 CHANNEL = "outbox"
 ERASURE = "erasure"
+NAMED_FACTS = 32
 
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topics)")
 _FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
@@ -181,9 +182,16 @@ async def unit_of_work(
         await uow.commit()
 
 
-def facts_header(facts: list[Fact]) -> str:
-    """``Hortus-Facts``: which facts an answer emitted, as ``topic:key:version`` with percent-encoded keys."""
-    return ", ".join(f"{fact.topic.name}:{quote(fact.key, safe='')}:{fact.version}" for fact in facts)
+def facts_header(facts: list[Fact], caller: UUID | None = None) -> str:
+    """``Hortus-Facts``: which facts an answer emitted, as ``topic:key:version`` with percent-encoded keys.
+
+    Of many facts, those about the caller and the last ones are named: facts are published in the order in which they were
+    emitted, so whoever has the last ones of each partition has them all.
+    """
+    named = facts[-NAMED_FACTS:]
+    if len(facts) > NAMED_FACTS and caller is not None:
+        named = [fact for fact in facts[:-NAMED_FACTS] if str(caller) in fact.key][:NAMED_FACTS] + named
+    return ", ".join(f"{fact.topic.name}:{quote(fact.key, safe='')}:{fact.version}" for fact in named)
 
 
 def read_facts_header(value: str) -> dict[tuple[str, str], int]:

@@ -6,18 +6,18 @@ from chassis.consumer import Hears
 from chassis.outbox import UnitOfWork
 from contracts.events import USERS, User
 from contracts.policy import Service
-from services.projects import service
+from services.projects.service import projects
 
 hears = Hears(Service.PROJECTS.value)
 
 
 @hears.on(User)
 async def know_person(user: User, uow: UnitOfWork) -> None:
-    """An account was made or changed."""
-    await service.know_person(uow, user)
+    """An account was made or changed, or its groups."""
+    await projects.know_person(uow, user)
 
 
 @hears.erased(USERS)
 async def forget_person(key: str, uow: UnitOfWork) -> None:
     """An account was erased while this service slept."""
-    await service.forget_person(uow, UUID(key))
+    await projects.forget_person(uow, UUID(key))

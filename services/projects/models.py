@@ -3,7 +3,8 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import DateTime, MetaData
+from sqlalchemy import DateTime, MetaData, Text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -30,7 +31,10 @@ class Project(Table, table=True):
 
 
 class Membership(Table, table=True):
-    """A person in a project; without a role since they left. ``version`` counts over leaving and coming back."""
+    """A person in a project; without a role since they left. ``version`` counts over leaving and coming back.
+
+    ``by_group`` names the group whose role in the project this is; without it the person was made a member themselves.
+    """
 
     __tablename__ = "memberships"
 
@@ -42,6 +46,21 @@ class Membership(Table, table=True):
     starts_at: datetime = Field(sa_type=TIME)
     ends_at: datetime | None = Field(sa_type=TIME)
     version: int
+    by_group: str | None = None
+
+
+class GroupRole(Table, table=True):
+    """What everybody in a group is in a project, until ``ends_at``."""
+
+    __tablename__ = "group_roles"
+
+    group_role_id: UUID = Field(primary_key=True)
+    project_id: UUID = Field(foreign_key="projects.project_id")
+    group_name: str
+    role: str
+    purpose: str
+    ends_at: datetime | None = Field(sa_type=TIME)
+    created_at: datetime = Field(sa_type=TIME)
 
 
 class Person(Table, table=True):
@@ -52,3 +71,4 @@ class Person(Table, table=True):
     user_id: UUID = Field(primary_key=True)
     username: str = Field(unique=True)
     status: str
+    groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))

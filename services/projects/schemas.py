@@ -34,6 +34,7 @@ def _sane(value: datetime) -> datetime:
 Text = Annotated[str, Field(max_length=2000), AfterValidator(_plain)]
 Purpose = Annotated[str, Field(max_length=500), AfterValidator(_plain)]
 Instant = Annotated[AwareDatetime, AfterValidator(_sane)]
+GroupName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Username = Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
 
 
@@ -75,6 +76,15 @@ class MemberChange(Request):
     ends_at: Instant | None = None
 
 
+class NewGroupRole(Request):
+    """What everybody in a group is to be, from now on; without ``ends_at`` for good."""
+
+    group: GroupName
+    role: Role
+    purpose: Purpose = ""
+    ends_at: Instant | None = None
+
+
 class ProjectView(BaseModel):
     """A project as one of its members sees it; ``role`` is the caller's."""
 
@@ -91,7 +101,7 @@ class ProjectView(BaseModel):
 
 
 class MemberView(BaseModel):
-    """A membership; ``starts_at`` may lie ahead."""
+    """A membership; ``starts_at`` may lie ahead. ``by_group``: the group that it comes by, if it was not given to the person."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -103,3 +113,18 @@ class MemberView(BaseModel):
     starts_at: datetime
     ends_at: datetime | None
     version: int
+    by_group: str | None
+
+
+class GroupRoleView(BaseModel):
+    """A group's role in a project."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    group_role_id: UUID
+    project_id: UUID
+    group: Annotated[str, Field(validation_alias="group_name")]
+    role: Role
+    purpose: str
+    ends_at: datetime | None
+    created_at: datetime

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from chassis.errors import Unauthenticated
 from chassis.guard import read_identity, write_identity
-from chassis.outbox import facts_header, read_facts_header
-from contracts.events import Membership
+from chassis.outbox import NAMED_FACTS, facts_header, read_facts_header
+from contracts.events import Fact, Membership, User, UserStatus
 from contracts.roles import NOBODY, Actor, Principal, Role
 
 
@@ -21,6 +21,20 @@ def test_facts_are_named_with_topic_key_and_version() -> None:
         version=3, project_id=project, user_id=user, username="anna0000", role=None, purpose="", starts_at=datetime.now(UTC), ends_at=None
     )
     assert read_facts_header(facts_header([fact])) == {("memberships", f"{project}:{user}"): 3}
+
+
+def test_of_many_facts_the_last_ones_and_those_about_the_caller_are_named() -> None:
+    caller = UUID(int=7)
+    facts: list[Fact] = [
+        User(version=1, user_id=UUID(int=number), username=f"u{number:07}", status=UserStatus.ACTIVE, cluster_roles=frozenset())
+        for number in range(10_000)
+    ]
+    header = facts_header(facts, caller)
+    named = read_facts_header(header)
+    assert ("users", str(caller)) in named
+    assert all(("users", fact.key) in named for fact in facts[-NAMED_FACTS:])
+    assert len(named) == NAMED_FACTS + 1
+    assert len(header) < 4096
 
 
 @pytest.mark.parametrize("damage", ["a", "a:b", "a:b:c", "a:b:1:2", ":::", "a:b:é"])

@@ -1,5 +1,6 @@
 """People and projects of the tests, made through facts and doors."""
 
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +11,23 @@ from contracts.roles import Actor, Role
 from tests.world import World, owner, person, scientist
 
 
-def user(username: str, user_id: UUID | None = None, *, status: UserStatus = UserStatus.ACTIVE, version: int = 1) -> User:
+def user(
+    username: str,
+    user_id: UUID | None = None,
+    *,
+    status: UserStatus = UserStatus.ACTIVE,
+    version: int = 1,
+    groups: Collection[str] = (),
+) -> User:
     """What auth says of an account."""
-    return User(version=version, user_id=user_id or uuid7(), username=username, status=status, cluster_roles=frozenset())
+    return User(
+        version=version,
+        user_id=user_id or uuid7(),
+        username=username,
+        status=status,
+        cluster_roles=frozenset(),
+        groups=frozenset(groups),
+    )
 
 
 class Study:

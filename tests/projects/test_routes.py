@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.events import Membership, Project, UserStatus
 from contracts.roles import NOBODY, Actor, Role
-from services.projects import service
+from services.projects.service import projects
 from tests.projects.people import found, user
 from tests.world import OURS, World, Worlds, administrator, agent, job, owner, person, reason, scientist, stranger
 
@@ -421,7 +421,7 @@ async def test_two_owners_who_remove_each_other_at_once_leave_one(world: World, 
     study = await found(world)
     bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
     async with world.work(study.owner) as uow:
-        await service.remove_member(uow, study.project_id, bob)
+        await projects.remove_member(uow, study.project_id, bob)
         back = asyncio.create_task(replica.delete(f"{study.path}/members/{study.ada}", study.as_owner(bob)))
         await world.somebody_waits()
     answer = await back
@@ -435,7 +435,7 @@ async def test_two_owners_who_leave_at_once_leave_one(world: World, worlds: Worl
     study = await found(world)
     bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
     async with world.work(study.owner) as uow:
-        await service.remove_member(uow, study.project_id, study.ada)
+        await projects.remove_member(uow, study.project_id, study.ada)
         leaving = asyncio.create_task(replica.delete(f"{study.path}/members/{bob}", study.as_owner(bob)))
         await world.somebody_waits()
     answer = await leaving

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from chassis.errors import Conflict, Forbidden, NotFound, Unprocessable
+from chassis.errors import Conflict, FactorTooOld, Forbidden, NotFound, Unprocessable
 from contracts import events
 from contracts.events import ProjectState
 from contracts.roles import Role
-from services.projects.models import Membership, Person, Project
+from services.projects.models import GroupRole, Membership, Person, Project
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,22}[A-Za-z0-9]")
 FORBIDDEN_IN_NAMES = ("__", "_featurestore")
@@ -56,6 +56,12 @@ class LastOwnerStays(Conflict):
     """LAST_OWNER_STAYS: the change would leave the project without a lasting Data Owner."""
 
     title = "A project keeps at least one Data Owner without an end date"
+
+
+class RoleComesByGroup(Conflict):
+    """The membership follows a group; only the group, or the group's role, changes it."""
+
+    title = "This role comes by a group: take the person out of the group, or the group's role away, or add the person themselves"
 
 
 class EndsBeforeItBegins(Unprocessable):
@@ -156,6 +162,16 @@ def demand_person(person: Person | None) -> Person:
     return person
 
 
+def demand_fresh_factor_for(role: Role, ends_at: datetime | None, before: Membership | GroupRole | None, *, fresh: bool) -> None:
+    """Condition.OWNERS_NEED_FRESH_FACTOR: whoever makes a Data Owner, or lets one be it for longer, has a ``fresh`` second factor.
+
+    ``before`` is what is there already. Raises FactorTooOld.
+    """
+    same = before is not None and (before.role, before.ends_at) == (role.value, ends_at)
+    if role is Role.DATA_OWNER and not same and not fresh:
+        raise FactorTooOld
+
+
 def join(
     project: Project,
     person: Person,
@@ -166,7 +182,10 @@ def join(
     ends_at: datetime | None,
     now: datetime,
 ) -> Membership:
-    """The membership of somebody who comes, or comes back (``before``: their row); a past start is now."""
+    """The membership of somebody who comes, or comes back (``before``: their row); a past start is now.
+
+    Somebody who is there by a group becomes a member themselves. Raises AlreadyAMember, EndsBeforeItBegins.
+    """
     demand_active(project)
     starts = max(starts_at or now, now)
     if ends_at is not None and ends_at <= starts:
@@ -182,12 +201,13 @@ def join(
             ends_at=ends_at,
             version=1,
         )
-    if is_held(before, now):
+    if is_held(before, now) and before.by_group is None:
         raise AlreadyAMember
     before.role = role.value
     before.purpose = purpose
     before.starts_at = starts
     before.ends_at = ends_at
+    before.by_group = None
     before.version += 1
     return before
 
@@ -203,10 +223,12 @@ def change(
     """Give a member these values; whether that changed anything.
 
     ``others`` are the project's other memberships, each with its person. Raises NotFound when the membership ended,
-    EndsBeforeItBegins, LastOwnerStays.
+    RoleComesByGroup, EndsBeforeItBegins, LastOwnerStays.
     """
     if not is_held(membership, now):
         raise NotFound
+    if membership.by_group is not None:
+        raise RoleComesByGroup
     if (membership.role, membership.purpose, membership.ends_at) == (role.value, purpose, ends_at):
         return False
     if ends_at != membership.ends_at and ends_at is not None and ends_at <= max(membership.starts_at, now):
@@ -220,25 +242,48 @@ def change(
     return True
 
 
-def leave(membership: Membership | None, others: Iterable[tuple[Membership, Person | None]], now: datetime) -> Membership:
-    """Take a member's role away. Raises NotFound when they have none, LastOwnerStays."""
+def leave(
+    membership: Membership | None, others: Iterable[tuple[Membership, Person | None]], by_group: GroupRole | None, now: datetime
+) -> Membership:
+    """Take a member's own role away; what remains is the role that they have ``by_group``, if any.
+
+    Raises NotFound when they have none, RoleComesByGroup when they have no other, LastOwnerStays.
+    """
     if membership is None or not is_held(membership, now):
         raise NotFound
+    if membership.by_group is not None:
+        raise RoleComesByGroup
     if is_lasting_owner(membership, now):
         demand_another_owner(others, now)
-    return end(membership)
+    return end(membership, by_group, now)
 
 
-def end(membership: Membership) -> Membership:
-    """The membership without its role, from now on."""
+def end(membership: Membership, by_group: GroupRole | None, now: datetime) -> Membership:
+    """The membership without its role, from now on, or with the one that the person has ``by_group``."""
+    if by_group is not None:
+        return take(membership, by_group, now)
     membership.role = None
+    membership.by_group = None
+    membership.version += 1
+    return membership
+
+
+def take(membership: Membership, given: GroupRole, now: datetime) -> Membership:
+    """The membership with a group's role."""
+    if not counts(membership, now):
+        membership.starts_at = now
+    membership.role = given.role
+    membership.purpose = given.purpose
+    membership.ends_at = given.ends_at
+    membership.by_group = given.group_name
     membership.version += 1
     return membership
 
 
 def is_lasting_owner(membership: Membership, now: datetime) -> bool:
-    """Whether this is a Data Owner now, without an end."""
-    return membership.role == Role.DATA_OWNER and counts(membership, now) and membership.ends_at is None
+    """Whether this is a Data Owner now, without an end; a role that comes by a group can go with the group at any time."""
+    lasts = membership.ends_at is None and membership.by_group is None
+    return membership.role == Role.DATA_OWNER and counts(membership, now) and lasts
 
 
 def demand_another_owner(others: Iterable[tuple[Membership, Person | None]], now: datetime) -> None:

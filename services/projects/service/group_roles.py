@@ -1,0 +1,76 @@
+"""Groups' roles in projects, and the memberships that follow from them."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from chassis.errors import NotFound
+from chassis.outbox import UnitOfWork
+from contracts.roles import Role
+from services.projects import domain, repository
+from services.projects.models import GroupRole, Person, Project
+from services.projects.service import callers
+
+
+async def give(uow: UnitOfWork, project_id: UUID, group: str, role: Role, purpose: str, ends_at: datetime | None) -> GroupRole:
+    """Give everybody in a group a role. Raises FactorTooOld, GroupHasARole, EndsBeforeItBegins."""
+    await repository.group_roles.lock(uow.session)
+    project = await callers.as_owner(uow, project_id)
+    before = await repository.group_roles.of_group(uow.session, project_id, group)
+    domain.projects.demand_fresh_factor_for(role, ends_at, None, fresh=uow.actor.factor_fresh)
+    given = domain.group_roles.give(uow.new_id(), project, before, group, role, purpose, ends_at, uow.now)
+    if before is not None:
+        await repository.group_roles.remove(uow.session, project_id, before.group_role_id)
+    uow.session.add(given)
+    await uow.session.flush()
+    await _follow(uow, project, await repository.group_roles.people_in(uow.session, group))
+    uow.note(project_id=project_id, group_role_id=given.group_role_id, group=group, role=role.value, members=len(uow.facts))
+    return given
+
+
+async def list_given(uow: UnitOfWork, project_id: UUID, after: UUID | None, limit: int) -> list[GroupRole]:
+    """Which groups have a role in the project. Raises NotFound."""
+    domain.projects.role_of(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
+    return await repository.group_roles.page(uow.session, project_id, after, limit, uow.now)
+
+
+async def remove(uow: UnitOfWork, project_id: UUID, group_role_id: UUID) -> None:
+    """Take a group's role away, and with it the memberships that came by it. Raises NotFound."""
+    await repository.group_roles.lock(uow.session)
+    project = await callers.as_owner(uow, project_id)
+    given = await repository.group_roles.group_role(uow.session, project_id, group_role_id)
+    if given is None:
+        raise NotFound
+    await repository.group_roles.remove(uow.session, project_id, group_role_id)
+    await _follow(uow, project, await repository.group_roles.people_in(uow.session, given.group_name))
+    uow.note(project_id=project_id, group_role_id=group_role_id, group=given.group_name, members=len(uow.facts))
+
+
+async def follow_person(uow: UnitOfWork, person: Person, groups: Collection[str]) -> None:
+    """Give and take what follows from a change of somebody's groups; ``groups`` are those of before and those of now."""
+    await repository.group_roles.lock(uow.session)
+    for project in await repository.group_roles.projects_of_groups(uow.session, groups):
+        await _follow(uow, project, [person])
+
+
+async def _follow(uow: UnitOfWork, project: Project, people: Sequence[Person]) -> None:
+    given = await repository.group_roles.in_project(uow.session, project.project_id)
+    known = await repository.group_roles.memberships_of(uow.session, project.project_id, [person.user_id for person in people])
+    moved = False
+    for person in people:
+        best = domain.group_roles.strongest(given, person.groups, uow.now)
+        member = domain.group_roles.follow(known.get(person.user_id), project, person, best, uow.now)
+        if member is not None:
+            uow.session.add(member)
+            uow.emit(domain.projects.membership_fact(member))
+            moved = True
+    if moved:
+        await repository.projects.wake(uow.session)
+
+
+async def by_group(uow: UnitOfWork, project_id: UUID, user_id: UUID, at: datetime) -> GroupRole | None:
+    """The role that somebody has by their groups at an instant."""
+    person = await repository.projects.person_by_id(uow.session, user_id)
+    if person is None:
+        return None
+    return domain.group_roles.strongest(await repository.group_roles.in_project(uow.session, project_id), person.groups, at)

@@ -1,0 +1,158 @@
+"""Projects, their members, and the people who can be members."""
+
+from datetime import datetime
+from uuid import UUID
+
+from chassis.errors import NotFound
+from chassis.guard import expect
+from chassis.outbox import UnitOfWork
+from contracts import events
+from contracts.roles import Role
+from services.projects import domain, repository
+from services.projects.models import Membership, Person, Project
+from services.projects.service import callers, group_roles
+
+EXPIRY_BATCH = 500
+
+
+async def create(uow: UnitOfWork, name: str, description: str, purpose: str) -> tuple[Project, Role]:
+    """Found a project; the caller becomes its Data Owner. Raises BadProjectName, NameTaken."""
+    project, creator = domain.projects.found(
+        uow.new_id(), name, description, purpose, callers.caller(uow), uow.actor.username or "", uow.now
+    )
+    if await repository.projects.name_is_taken(uow.session, project.name_key):
+        raise domain.projects.NameTaken
+    uow.session.add(project)
+    await uow.session.flush()
+    uow.session.add(creator)
+    uow.emit(domain.projects.project_fact(project))
+    uow.emit(domain.projects.membership_fact(creator))
+    uow.project_id = project.project_id
+    uow.note(project_id=project.project_id)
+    return project, Role.DATA_OWNER
+
+
+async def read(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Role]:
+    """A project and the caller's role in it. Raises NotFound."""
+    role = domain.projects.role_of(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
+    project = await repository.projects.project(uow.session, project_id)
+    if project is None:
+        raise NotFound
+    return project, role
+
+
+async def list_own(uow: UnitOfWork, after: UUID | None, limit: int) -> list[tuple[Project, Membership]]:
+    """The caller's projects, oldest first: what the gateway knows of and the own rows confirm."""
+    return await repository.projects.projects_of(uow.session, callers.caller(uow), list(uow.actor.projects), after, limit, uow.now)
+
+
+async def change(uow: UnitOfWork, project_id: UUID, version: int, description: str | None) -> tuple[Project, Role]:
+    """Describe a project anew. Raises PreconditionFailed."""
+    project = await callers.as_owner(uow, project_id)
+    expect(version, project.version)
+    if description is not None and domain.projects.describe(project, description):
+        uow.emit(domain.projects.project_fact(project))
+        uow.note(project_id=project_id)
+    return project, Role.DATA_OWNER
+
+
+async def add_member(
+    uow: UnitOfWork,
+    project_id: UUID,
+    username: str,
+    role: Role,
+    purpose: str,
+    starts_at: datetime | None,
+    ends_at: datetime | None,
+) -> Membership:
+    """Give somebody a role. Raises FactorTooOld, NoSuchPerson, AlreadyAMember, EndsBeforeItBegins."""
+    project = await callers.as_owner(uow, project_id)
+    person = domain.projects.demand_person(await repository.projects.person(uow.session, username))
+    before = await repository.projects.membership(uow.session, project_id, person.user_id, lock=True)
+    domain.projects.demand_fresh_factor_for(role, ends_at, None, fresh=uow.actor.factor_fresh)
+    member = domain.projects.join(project, person, before, role, purpose, starts_at, ends_at, uow.now)
+    uow.session.add(member)
+    await _tell(uow, member)
+    return member
+
+
+async def list_members(uow: UnitOfWork, project_id: UUID, after: UUID | None, limit: int) -> list[Membership]:
+    """Who has a role in the project, now or later. Raises NotFound."""
+    domain.projects.role_of(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
+    return await repository.projects.members(uow.session, project_id, after, limit, uow.now)
+
+
+async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, version: int, wanted: dict[str, object]) -> Membership:
+    """Change what ``wanted`` names of role, purpose and ends_at.
+
+    Raises NotFound, PreconditionFailed, FactorTooOld, RoleComesByGroup, LastOwnerStays.
+    """
+    project = await callers.as_owner(uow, project_id)
+    domain.projects.demand_active(project)
+    member = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
+    if member is None or not domain.projects.is_held(member, uow.now):
+        raise NotFound
+    expect(version, member.version)
+    role = Role(str(wanted.get("role") or member.role))
+    purpose = wanted.get("purpose")
+    asked = wanted.get("ends_at", member.ends_at)
+    ends_at = asked if isinstance(asked, datetime) else None
+    domain.projects.demand_fresh_factor_for(role, ends_at, member, fresh=uow.actor.factor_fresh)
+    others = await repository.projects.others(uow.session, project_id, user_id)
+    if domain.projects.change(member, role, purpose if isinstance(purpose, str) else member.purpose, ends_at, others, uow.now):
+        await _tell(uow, member)
+    return member
+
+
+async def remove_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Membership | None:
+    """Take somebody's own role away; their membership where a group's role takes its place.
+
+    Raises NotFound, RoleComesByGroup, LastOwnerStays.
+    """
+    await callers.as_owner(uow, project_id)
+    member = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
+    others = await repository.projects.others(uow.session, project_id, user_id)
+    by_group = await group_roles.by_group(uow, project_id, user_id, uow.now)
+    left = domain.projects.leave(member, others, by_group, uow.now)
+    await _tell(uow, left)
+    return left if by_group is not None else None
+
+
+async def end_memberships(uow: UnitOfWork) -> int:
+    """Say the end of memberships whose time has come, or the group's role that remains then, at most 500; how many."""
+    ended = await repository.projects.ended(uow.session, EXPIRY_BATCH)
+    for member in ended:
+        at = max(uow.now, member.ends_at or uow.now)
+        by_group = await group_roles.by_group(uow, member.project_id, member.user_id, at)
+        uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, at)))
+    return len(ended)
+
+
+async def know_person(uow: UnitOfWork, user: events.User) -> None:
+    """Remember somebody as auth names them now, and let their memberships follow their groups."""
+    known = await repository.projects.person_by_id(uow.session, user.user_id)
+    before = set(known.groups) if known is not None else set()
+    if known is None:
+        known = Person(user_id=user.user_id, username=user.username, status=user.status.value)
+        uow.session.add(known)
+    known.username = user.username
+    known.status = user.status.value
+    if before != user.groups:
+        known.groups = sorted(user.groups)
+        await group_roles.follow_person(uow, known, before | user.groups)
+
+
+async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
+    """Forget somebody whom auth has erased; what they were by a group ends."""
+    known = await repository.projects.person_by_id(uow.session, user_id)
+    if known is not None:
+        groups, known.groups = known.groups, []
+        await group_roles.follow_person(uow, known, groups)
+        await uow.session.delete(known)
+
+
+async def _tell(uow: UnitOfWork, member: Membership) -> None:
+    uow.emit(domain.projects.membership_fact(member))
+    by_group = {"by_group": member.by_group} if member.by_group else {}
+    uow.note(project_id=member.project_id, user_id=member.user_id, role=member.role or "none", version=member.version, **by_group)
+    await repository.projects.wake(uow.session)
