@@ -1,6 +1,20 @@
 """All the SQL of auth, by what it is about."""
 
-from services.auth.repository import accounts, factors, letters, links, passkeys, patience, sessions, signing, spent
+from services.auth.repository import accounts, factors, groups, letters, links, passkeys, patience, sessions, signing, spent
 from services.auth.repository.reading import Engine, clock, reading
 
-__all__ = ["Engine", "accounts", "clock", "factors", "letters", "links", "passkeys", "patience", "reading", "sessions", "signing", "spent"]
+__all__ = [
+    "Engine",
+    "accounts",
+    "clock",
+    "factors",
+    "groups",
+    "letters",
+    "links",
+    "passkeys",
+    "patience",
+    "reading",
+    "sessions",
+    "signing",
+    "spent",
+]

@@ -19,7 +19,8 @@ from services.auth.vault import Vault
 NAMES_AT_ONCE = 100
 
 
-async def _free_username(uow: UnitOfWork, email: str) -> str:
+async def free_username(uow: UnitOfWork, email: str) -> str:
+    """The username that somebody with this address gets; names are locked."""
     candidates = domain.accounts.usernames(email)
     while names := list(islice(candidates, NAMES_AT_ONCE)):
         taken = await repository.accounts.taken_usernames(uow.session, names)
@@ -41,7 +42,7 @@ async def invite(uow: UnitOfWork, email: str, roles: frozenset[ClusterRole]) -> 
     hashed = vault.token_hash(token)
     user = await repository.accounts.user_with_email(uow.session, normal)
     if user is None:
-        username = await _free_username(uow, normal)
+        username = await free_username(uow, normal)
         user, invitation = domain.accounts.invite(uow.new_id(), username, normal, roles, hashed, uow.now)
         uow.session.add(user)
         await uow.session.flush()
@@ -148,7 +149,7 @@ async def invite_first_administrator(uow: UnitOfWork, email: str, setup_file: Pa
     if invitation is None:
         normal = domain.accounts.normal_email(email)
         await repository.accounts.lock_names(uow.session)
-        username = await _free_username(uow, normal)
+        username = await free_username(uow, normal)
         roles = frozenset({ClusterRole.ADMINISTRATOR})
         user, invitation = domain.accounts.invite(uow.new_id(), username, normal, roles, vault.token_hash(token), uow.now, first=True)
         uow.session.add(user)
