@@ -10,7 +10,7 @@ from contracts.policy import Service
 from services.auth import post, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
-from services.auth.service import accounts, letters, patience, signing
+from services.auth.service import accounts, keys, letters, patience, sessions, signing
 from services.auth.service.tools import Tools
 from services.auth.settings import AuthSettings
 
@@ -56,6 +56,20 @@ async def tend(runtime: Runtime) -> None:
         await asyncio.sleep(TEND_S)
 
 
+TIDYING = {"key.expire": keys.end_expired, "key.erase": keys.erase_ended, "session.erase": sessions.erase_ended}
+
+
+async def tidy(runtime: Runtime) -> None:
+    """End what expired and erase what ended long ago, a bounded number in each transaction."""
+    while True:
+        for action, work in TIDYING.items():
+            more = True
+            while more:
+                async with unit_of_work(runtime.engine, Service.AUTH.value, action) as uow:
+                    more = await work(uow)
+        await asyncio.sleep(TEND_S)
+
+
 async def deliver(runtime: Runtime) -> None:
     """Send letters that are due, where mail is configured."""
     office: post.Post | None = runtime.extra["post"]
@@ -70,6 +84,6 @@ spec = Spec(
     settings=AuthSettings,
     router=router,
     hears=hears,
-    background=(tend, deliver),
+    background=(tend, tidy, deliver),
     lifespan=lifespan,
 )

@@ -12,6 +12,7 @@ LONGEST_CLIENT = 128
 PASSKEY = "passkey"
 SIGNED_OUT = "signed-out"
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+KEEP_ENDED = timedelta(hours=24)
 
 
 class SignInRefused(Unauthenticated):

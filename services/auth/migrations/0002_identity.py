@@ -105,11 +105,12 @@ UPDATE sessions SET factor_at = created_at, last_used_at = created_at, rotated_a
 ALTER TABLE sessions ALTER COLUMN factor_at SET NOT NULL;
 ALTER TABLE sessions ALTER COLUMN last_used_at SET NOT NULL;
 ALTER TABLE sessions ALTER COLUMN rotated_at SET NOT NULL;
+CREATE INDEX sessions_by_end ON sessions (coalesce(ended_at, expires_at));
 CREATE INDEX sessions_by_use ON sessions (last_used_at) WHERE ended_at IS NULL;
 CREATE TABLE client_codes (
     code_hash bytea PRIMARY KEY,
     user_id uuid NOT NULL REFERENCES users,
-    session_id uuid NOT NULL REFERENCES sessions,
+    session_id uuid NOT NULL REFERENCES sessions ON DELETE CASCADE,
     challenge text NOT NULL,
     expires_at timestamptz NOT NULL
 );
@@ -127,6 +128,8 @@ CREATE TABLE api_keys (
     version bigint NOT NULL CHECK (version > 0)
 );
 CREATE INDEX api_keys_of_person ON api_keys (user_id, key_id);
+CREATE INDEX api_keys_by_expiry ON api_keys (expires_at) WHERE ended_at IS NULL;
+CREATE INDEX api_keys_by_end ON api_keys (ended_at) WHERE ended_at IS NOT NULL;
 CREATE UNIQUE INDEX api_key_names ON api_keys (user_id, name) WHERE ended_at IS NULL;
 ALTER TABLE signing_keys ADD COLUMN signs_from timestamptz;
 ALTER TABLE signing_keys ADD COLUMN replaced_at timestamptz;

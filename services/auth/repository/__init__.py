@@ -1,6 +1,6 @@
 """All the SQL of auth, by what it is about."""
 
-from services.auth.repository import accounts, factors, groups, letters, links, passkeys, patience, sessions, signing, spent
+from services.auth.repository import accounts, factors, groups, keys, letters, links, passkeys, patience, sessions, signing, spent
 from services.auth.repository.reading import Engine, clock, reading
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "clock",
     "factors",
     "groups",
+    "keys",
     "letters",
     "links",
     "passkeys",

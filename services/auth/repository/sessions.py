@@ -1,9 +1,10 @@
 """The SQL of sessions."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -38,3 +39,15 @@ async def open_sessions(session: AsyncSession, user_id: UUID, now: datetime) -> 
         .with_for_update()
     )
     return list((await session.execute(query)).scalars())
+
+
+async def sessions_over_before(session: AsyncSession, before: datetime, limit: int) -> list[Session]:
+    """Some sessions that ended or expired before a time, locked; what somebody else holds is left to them."""
+    over = func.coalesce(col(Session.ended_at), col(Session.expires_at))
+    query = select(Session).where(over < before).order_by(over).limit(limit).with_for_update(skip_locked=True)
+    return list((await session.execute(query)).scalars())
+
+
+async def remove_sessions(session: AsyncSession, sessions: Collection[Session]) -> None:
+    """Delete sessions."""
+    await session.execute(delete(Session).where(col(Session.session_id).in_([each.session_id for each in sessions])))

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from services.auth.routes import accounts, sessions
+from services.auth.routes import accounts, keys, sessions
 
 router = APIRouter()
-for part in (accounts, sessions):
+for part in (accounts, keys, sessions):
     router.include_router(part.router)

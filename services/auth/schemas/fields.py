@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 SHORTEST_PASSWORD = 12
 LONGEST_PASSWORD = 128
+LONGEST_NAME = 64
 
 
 def _password(value: SecretStr) -> SecretStr:
@@ -23,6 +24,17 @@ def _typed(value: SecretStr) -> SecretStr:
     return SecretStr(unicodedata.normalize("NFC", value.get_secret_value()))
 
 
+def _name(value: str) -> str:
+    """A name that people give something: NFC, without space around it, every character one that can be seen."""
+    name = unicodedata.normalize("NFC", value).strip()
+    if not 1 <= len(name) <= LONGEST_NAME:
+        raise ValueError(f"has 1 to {LONGEST_NAME} characters")
+    if not name.isprintable():
+        raise ValueError("contains a character that cannot be seen")
+    return name
+
+
+Name = Annotated[str, Field(max_length=4 * LONGEST_NAME), AfterValidator(_name)]
 NewPassword = Annotated[SecretStr, Field(max_length=4 * LONGEST_PASSWORD), AfterValidator(_password)]
 TypedPassword = Annotated[SecretStr, Field(min_length=1, max_length=4 * LONGEST_PASSWORD), AfterValidator(_typed)]
 Code = Annotated[str, Field(pattern=r"^[0-9]{6}$")]

@@ -16,6 +16,8 @@ from services.auth.service import callers, factors, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import About, Tools
 
+ERASE_BATCH = 200
+
 
 @dataclass(frozen=True)
 class SignedIn:
@@ -110,3 +112,14 @@ async def end_all(uow: UnitOfWork, user_id: UUID, because: str) -> int:
         domain.sessions.end_session(session, uow.now, because)
         uow.emit(domain.sessions.session_fact(session))
     return len(ended)
+
+
+async def erase_ended(uow: UnitOfWork) -> bool:
+    """Delete sessions a day after they ended or expired, and take them off their topic; whether there may be more."""
+    gone = await repository.sessions.sessions_over_before(uow.session, uow.now - domain.sessions.KEEP_ENDED, ERASE_BATCH)
+    for session in gone:
+        uow.erase(domain.sessions.session_fact(session))
+    if gone:
+        await repository.sessions.remove_sessions(uow.session, gone)
+        uow.note(sessions=len(gone))
+    return len(gone) == ERASE_BATCH
