@@ -10,7 +10,7 @@ from contracts.policy import Service
 from services.auth import post, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
-from services.auth.service import accounts, keys, letters, patience, sessions, signing
+from services.auth.service import accounts, factors, keys, letters, patience, sessions, signing
 from services.auth.service.tools import Tools
 from services.auth.settings import AuthSettings
 
@@ -53,6 +53,7 @@ async def tend(runtime: Runtime) -> None:
     while True:
         async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
             await patience.forget(uow)
+            await factors.forget_spent(uow)
         await asyncio.sleep(TEND_S)
 
 

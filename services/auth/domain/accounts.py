@@ -58,6 +58,12 @@ class NotConfirmedYet(Conflict):
     title = "This person has not confirmed their invitation yet"
 
 
+class AccountNotActive(Conflict):
+    """A second factor is reset only where somebody can sign in."""
+
+    title = "This account is not active"
+
+
 def normal_email(email: str) -> str:
     """An address in the form in which it is unique: NFKC, case folded. Raises BadEmail."""
     normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", email).casefold())
@@ -185,6 +191,12 @@ def change(user: User, status: UserStatus | None, roles: Collection[ClusterRole]
     user.cluster_roles = user.own_roles = wanted_roles
     user.version += 1
     return True
+
+
+def demand_active(user: User) -> None:
+    """Refuse what makes sense for an active account alone. Raises AccountNotActive."""
+    if user.status != UserStatus.ACTIVE:
+        raise AccountNotActive
 
 
 def user_fact(user: User) -> events.User:

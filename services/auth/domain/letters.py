@@ -22,6 +22,7 @@ class Kind(StrEnum):
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind
     SESSION_REUSE = "session-reuse"
     RECOVERY_CODE_USED = "recovery-code-used"
+    PASSKEY_COPIED = "passkey-copied"
     KEY_MADE = "key-made"
     RECOVERED = "recovered"
     REGISTRATION_DECLINED = "registration-declined"
@@ -78,6 +79,13 @@ _TEXTS = {
     Kind.RECOVERY_CODE_USED: (
         "A recovery code of yours was used on Hortus",
         "Somebody signed in to your account with a recovery code; {left} are left.\n\n" + _NOT_YOU,
+    ),
+    Kind.PASSKEY_COPIED: (
+        "A passkey of yours was refused on Hortus",
+        (
+            "Your passkey “{name}” was refused: its count of uses went backwards, so a copy of it may be in other hands.\n\n"
+            "Sign in with another second factor and remove this passkey. If you did not use it just now, tell an administrator at once."
+        ),
     ),
     Kind.KEY_MADE: (
         "An API key was made for your account on Hortus",

@@ -75,6 +75,21 @@ def end_session(session: Session, now: datetime, because: str) -> bool:
     return True
 
 
+def demand_live(session: Session, now: datetime) -> Session:
+    """A session that counts now. Raises NotFound."""
+    if session.ended_at is not None or session.expires_at <= now:
+        raise NotFound
+    return session
+
+
+def show_factor(session: Session, factor: str, now: datetime) -> None:
+    """The second factor was shown once more, or for the first time where the session was opened without one."""
+    if session.factor_at == NEVER:
+        session.method = f"{session.method}+{factor}"
+    session.factor_at = now
+    session.version += 1
+
+
 def session_fact(session: Session) -> events.Session:
     """What a session is now, for others to hear."""
     return events.Session(

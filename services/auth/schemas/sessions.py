@@ -116,6 +116,14 @@ class SessionView(BaseModel):
     version: int
 
 
+class SteppedUpView(BaseModel):
+    """A session whose second factor was shown once more."""
+
+    session_id: UUID
+    factor_at: datetime
+    version: int
+
+
 class SignedInView(BaseModel):
     """A session with its newest access token."""
 

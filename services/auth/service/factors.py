@@ -7,9 +7,10 @@ from uuid import UUID
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, FactorEnrolmentNeeded, Factors, Policy, Verdict
+from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.models import Passkey, User
-from services.auth.service import callers, passkeys
+from services.auth.service import callers, letters, passkeys
 from services.auth.service.passkeys import Challenge, ShownPasskey
 from services.auth.service.tools import Tools
 
@@ -136,7 +137,7 @@ async def add_passkey(uow: UnitOfWork, tools: Tools, shown: ShownPasskey, name: 
     """A new passkey of the caller. Raises NotFound, WrongPasskey, PasskeyTaken, TooManyPasskeys."""
     user = await callers.account(uow)
     made = await passkeys.add(uow, tools, user, shown, name)
-    await changed(uow, user, passkey_id=made.passkey_id)
+    await changed(uow, tools, user, f"the passkey “{made.name}” was added", passkey_id=made.passkey_id)
     return made
 
 
@@ -147,7 +148,7 @@ async def remove_passkey(uow: UnitOfWork, tools: Tools, passkey_id: UUID) -> Non
     removed = domain.passkeys.own_passkey(known, passkey_id)
     domain.factors.demand_a_factor_stays(await policy(uow, tools, user), domain.factors.without_passkey(await has(uow, user)))
     await repository.passkeys.remove(uow.session, removed)
-    await changed(uow, user, passkey_id=passkey_id)
+    await changed(uow, tools, user, f"the passkey “{removed.name}” was removed", passkey_id=passkey_id)
 
 
 async def new_recovery_codes(uow: UnitOfWork, tools: Tools) -> list[str]:
@@ -156,7 +157,7 @@ async def new_recovery_codes(uow: UnitOfWork, tools: Tools) -> list[str]:
     codes = [domain.factors.recovery_code(vault.random_bytes(domain.factors.RECOVERY_BYTES)) for _ in range(domain.factors.RECOVERY_CODES)]
     hashes = {_hash(tools, user, code) for code in codes}
     await repository.factors.replace_codes(uow.session, user.user_id, hashes)
-    await changed(uow, user, factor="recovery")
+    await changed(uow, tools, user, "new recovery codes were made", factor=Factor.RECOVERY.value)
     uow.conceal()
     return codes
 
@@ -170,9 +171,10 @@ async def forget(uow: UnitOfWork, user: User) -> None:
     await repository.factors.replace_codes(uow.session, user.user_id, ())
 
 
-async def changed(uow: UnitOfWork, user: User, **what: object) -> None:
-    """Record a change of somebody's factors."""
+async def changed(uow: UnitOfWork, tools: Tools, user: User, change: str, **what: object) -> None:
+    """Record a change of somebody's factors, and tell them by letter."""
     uow.note(user_id=user.user_id, **what)
+    await letters.write(uow, tools, user.user_id, user.email, Kind.FACTOR_CHANGED, change=change)
 
 
 async def forget_spent(uow: UnitOfWork) -> None:
@@ -196,7 +198,9 @@ async def _check_code(uow: UnitOfWork, tools: Tools, user: User | None, code: st
 async def _check_recovery_code(uow: UnitOfWork, tools: Tools, user: User | None, code: str, now: datetime) -> bool:
     if not await repository.factors.use_code(uow.session, _id(user), _hash(tools, user, code), now) or user is None:
         return False
-    uow.note(user_id=user.user_id, recovery_codes_left=await codes_left(uow, user))
+    left = await codes_left(uow, user)
+    uow.note(user_id=user.user_id, recovery_codes_left=left)
+    await letters.write(uow, tools, user.user_id, user.email, Kind.RECOVERY_CODE_USED, left=left)
     return True
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository, vault
+from services.auth.domain.letters import Kind
 from services.auth.models import Passkey, User
+from services.auth.service import letters
 from services.auth.service.tools import Tools
 
 SIGN_IN = "passkey:sign-in"
@@ -86,6 +88,7 @@ async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownPa
     if not domain.passkeys.use(known, signed, now):
         uow.action = "passkey.find_copied"
         uow.note(user_id=user.user_id, passkey_id=known.passkey_id)
+        await letters.write(uow, tools, user.user_id, user.email, Kind.PASSKEY_COPIED, name=known.name)
         return False
     uow.note(passkey_id=known.passkey_id)
     return True

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository, vault
+from services.auth.domain.factors import Factor
 from services.auth.models import Credential, User
 from services.auth.service import callers, factors
 from services.auth.service.tools import Tools
@@ -59,7 +60,7 @@ async def confirm(uow: UnitOfWork, tools: Tools, code: str) -> factors.Listed:
     """The caller's new authenticator, in the place of the one before. Raises TotpNotBegun, WrongCode."""
     user = await callers.account(uow)
     await confirm_for(uow, tools, user, code)
-    await factors.changed(uow, user, factor="totp")
+    await factors.changed(uow, tools, user, "an authenticator was set up", factor=Factor.TOTP.value)
     return await factors.listed(uow, tools, user)
 
 
@@ -70,4 +71,4 @@ async def remove(uow: UnitOfWork, tools: Tools) -> None:
     has = await factors.has(uow, user)
     domain.factors.demand_a_factor_stays(await factors.policy(uow, tools, user), domain.factors.without_totp(has))
     domain.factors.forget_totp(credential)
-    await factors.changed(uow, user, factor="totp")
+    await factors.changed(uow, tools, user, "the authenticator was removed", factor=Factor.TOTP.value)

@@ -1,0 +1,94 @@
+"""Second factors for those who have none: an administrator's reset, and the one-time link to set one up."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from chassis.errors import NotFound
+from chassis.outbox import UnitOfWork
+from services.auth import domain, repository, vault
+from services.auth.domain.factors import Factor, Policy
+from services.auth.domain.letters import Kind
+from services.auth.domain.links import Purpose
+from services.auth.models import User
+from services.auth.service import callers, factors, letters, passkeys, sessions, totp
+from services.auth.service.passkeys import Challenge, ShownPasskey
+from services.auth.service.tools import Tools
+from services.auth.service.totp import SecondFactor
+
+RESET_LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Reset:
+    """A second factor that was reset: the token of the link, or None where it went by mail."""
+
+    user_id: UUID
+    link_token: str | None
+    mailed: bool
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What somebody sets up a second factor with: an authenticator's secret or a passkey's challenge, and what their groups ask for."""
+
+    totp: SecondFactor
+    passkey: Challenge
+    policy: Policy
+
+
+async def reset(uow: UnitOfWork, tools: Tools, user_id: UUID) -> Reset:
+    """Take somebody's second factors away, end their sessions, and give them a one-time link to set up a new one.
+
+    Raises NotFound, OwnFactorReset, AccountNotActive.
+    """
+    domain.factors.demand_somebody_else(callers.caller(uow), user_id)
+    user = await repository.accounts.user(uow.session, user_id, lock=True)
+    if user is None:
+        raise NotFound
+    domain.accounts.demand_active(user)
+    await factors.forget(uow, user)
+    await sessions.end_all(uow, user_id, "factor-reset")
+    token = await factors.enrolment(uow, user, RESET_LIFE)
+    hours = int(RESET_LIFE.total_seconds()) // 3600
+    await letters.write(uow, tools, user_id, user.email, Kind.FACTOR_RESET, username=user.username, token=token, hours=hours)
+    mailed = letters.possible(tools)
+    uow.note(user_id=user_id)
+    return Reset(user_id, None if mailed else token, mailed)
+
+
+async def accept(uow: UnitOfWork, tools: Tools, token: str) -> Enrolment:
+    """Get a second factor to set up; a repetition replaces it until it is confirmed. Raises LinkNotOpen."""
+    user = await _holder(uow, token)
+    callers.acts(uow, user)
+    return Enrolment(
+        totp=await totp.begin_for(uow, tools, user),
+        passkey=await passkeys.options(uow, tools, user),
+        policy=await factors.policy(uow, tools, user),
+    )
+
+
+async def confirm(uow: UnitOfWork, tools: Tools, token: str, code: str | None, passkey: tuple[ShownPasskey, str] | None) -> User:
+    """Show that the second factor works, by a code or a named passkey; the link is spent and all sessions end.
+
+    Raises LinkNotOpen, PasskeyNeeded and what the factor's own check does.
+    """
+    user = await _holder(uow, token)
+    callers.acts(uow, user)
+    factor = Factor.PASSKEY if passkey else Factor.TOTP
+    domain.factors.demand_enough(factor, await factors.policy(uow, tools, user))
+    if passkey is not None:
+        await passkeys.add(uow, tools, user, *passkey)
+    else:
+        await totp.confirm_for(uow, tools, user, code or "")
+    user.factor_enrolled_at = user.factor_enrolled_at or uow.now
+    await repository.links.forget_links(uow.session, user.user_id, Purpose.FACTOR_ENROLMENT)
+    await sessions.end_all(uow, user.user_id, "factor-enrolled")
+    await factors.changed(uow, tools, user, "a second factor was set up with a one-time link", factor=factor.value)
+    return user
+
+
+async def _holder(uow: UnitOfWork, token: str) -> User:
+    found = await repository.links.link_by_token(uow.session, vault.token_hash(token), lock=True)
+    _, user = domain.links.demand_open_link(*found, Purpose.FACTOR_ENROLMENT, await repository.clock(uow.session))
+    return user

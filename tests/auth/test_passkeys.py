@@ -1,0 +1,379 @@
+import asyncio
+import base64
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from services.auth import domain
+from services.auth.domain.passkeys import STAND_IN_KEY, Assertion
+from services.auth.models import Passkey
+from tests.auth.passkeys import BACKED_UP, BACKUP_ELIGIBLE, ORIGIN, PRESENT, VERIFIED, Authenticator
+from tests.auth.people import Account, join
+from tests.world import World, administrator, person, reason
+
+RFC_6979_KEY = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
+
+
+@dataclass
+class Holder:
+    """Somebody with a passkey."""
+
+    account: Account
+    authenticator: Authenticator
+    passkey_id: str
+
+
+async def register(account: Account, authenticator: Authenticator, name: str = "key ring", **other: Any) -> httpx2.Response:
+    """Make a passkey and register it, through the doors."""
+    asked = (await account.world.post("/users/me/passkeys/options", account.actor(), json={})).json()
+    made = {"challenge": asked["challenge"], "credential": authenticator.make(asked["options"]), "name": name}
+    return await account.world.post("/users/me/passkeys", account.actor(), json=made | other)
+
+
+async def holder(world: World, email: str = "ada@example.org", authenticator: Authenticator | None = None) -> Holder:
+    account = await join(world, email)
+    used = authenticator or Authenticator()
+    answer = await register(account, used)
+    assert answer.status_code == 201, answer.text
+    return Holder(account, used, answer.json()["passkey_id"])
+
+
+async def challenge(world: World) -> dict[str, Any]:
+    answer = await world.post("/passkey-challenges", json={})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def shown(world: World, authenticator: Authenticator, **other: Any) -> dict[str, Any]:
+    """A passkey's answer to a fresh challenge."""
+    asked = await challenge(world)
+    return {"challenge": asked["challenge"], "credential": authenticator.show(asked["options"], **other)}
+
+
+async def show_again(somebody: Holder, passkey: dict[str, Any]) -> httpx2.Response:
+    """Show a passkey at the step-up of a session that is open."""
+    account = somebody.account
+    signed_in = await account.sign_in()
+    actor = account.actor(session_id=signed_in.json()["session_id"])
+    return await account.world.post("/sessions/current/factor", actor, json={"passkey": passkey})
+
+
+async def test_a_passkey_is_asked_for_with_user_verification_and_kept_by_the_authenticator(world: World) -> None:
+    ada = await join(world)
+    options = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()["options"]
+    assert options["rp"] == {"id": "localhost", "name": "Hortus"}
+    assert options["user"]["name"] == ada.username
+    assert base64.urlsafe_b64decode(options["user"]["id"] + "==") == ada.user_id.bytes
+    selection = options["authenticatorSelection"]
+    assert (selection["residentKey"], selection["requireResidentKey"], selection["userVerification"]) == ("required", True, "required")
+    assert options["attestation"] == "none"
+    asked = (await challenge(world))["options"]
+    assert (asked["rpId"], asked["userVerification"], asked["allowCredentials"]) == ("localhost", "required", [])
+
+
+async def test_a_registered_passkey_is_listed_and_shows_again_who_its_person_is(world: World) -> None:
+    ada = await holder(world, authenticator=Authenticator(flags=PRESENT | VERIFIED | BACKUP_ELIGIBLE | BACKED_UP))
+    await world.recorded()
+    answer = await show_again(ada, await shown(world, ada.authenticator))
+    assert answer.status_code == 200, answer.text
+    (listed,) = (await world.get("/users/me/factors", ada.account.actor())).json()["passkeys"]
+    assert (listed["passkey_id"], listed["name"], listed["backed_up"]) == (ada.passkey_id, "key ring", True)
+    assert listed["last_used_at"] is not None
+    record = (await world.recorded())[-1]
+    assert record["action"] == "session.step_up"
+    assert (record["resource"]["factor"], record["resource"]["passkey_id"]) == ("passkey", ada.passkey_id)
+
+
+async def test_registering_is_recorded_without_keys(world: World) -> None:
+    ada = await holder(world)
+    record = (await world.recorded())[-1]
+    assert (record["action"], record["resource"]) == (
+        "passkey.add",
+        {"user_id": str(ada.account.user_id), "passkey_id": ada.passkey_id},
+    )
+
+
+async def test_known_authenticators_are_not_asked_twice(world: World) -> None:
+    ada = await holder(world)
+    options = (await world.post("/users/me/passkeys/options", ada.account.actor(), json={})).json()["options"]
+    (excluded,) = options["excludeCredentials"]
+    assert excluded["id"] == base64.urlsafe_b64encode(ada.authenticator.device.credential_id).decode().rstrip("=")
+
+
+# Registering
+
+
+@pytest.mark.parametrize(
+    "authenticator",
+    [
+        Authenticator(flags=PRESENT),
+        Authenticator(flags=VERIFIED),
+        Authenticator(origin="https://localhost:8444"),
+        Authenticator(origin="http://localhost:8443"),
+        Authenticator(origin="https://evil.example"),
+    ],
+    ids=["not verified", "not present", "another port", "not encrypted", "another site"],
+)
+async def test_a_wrong_registration_is_refused(world: World, authenticator: Authenticator) -> None:
+    answer = await register(await join(world), authenticator)
+    assert (answer.status_code, reason(answer)) == (422, "wrong-passkey")
+    assert await world.sql("SELECT 1 FROM passkeys") == []
+
+
+async def test_a_registration_for_another_relying_party_is_refused(world: World) -> None:
+    ada = await join(world)
+    asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
+    made = Authenticator().make({**asked["options"], "rp": {"id": "evil.example", "name": "Hortus"}})
+    answer = await world.post("/users/me/passkeys", ada.actor(), json={"challenge": asked["challenge"], "credential": made, "name": "key"})
+    assert (answer.status_code, reason(answer)) == (422, "wrong-passkey")
+
+
+async def test_a_registration_counts_for_one_person_one_challenge_and_one_time(world: World) -> None:
+    ada, bob = await join(world), await join(world, "bob@example.org")
+    asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
+    body = {"challenge": asked["challenge"], "credential": Authenticator().make(asked["options"]), "name": "key"}
+    stolen = await world.post("/users/me/passkeys", bob.actor(), json=body)
+    assert (stolen.status_code, reason(stolen)) == (422, "wrong-passkey")
+    sign_in = await challenge(world)
+    assert (await world.post("/users/me/passkeys", ada.actor(), json=body | {"challenge": sign_in["challenge"]})).status_code == 422
+    assert (await world.post("/users/me/passkeys", ada.actor(), json=body)).status_code == 201
+    again = body | {"credential": Authenticator().make(asked["options"])}
+    replayed = await world.post("/users/me/passkeys", ada.actor(), json=again)
+    assert (replayed.status_code, reason(replayed)) == (422, "wrong-passkey")
+
+
+async def test_a_credential_belongs_to_one_person_in_the_whole_house(world: World) -> None:
+    ada, bob = await holder(world), await join(world, "bob@example.org")
+    asked = (await world.post("/users/me/passkeys/options", bob.actor(), json={})).json()
+    other = Authenticator()
+    made = other.make(asked["options"])
+    await world.sql("UPDATE passkeys SET credential_id = :id", id=other.device.credential_id)
+    answer = await world.post("/users/me/passkeys", bob.actor(), json={"challenge": asked["challenge"], "credential": made, "name": "key"})
+    assert (answer.status_code, reason(answer)) == (409, "passkey-taken")
+    assert len((await world.get("/users/me/factors", ada.account.actor())).json()["passkeys"]) == 1
+
+
+async def test_a_challenge_for_registering_grows_old(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await join(world)
+    monkeypatch.setattr(domain.passkeys, "CHALLENGE_LIFE", timedelta(seconds=-1))
+    answer = await register(ada, Authenticator())
+    assert (answer.status_code, reason(answer)) == (422, "wrong-passkey")
+
+
+@pytest.mark.parametrize("name", ["", "   ", "a\u202eb", "a\nb", "x" * 65])
+async def test_names_of_passkeys_can_be_seen(world: World, name: str) -> None:
+    assert (await register(await join(world), Authenticator(), name)).status_code == 422
+
+
+async def test_there_is_an_end_to_the_passkeys_of_a_person(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain.passkeys, "MOST_PASSKEYS", 1)
+    ada = (await holder(world)).account
+    answer = await world.post("/users/me/passkeys/options", ada.actor(), json={})
+    assert (answer.status_code, reason(answer)) == (409, "too-many-passkeys")
+
+
+GARBAGE: list[dict[str, Any]] = [
+    {},
+    {"id": 7},
+    {"rawId": "!", "id": "!", "response": {}, "type": "public-key"},
+    {"rawId": "AAAA", "id": "AAAA", "response": None, "type": "public-key"},
+    {"rawId": "AAAA", "id": "AAAA", "type": "public-key", "response": {"clientDataJSON": "", "attestationObject": "", "signature": ""}},
+    {
+        "rawId": "AAAA",
+        "id": "AAAA",
+        "type": "public-key",
+        "response": {"clientDataJSON": "e30", "attestationObject": "_____w", "authenticatorData": "_____w", "signature": "AAAA"},
+    },
+    {"rawId": ["AAAA"], "id": {"a": 1}, "type": 5, "response": [1, 2]},
+]
+
+
+@pytest.mark.parametrize("credential", GARBAGE)
+async def test_garbage_is_refused_like_anything_else(world: World, credential: dict[str, Any]) -> None:
+    ada = await join(world)
+    asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
+    answer = await world.post(
+        "/users/me/passkeys", ada.actor(), json={"challenge": asked["challenge"], "credential": credential, "name": "key"}
+    )
+    assert (answer.status_code, reason(answer)) == (422, "wrong-passkey")
+    shown_there = {"challenge": (await challenge(world))["challenge"], "credential": credential}
+    signed_in = await ada.sign_in()
+    stepped = await world.post(
+        "/sessions/current/factor", ada.actor(session_id=signed_in.json()["session_id"]), json={"passkey": shown_there}
+    )
+    assert (stepped.status_code, reason(stepped)) == (401, "sign-in-refused")
+
+
+# Showing
+
+
+@pytest.mark.parametrize("wrong", [{"origin": "https://evil.example"}, {"origin": "https://localhost"}], ids=["site", "port"])
+async def test_a_passkey_shown_to_another_site_is_refused(world: World, wrong: dict[str, Any]) -> None:
+    ada = await holder(world)
+    answer = await show_again(ada, await shown(world, ada.authenticator, **wrong))
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+@pytest.mark.parametrize("flags", [PRESENT, VERIFIED, 0])
+async def test_a_passkey_without_user_verification_or_presence_is_refused(world: World, flags: int) -> None:
+    ada = await holder(world)
+    ada.authenticator.flags = flags
+    answer = await show_again(ada, await shown(world, ada.authenticator))
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_a_passkey_for_another_relying_party_is_refused(world: World) -> None:
+    ada = await holder(world)
+    asked = await challenge(world)
+    wrong = ada.authenticator.show({**asked["options"], "rpId": "evil.example"})
+    answer = await show_again(ada, {"challenge": asked["challenge"], "credential": wrong})
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_somebody_elses_passkey_is_refused(world: World) -> None:
+    ada, bob = await holder(world), await holder(world, "bob@example.org")
+    answer = await show_again(ada, await shown(world, bob.authenticator))
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+@pytest.mark.parametrize("handle", [None, "AAAA"])
+async def test_a_passkey_has_to_say_whose_it_is(world: World, handle: str | None) -> None:
+    ada = await holder(world)
+    passkey = await shown(world, ada.authenticator)
+    passkey["credential"]["response"]["userHandle"] = handle
+    answer = await show_again(ada, passkey)
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_an_answer_counts_once_however_its_challenge_is_written(world: World) -> None:
+    ada = await holder(world)
+    passkey = await shown(world, ada.authenticator)
+    assert (await show_again(ada, passkey)).status_code == 200
+    for written in (passkey["challenge"], passkey["challenge"] + "=", "." + passkey["challenge"]):
+        await world.sql("UPDATE passkeys SET sign_count = 0")
+        replayed = await show_again(ada, passkey | {"challenge": written})
+        assert (replayed.status_code, reason(replayed)) == (401, "sign-in-refused")
+
+
+async def test_of_two_requests_with_one_answer_one_wins(world: World) -> None:
+    ada = await holder(world)
+    await world.sql("UPDATE passkeys SET sign_count = 0")
+    first, second = [(await ada.account.sign_in()).json()["session_id"] for _ in range(2)]
+    passkey = await shown(world, ada.authenticator)
+    answers = await asyncio.gather(
+        *[
+            world.post("/sessions/current/factor", ada.account.actor(session_id=session), json={"passkey": passkey})
+            for session in (first, second)
+        ]
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 401]
+
+
+async def test_an_answer_is_for_its_own_challenge(world: World) -> None:
+    ada = await holder(world)
+    passkey = await shown(world, ada.authenticator)
+    other = await challenge(world)
+    answer = await show_again(ada, passkey | {"challenge": other["challenge"]})
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_a_challenge_for_registering_opens_no_session(world: World) -> None:
+    ada = await holder(world)
+    asked = (await world.post("/users/me/passkeys/options", ada.account.actor(), json={})).json()
+    credential = ada.authenticator.show({"challenge": asked["options"]["challenge"], "rpId": "localhost"})
+    answer = await show_again(ada, {"challenge": asked["challenge"], "credential": credential})
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_a_challenge_grows_old_after_five_minutes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timedelta(minutes=5) == domain.passkeys.CHALLENGE_LIFE
+    ada = await holder(world)
+    passkey = await shown(world, ada.authenticator)
+    monkeypatch.setattr(domain.passkeys, "CHALLENGE_LIFE", timedelta(seconds=-1))
+    answer = await show_again(ada, passkey)
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_a_challenge_of_another_house_is_refused(world: World) -> None:
+    ada = await holder(world)
+    passkey = await shown(world, ada.authenticator)
+    answer = await show_again(ada, passkey | {"challenge": "A" * len(passkey["challenge"])})
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_a_count_that_goes_backwards_is_refused_and_recorded(world: World) -> None:
+    ada = await holder(world)
+    await world.sql("UPDATE passkeys SET sign_count = 9")
+    passkey = await shown(world, ada.authenticator)
+    await world.recorded()
+    answer = await show_again(ada, passkey)
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+    record = (await world.recorded())[-1]
+    assert (record["action"], record["resource"]["passkey_id"]) == ("passkey.find_copied", ada.passkey_id)
+    assert (await world.sql("SELECT sign_count, last_used_at FROM passkeys"))[0] == (9, None)
+
+
+async def test_an_authenticator_without_a_count_is_taken(world: World) -> None:
+    ada = await holder(world)
+    for _ in range(2):
+        ada.authenticator.device.sign_count = -1
+        assert (await show_again(ada, await shown(world, ada.authenticator))).status_code == 200
+
+
+# Removing
+
+
+async def test_a_passkey_is_removed_by_its_person_alone(world: World) -> None:
+    ada, bob = await holder(world), await join(world, "bob@example.org")
+    path = f"/users/me/passkeys/{ada.passkey_id}"
+    assert (await world.delete(path, bob.actor())).status_code == 404
+    assert (await world.delete(path, ada.account.actor())).status_code == 204
+    assert (await world.delete(path, ada.account.actor())).status_code == 404
+    answer = await show_again(ada, await shown(world, ada.authenticator))
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/users/me/passkeys/options"), ("POST", "/users/me/passkeys")])
+async def test_changing_passkeys_needs_a_fresh_factor(world: World, method: str, path: str) -> None:
+    answer = await world.request(method, path, person(factor_fresh=False), json={})
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
+
+
+# The rules by themselves
+
+
+def passkey_row(sign_count: int = 0) -> Passkey:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    fields: dict[str, Any] = {"passkey_id": administrator().user_id, "user_id": administrator().user_id}
+    return Passkey(**fields, credential_id=b"c", public_key=STAND_IN_KEY, sign_count=sign_count, name="k", backed_up=False, created_at=now)
+
+
+@pytest.mark.parametrize(
+    ("stored", "new", "right"), [(0, 0, True), (0, 1, True), (1, 2, True), (1, 1, False), (2, 1, False), (1, 0, False)]
+)
+def test_counts_go_up_or_there_is_none(stored: int, new: int, right: bool) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    row = passkey_row(stored)
+    assert domain.passkeys.use(row, Assertion(None, new, backed_up=True), now) is right
+    assert (row.sign_count, row.backed_up, row.last_used_at) == ((new, True, now) if right else (stored, False, None))
+
+
+def test_what_the_stand_in_key_verifies_is_refused_all_the_same() -> None:
+    authenticator = Authenticator()
+    authenticator.device.cred_init("localhost", b"nobody")
+    authenticator.device.private_key = ec.derive_private_key(RFC_6979_KEY, ec.SECP256R1())
+    where = domain.passkeys.site((ORIGIN,))
+    credential = authenticator.show(domain.passkeys.request_options(b"c" * 32, where))
+    row = passkey_row()
+    row.credential_id = authenticator.device.credential_id
+    assert domain.passkeys.assertion(credential, row, b"c" * 32, where) == Assertion(b"nobody", 1, backed_up=False)
+    assert domain.passkeys.assertion(credential, None, b"c" * 32, where) is None
+
+
+def test_a_site_is_the_host_of_its_first_origin() -> None:
+    where = domain.passkeys.site(("https://hortus.example:8443", "https://other.example"))
+    assert (where.rp_id, where.origins) == ("hortus.example", ("https://hortus.example:8443", "https://other.example"))
