@@ -98,7 +98,7 @@ def test_a_guessed_refresh_token_ends_nothing(doubled: Scene, doors: list[Door])
 def test_an_api_key_counts_at_both_gateways_for_its_scopes_until_it_is_ended(doubled: Scene) -> None:
     person = doubled.invite()
     ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    key = person.at(0).keys.create("night run", scopes=["project.list"], expires_at=ends)
+    key = person.at(0).keys.create("night run", scopes=("project.list",), expires_at=ends)
     clients = [person.fresh(gateway, token=key["secret"]) for gateway in (0, 1)]
     for client in clients:
         assert list(client.projects.list()) == []
