@@ -1,28 +1,159 @@
-"""The rules of groups."""
+"""The rules of groups: what they make of the people in them, and by which names directories know them."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
+from ldap3.core.exceptions import LDAPInvalidDnError
+from ldap3.utils.dn import parse_dn
+
+from chassis.errors import Conflict, FactorTooOld
+from contracts.events import UserStatus
+from contracts.roles import ClusterRole
+from services.auth.domain.accounts import LastAdministratorStays
 from services.auth.models import Group, User
+
+MOST_MEMBERS = 10_000
+ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)", re.DOTALL)
+SPECIAL = re.compile(r'[,+"\\<>;=#\x00]')
+
+
+class GroupNameTaken(Conflict):
+    """Another group has the name."""
+
+    title = "There is a group with this name"
+
+
+class TooManyMembers(Conflict):
+    """A change of a group is one transaction, so a group has a bound."""
+
+    title = f"A group has at most {MOST_MEMBERS} members"
+
+
+class MemberByDirectory(Conflict):
+    """Only the directory takes its own people out."""
+
+    title = "The directory put this person into the group: take them out there, or the directory's name out of the group"
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Somebody in a group, and who put them there: an administrator, a directory, or both."""
+
+    user_id: UUID
+    username: str
+    by_hand: bool
+    by_directory: bool
 
 
 def compared(name: str) -> str:
-    """The form in which names of groups in directories and claims are compared."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
+    """A group's name in a directory or a claim, in the form in which it is compared.
+
+    A DN is one whatever its case, spacing and escapes (RFC 4514, RFC 4518); everything else counts as it is.
+    """
+    try:
+        parts = parse_dn(name, escape=False, strip=True)
+    except LDAPInvalidDnError:
+        return name
+    rdns: list[list[str]] = [[]]
+    for attribute, value, separator in parts:
+        rdns[-1].append(f"{attribute.strip().lower()}={SPECIAL.sub(_escape, _compared(value))}")
+        if separator != "+":
+            rdns.append([])
+    return ",".join("+".join(sorted(rdn)) for rdn in rdns if rdn)
 
 
-def named_by(groups: Iterable[Group], external: Collection[str]) -> list[Group]:
-    """The groups that these names, of a directory or of a claim, stand for."""
-    names = {compared(name) for name in external}
-    return [group for group in groups if names & set(group.external)]
+def _compared(value: str) -> str:
+    raw = ESCAPED.sub(_unescape, value)
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", raw).casefold()).split())
 
 
-def belong(user: User, groups: Collection[Group]) -> bool:
-    """Make somebody what their groups say, beside their own roles; whether that changed anything."""
-    names = sorted(group.name for group in groups)
-    roles = sorted({*user.own_roles, *(role for group in groups for role in group.cluster_roles)})
-    if (names, roles) == (sorted(user.groups), sorted(user.cluster_roles)):
+def _unescape(found: re.Match[str]) -> str:
+    if found[1] is None:
+        return found[2]
+    return bytes.fromhex(found[1].replace("\\", "")).decode("utf-8", errors="replace")
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\{ord(found[0]):02x}"
+
+
+def create(
+    group_id: UUID, name: str, policy: str | None, roles: Collection[ClusterRole], external: Collection[str], now: datetime
+) -> Group:
+    """A new group, with nobody in it."""
+    return Group(
+        group_id=group_id,
+        name=name,
+        factor_policy=policy,
+        cluster_roles=sorted(role.value for role in roles),
+        external=sorted({compared(each) for each in external}),
+        version=1,
+        created_at=now,
+    )
+
+
+def demand_fresh_factor_for_members(group: Group | None, roles: Collection[str], external: Collection[str], *, fresh: bool) -> None:
+    """Condition.ROLES_NEED_FRESH_FACTOR: whoever gives a group ``roles``, or more people to a group with roles, has a ``fresh`` factor.
+
+    ``group`` is what it is now, None for a new one. Raises FactorTooOld.
+    """
+    before, names = (set(group.cluster_roles), set(group.external)) if group is not None else (set(), set())
+    more = set(roles) - before or (set(roles) and set(external) - names)
+    if more and not fresh:
+        raise FactorTooOld
+
+
+def demand_fresh_factor_to_join(group: Group, *, fresh: bool) -> None:
+    """Condition.ROLES_NEED_FRESH_FACTOR: whoever puts somebody into a group with cluster roles has a ``fresh`` factor. Raises FactorTooOld."""
+    if group.cluster_roles and not fresh:
+        raise FactorTooOld
+
+
+def change(group: Group, policy: str | None, roles: Collection[str], external: Collection[str]) -> bool:
+    """Give a group these values, external names in their normal form; whether that changed anything."""
+    wanted = (policy, sorted(set(roles)), sorted(set(external)))
+    if wanted == (group.factor_policy, group.cluster_roles, group.external):
         return False
-    user.groups, user.cluster_roles = names, roles
+    group.factor_policy, group.cluster_roles, group.external = wanted
+    group.version += 1
+    return True
+
+
+def demand_room(members: int) -> None:
+    """Refuse one more than a group holds. Raises TooManyMembers."""
+    if members >= MOST_MEMBERS:
+        raise TooManyMembers
+
+
+def effective(own: Collection[str], groups: Iterable[Group]) -> list[str]:
+    """Somebody's cluster roles: those that were given to them, and those of their groups."""
+    return sorted(set(own).union(*(group.cluster_roles for group in groups)))
+
+
+def follow(user: User, groups: Collection[Group]) -> bool:
+    """Let an account follow its groups; whether that changed anything."""
+    names, roles = sorted({group.name for group in groups}), effective(user.own_roles, groups)
+    if (names, roles) == (user.groups, user.cluster_roles):
+        return False
+    user.groups = names
+    user.cluster_roles = roles
     user.version += 1
     return True
+
+
+def administers(user: User) -> bool:
+    """Whether somebody is an administrator whose account is active."""
+    return user.status == UserStatus.ACTIVE and ClusterRole.ADMINISTRATOR in user.cluster_roles
+
+
+def demand_an_administrator(before: Collection[UUID], now: Iterable[User]) -> None:
+    """Condition.LAST_ADMINISTRATOR_STAYS: refuse what leaves none where there was one. Raises LastAdministratorStays.
+
+    ``before``: who administered until now; ``now``: the same accounts, and whoever else was changed.
+    """
+    if before and not any(administers(user) for user in now):
+        raise LastAdministratorStays

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from services.auth.routes import accounts, factors, keys, sessions
+from services.auth.routes import accounts, factors, groups, keys, sessions
 
 router = APIRouter()
-for part in (accounts, factors, keys, sessions):
+for part in (accounts, factors, groups, keys, sessions):
     router.include_router(part.router)

@@ -1,15 +1,140 @@
-"""Groups: who is in them, and what that makes of people."""
+"""Groups: what they are, who is in them, and what follows for their people, in one transaction each."""
 
 from collections.abc import Collection
+from uuid import UUID
 
+from chassis.errors import NotFound
+from chassis.guard import expect
 from chassis.outbox import UnitOfWork
+from contracts.roles import ClusterRole
 from services.auth import domain, repository
-from services.auth.models import User
+from services.auth.models import Group, User
+
+
+async def create(uow: UnitOfWork, name: str, policy: str | None, roles: frozenset[ClusterRole], external: frozenset[str]) -> Group:
+    """A new group. Raises FactorTooOld, GroupNameTaken."""
+    domain.groups.demand_fresh_factor_for_members(None, roles, external, fresh=uow.actor.factor_fresh)
+    await repository.groups.lock(uow.session)
+    if await repository.groups.name_is_taken(uow.session, name):
+        raise domain.groups.GroupNameTaken
+    group = domain.groups.create(uow.new_id(), name, policy, roles, external, uow.now)
+    uow.session.add(group)
+    uow.note(group_id=group.group_id, group=name, cluster_roles=" ".join(group.cluster_roles))
+    return group
+
+
+async def list_groups(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Group]:
+    """All groups."""
+    return await repository.groups.page(uow.session, after, limit)
+
+
+async def change(uow: UnitOfWork, group_id: UUID, version: int, wanted: dict[str, object]) -> Group:
+    """Change what ``wanted`` names of factor_policy, cluster_roles and external.
+
+    Whom a directory put in by a name that is taken away is out at once, with everybody else whom it put in; who still belongs
+    there comes back with the next sync or sign-in. Raises NotFound, PreconditionFailed, FactorTooOld, LastAdministratorStays.
+    """
+    group = await _locked(uow, group_id)
+    expect(version, group.version)
+    policy = wanted.get("factor_policy", group.factor_policy)
+    roles = [str(role) for role in _many(wanted.get("cluster_roles", group.cluster_roles))]
+    external = [domain.groups.compared(str(name)) for name in _many(wanted.get("external", group.external))]
+    domain.groups.demand_fresh_factor_for_members(group, roles, external, fresh=uow.actor.factor_fresh)
+    people, administrators = await repository.groups.lock_people(uow.session, await repository.groups.member_ids(uow.session, group_id))
+    lost = set(group.external) - set(external)
+    if not domain.groups.change(group, str(policy) if policy else None, roles, external):
+        return group
+    if lost:
+        await repository.groups.take_out(uow.session, group_id, by_directory=True)
+    await _follow(uow, people, administrators)
+    uow.note(group_id=group_id, group=group.name, cluster_roles=" ".join(group.cluster_roles), members=len(uow.facts))
+    return group
+
+
+async def remove(uow: UnitOfWork, group_id: UUID) -> None:
+    """Remove a group and what followed from it. Raises NotFound, LastAdministratorStays."""
+    group = await _locked(uow, group_id)
+    people, administrators = await repository.groups.lock_people(uow.session, await repository.groups.member_ids(uow.session, group_id))
+    await repository.groups.remove(uow.session, group_id)
+    await _follow(uow, people, administrators)
+    uow.note(group_id=group_id, group=group.name, members=len(uow.facts))
+
+
+async def list_members(uow: UnitOfWork, group_id: UUID, after: UUID | None, limit: int) -> list[domain.groups.Membership]:
+    """Who is in a group. Raises NotFound."""
+    if await repository.groups.group(uow.session, group_id) is None:
+        raise NotFound
+    return [domain.groups.Membership(*row) for row in await repository.groups.members(uow.session, group_id, after, limit)]
+
+
+async def add_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
+    """Put somebody into a group; who is in it already stays. Raises NotFound, FactorTooOld, TooManyMembers."""
+    group = await _locked(uow, group_id)
+    domain.groups.demand_fresh_factor_to_join(group, fresh=uow.actor.factor_fresh)
+    people, administrators = await repository.groups.lock_people(uow.session, [user_id])
+    if user_id not in people:
+        raise NotFound
+    there = await repository.groups.member_ids(uow.session, group_id)
+    if user_id not in there:
+        domain.groups.demand_room(len(there))
+    await repository.groups.put_in(uow.session, group_id, user_id, by_directory=False)
+    await _follow(uow, people, administrators)
+    uow.note(group_id=group_id, group=group.name, user_id=user_id)
+
+
+async def remove_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
+    """Take somebody out whom an administrator put in. Raises NotFound, MemberByDirectory, LastAdministratorStays."""
+    group = await _locked(uow, group_id)
+    standing = await repository.groups.standing(uow.session, group_id, user_id)
+    if not standing:
+        raise NotFound
+    if standing == {True}:
+        raise domain.groups.MemberByDirectory
+    people, administrators = await repository.groups.lock_people(uow.session, [user_id])
+    await repository.groups.take_out(uow.session, group_id, user_id, by_directory=False)
+    await _follow(uow, people, administrators)
+    uow.note(group_id=group_id, group=group.name, user_id=user_id)
 
 
 async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[str]) -> None:
-    """Let somebody be in the groups that a directory or an identity provider names, and in no other by its word; the account is locked."""
-    named = domain.groups.named_by(await repository.groups.groups(uow.session), external)
-    await repository.groups.set_by_directory(uow.session, user.user_id, {group.group_id for group in named})
-    if domain.groups.belong(user, await repository.groups.groups_of(uow.session, user.user_id)):
-        uow.emit(domain.accounts.user_fact(user))
+    """Let somebody be in those groups that a directory or an identity provider names, and in no other by its word.
+
+    Where that changes nothing, nothing is locked. A group that is full takes nobody. Raises LastAdministratorStays.
+    """
+    names = {domain.groups.compared(name) for name in external}
+    if await repository.groups.called(uow.session, names) == await repository.groups.by_directory(uow.session, user.user_id):
+        return
+    await uow.session.flush()
+    await repository.groups.lock(uow.session)
+    people, administrators = await repository.groups.lock_people(uow.session, [user.user_id])
+    wanted = await repository.groups.called(uow.session, names)
+    has = await repository.groups.by_directory(uow.session, user.user_id)
+    for group_id in has - wanted:
+        await repository.groups.take_out(uow.session, group_id, user.user_id, by_directory=True)
+    for group_id in wanted - has:
+        if len(await repository.groups.member_ids(uow.session, group_id)) < domain.groups.MOST_MEMBERS:
+            await repository.groups.put_in(uow.session, group_id, user.user_id, by_directory=True)
+    await _follow(uow, people, administrators)
+    uow.note(user_id=user.user_id, groups=" ".join(user.groups))
+
+
+async def _locked(uow: UnitOfWork, group_id: UUID) -> Group:
+    await repository.groups.lock(uow.session)
+    group = await repository.groups.group(uow.session, group_id)
+    if group is None:
+        raise NotFound
+    return group
+
+
+async def _follow(uow: UnitOfWork, people: dict[UUID, User], administrators: Collection[UUID]) -> None:
+    """Let locked accounts follow their groups, and tell of those that changed. Raises LastAdministratorStays."""
+    await uow.session.flush()
+    groups = await repository.groups.groups_of(uow.session, people)
+    for user in people.values():
+        if domain.groups.follow(user, groups[user.user_id]):
+            uow.emit(domain.accounts.user_fact(user))
+    domain.groups.demand_an_administrator(administrators, people.values())
+
+
+def _many(value: object) -> Collection[object]:
+    return value if isinstance(value, (list, set, frozenset)) else ()
