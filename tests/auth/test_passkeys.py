@@ -7,7 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import event
 
+from contracts.events import Session
 from services.auth import domain
 from services.auth.domain.passkeys import STAND_IN_KEY, Assertion
 from services.auth.models import Passkey
@@ -377,3 +379,88 @@ def test_what_the_stand_in_key_verifies_is_refused_all_the_same() -> None:
 def test_a_site_is_the_host_of_its_first_origin() -> None:
     where = domain.passkeys.site(("https://hortus.example:8443", "https://other.example"))
     assert (where.rp_id, where.origins) == ("hortus.example", ("https://hortus.example:8443", "https://other.example"))
+
+
+# Signing in
+
+
+async def alone(world: World, passkey: dict[str, Any]) -> httpx2.Response:
+    return await world.post("/sessions", json={"passkey": passkey})
+
+
+async def test_a_passkey_alone_opens_a_session(world: World) -> None:
+    ada = await holder(world)
+    await world.said()
+    answer = await alone(world, await shown(world, ada.authenticator))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["user"]["username"] == ada.account.username
+    (fact,) = [fact for fact in await world.said() if isinstance(fact, Session)]
+    assert (fact.user_id, fact.live) == (ada.account.user_id, True)
+    (session,) = (await world.get("/sessions", ada.account.actor())).json()["items"]
+    assert (session["method"], session["factor_at"]) == ("passkey", session["created_at"])
+
+
+async def test_a_passkey_is_a_second_factor_beside_a_password(world: World) -> None:
+    ada = await holder(world)
+    passkey = await shown(world, ada.authenticator)
+    body = {"username": ada.account.username, "password": ada.account.password, "passkey": passkey}
+    wrong = await world.post("/sessions", json=body | {"password": "another horse battery"})
+    assert (wrong.status_code, reason(wrong)) == (401, "sign-in-refused")
+    assert (await world.post("/sessions", json=body)).status_code == 201
+    (session,) = (await world.get("/sessions", ada.account.actor())).json()["items"]
+    assert session["method"] == "password+passkey"
+
+
+async def test_a_passkey_beside_anothers_password_is_refused(world: World) -> None:
+    ada, bob = await holder(world), await join(world, "bob@example.org")
+    passkey = await shown(world, ada.authenticator)
+    answer = await world.post("/sessions", json={"username": bob.username, "password": bob.password, "passkey": passkey})
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_wrong_sign_ins_with_a_passkey_are_all_refused_alike(world: World) -> None:
+    ada = await holder(world)
+    stranger = Authenticator()
+    stranger.device.cred_init("localhost", ada.account.user_id.bytes)
+    used = await shown(world, ada.authenticator)
+    assert (await alone(world, used)).status_code == 201
+    without_verification = Authenticator(flags=PRESENT)
+    without_verification.device = ada.authenticator.device
+    tries = [
+        await shown(world, stranger),
+        await shown(world, ada.authenticator, origin="https://evil.example"),
+        await shown(world, without_verification),
+        await shown(world, ada.authenticator) | {"challenge": (await challenge(world))["challenge"]},
+        {"challenge": "x", "credential": {}},
+        used,
+    ]
+    answers = [await alone(world, tried) for tried in tries]
+    assert {(answer.status_code, answer.text) for answer in answers} == {(401, answers[0].text)}
+    assert reason(answers[0]) == "sign-in-refused"
+
+
+@pytest.mark.parametrize("status", ["blocked", "deactivated"])
+async def test_the_passkey_of_an_account_that_is_not_active_is_refused_like_anything_else(world: World, status: str) -> None:
+    ada = await holder(world)
+    await world.sql("UPDATE users SET status = :status", status=status)
+    answer = await alone(world, await shown(world, ada.authenticator))
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_unknown_passkeys_cost_the_same_work(world: World) -> None:
+    ada = await holder(world)
+    stranger = Authenticator()
+    stranger.device.cred_init("localhost", ada.account.user_id.bytes)
+    wrong = Authenticator()
+    wrong.device.cred_init("localhost", ada.account.user_id.bytes)
+    wrong.device.credential_id = ada.authenticator.device.credential_id
+    asked: list[str] = []
+    event.listen(world.runtime.engine.sync_engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+    work = []
+    for authenticator in (stranger, wrong):
+        passkey = await shown(world, authenticator)
+        asked.clear()
+        assert (await alone(world, passkey)).status_code == 401
+        work.append(list(asked))
+    assert work[0] == work[1]
+    assert len(work[0]) > 5

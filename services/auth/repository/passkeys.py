@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.auth.models import Passkey
+from services.auth.models import Passkey, User
 
 
 async def passkeys(session: AsyncSession, user_id: UUID) -> list[Passkey]:
@@ -20,6 +20,12 @@ async def passkey(session: AsyncSession, credential_id: bytes, *, lock: bool = F
     query = select(Passkey).where(col(Passkey.credential_id) == credential_id)
     if lock:
         query = query.with_for_update().execution_options(populate_existing=True)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def owner(session: AsyncSession, credential_id: bytes) -> User | None:
+    """The account that a credential belongs to."""
+    query = select(User).join(Passkey, col(Passkey.user_id) == col(User.user_id)).where(col(Passkey.credential_id) == credential_id)
     return (await session.execute(query)).scalar_one_or_none()
 
 

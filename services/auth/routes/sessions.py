@@ -32,6 +32,11 @@ from services.auth.vault import DEVICE_S
 router = doors(Service.AUTH)
 
 
+def shown_passkey(shown: WithPasskey) -> ShownPasskey:
+    """The passkey in a body that takes one."""
+    return ShownPasskey(shown.passkey.challenge, shown.passkey.credential)
+
+
 def shown_factor(shown: object) -> ShownFactor:
     """The second factor in a body that takes one."""
     match shown:
@@ -40,7 +45,7 @@ def shown_factor(shown: object) -> ShownFactor:
         case WithRecoveryCode():
             return ShownFactor(recovery_code=shown.recovery_code.get_secret_value())
         case WithPasskey():
-            return ShownFactor(passkey=ShownPasskey(shown.passkey.challenge, shown.passkey.credential))
+            return ShownFactor(passkey=shown_passkey(shown))
     return ShownFactor()
 
 
@@ -56,6 +61,7 @@ def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
         expires_at=signed_in.expires_at,
         session_expires_at=session.expires_at,
         user=UserView.model_validate(signed_in.user),
+        recovery_codes_left=signed_in.recovery_codes_left,
     )
 
 
@@ -68,6 +74,8 @@ async def create_session(
     match shown:
         case Password():
             signed_in = await sessions.sign_in(later, here, shown.username, shown.password.get_secret_value(), shown_factor(shown), about)
+        case WithPasskey():
+            signed_in = await sessions.sign_in_with_passkey(later, here, shown_passkey(shown), about)
         case _:
             signed_in = domain.sessions.SignInRefused()
     if isinstance(signed_in, Problem):

@@ -65,12 +65,9 @@ async def add(uow: UnitOfWork, tools: Tools, user: User, shown: ShownPasskey, na
 
 async def owner(tools: Tools, shown: ShownPasskey) -> User | None:
     """Whose passkey it is, by what the credential says of itself: nothing of it is checked yet."""
-    credential_id = domain.passkeys.credential_id(shown.credential)
-    if credential_id is None:
-        return None
+    credential_id = domain.passkeys.credential_id(shown.credential) or b""
     async with repository.reading(tools.engine) as session:
-        known = await repository.passkeys.passkey(session, credential_id)
-        return await repository.accounts.user(session, known.user_id) if known else None
+        return await repository.passkeys.owner(session, credential_id)
 
 
 async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownPasskey, now: datetime, *, use: bool) -> bool:

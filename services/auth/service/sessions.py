@@ -1,6 +1,6 @@
 """Signing in and out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -10,10 +10,11 @@ from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from services.auth import domain, repository, vault
-from services.auth.domain.factors import Verdict
+from services.auth.domain.factors import Factor, Verdict
 from services.auth.models import Session, User
-from services.auth.service import callers, factors, passwords, patience, signing
+from services.auth.service import callers, factors, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
+from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.tools import About, Tools
 
 ERASE_BATCH = 200
@@ -30,6 +31,7 @@ class SignedIn:
     refresh_token: str
     now: datetime
     device: str | None = None
+    recovery_codes_left: int | None = None
 
 
 async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown: ShownFactor, about: About) -> SignedIn | Problem:
@@ -59,6 +61,24 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
     return await open_session(uow, tools, user, "+".join(filter(None, ("password", weighed.factor))), turn.now, about)
 
 
+async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey, about: About) -> SignedIn | Problem:
+    """Open a session by a passkey alone, which verified who its person is: both factors in one. Refusals as in ``sign_in``."""
+    known = await passkeys.owner(tools, shown)
+    async with repository.reading(tools.engine) as session:
+        now = await repository.clock(session)
+    watched = await patience.look(tools, patience.sign_in(tools, about, None, known, now))
+    uow = await later()
+    turn = await patience.take(uow, watched)
+    user = await repository.accounts.user(uow.session, known.user_id if known else domain.accounts.NO_ONE, lock=True)
+    active = user is not None and user.status == UserStatus.ACTIVE
+    weighed = await factors.weigh(uow, tools, user, ShownFactor(passkey=shown), turn.now, use=active)
+    if user is None or weighed.verdict is not Verdict.OPENS:
+        turn.failed()
+        return domain.sessions.SignInRefused()
+    await turn.succeeded()
+    return await open_session(uow, tools, user, Factor.PASSKEY, turn.now, about)
+
+
 async def open_session(
     uow: UnitOfWork, tools: Tools, user: User, method: str, now: datetime, about: About, *, factor_at: datetime | None = None
 ) -> SignedIn:
@@ -78,7 +98,9 @@ async def open_session(
     uow.emit(domain.sessions.session_fact(opened))
     callers.acts(uow, user, opened.session_id)
     uow.note(session_id=opened.session_id, user_id=user.user_id, method=method)
-    return await access(uow, tools, opened, user, now, device=tools.vault.new_device(user.user_id, now))
+    left = await factors.codes_left(uow, user) if method.endswith(Factor.RECOVERY) else None
+    signed_in = await access(uow, tools, opened, user, now, device=tools.vault.new_device(user.user_id, now))
+    return replace(signed_in, recovery_codes_left=left)
 
 
 async def access(uow: UnitOfWork, tools: Tools, session: Session, user: User, now: datetime, *, device: str | None = None) -> SignedIn:
