@@ -47,6 +47,7 @@ class Condition(StrEnum):
     SECOND_FACTOR_IS_RIGHT = "password and one-time code are right and the code was not used before"
     REFRESH_TOKEN_IS_CURRENT = "the refresh token is the newest of its session, or was the newest one 10 seconds ago"
     CLIENT_CODE_IS_OPEN = "the code was made by a browser that signed in, for this verifier, less than a minute ago"
+    SIGN_IN_IS_RECENT = "the caller signed in, or showed their second factor, less than 5 minutes ago"
     SESSION_IS_OWN = "the session belongs to the caller"
     LINK_IS_OPEN = "the one-time link is known, unused and not older than its time"
     PASSWORD_IS_RIGHT = "the password that the caller has now is right"
@@ -257,7 +258,7 @@ POLICY: dict[Action, Rule] = {
     Action.SESSION_STEP_UP: _own("POST", "/sessions/current/factor", Condition.SECOND_FACTOR_IS_RIGHT),
     Action.PASSKEY_CHALLENGE: _open("POST", "/passkey-challenges"),
     Action.SIGN_IN_PAGE: _open("GET", "/sign-in"),
-    Action.CLIENT_CODE_CREATE: _own("POST", "/client-codes", step_up=True),
+    Action.CLIENT_CODE_CREATE: _own("POST", "/client-codes", Condition.SIGN_IN_IS_RECENT),
     Action.OIDC_LIST: _open("GET", "/oidc"),
     Action.OIDC_START: _open("GET", "/oidc/{provider}/start", Condition.PROVIDER_IS_KNOWN, cookies=True),
     Action.OIDC_CALLBACK: _open("GET", "/oidc/{provider}/callback", Condition.PROVIDER_IS_KNOWN, cookies=True),

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from chassis.app import Runtime, Spec
 from chassis.outbox import unit_of_work
 from contracts.policy import Service
-from services.auth import post, vault
+from services.auth import post, provider, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
-from services.auth.service import accounts, factors, keys, letters, patience, sessions, signing
+from services.auth.service import accounts, client_codes, factors, keys, letters, patience, sessions, signing
 from services.auth.service.tools import Tools
 from services.auth.settings import AuthSettings
 
@@ -20,11 +20,12 @@ POST_S = 1.0
 
 @contextlib.asynccontextmanager
 async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
-    """Open the master key and the threads that hash passwords."""
+    """Open the master key, the threads that hash passwords, and the connections to identity providers."""
     safe = vault.Vault(vault.read_master_key(runtime.settings.master_key_file))
     passwords = vault.Passwords(runtime.settings.hash_threads)
     waits_for: list[str] = []
-    tools = Tools(runtime.engine, safe, passwords, runtime.settings)
+    providers = provider.read_file(runtime.settings.oidc_file)
+    tools = Tools(runtime.engine, safe, passwords, runtime.settings, providers)
     office = post.Post(runtime.settings) if letters.possible(tools) else None
     runtime.extra |= {"tools": tools, "waits_for": waits_for, "post": office}
     runtime.checks.append(lambda: list(waits_for))
@@ -32,6 +33,8 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         yield
     finally:
         passwords.close()
+        for each in providers.values():
+            await each.close()
 
 
 async def set_up(runtime: Runtime) -> None:
@@ -54,6 +57,7 @@ async def tend(runtime: Runtime) -> None:
         async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
             await patience.forget(uow)
             await factors.forget_spent(uow)
+            await client_codes.prune(uow)
         await asyncio.sleep(TEND_S)
 
 

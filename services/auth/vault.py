@@ -172,6 +172,11 @@ def new_token(kind: str = "invitation") -> str:
     return f"{kind}_{secrets.token_urlsafe(TOKEN_BYTES)}"  # a leading dash would be an option on a command line
 
 
+def new_verifier() -> str:
+    """A verifier of 256 random bits (RFC 7636 section 4.1)."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
 def token_hash(token: str) -> bytes:
     """How a one-time token is stored; it is random, so no salt is needed."""
     return hashlib.sha256(token.encode()).digest()

@@ -1,17 +1,33 @@
 """All the SQL of auth, by what it is about."""
 
-from services.auth.repository import accounts, factors, groups, keys, letters, links, passkeys, patience, sessions, signing, spent
+from services.auth.repository import (
+    accounts,
+    client_codes,
+    factors,
+    groups,
+    keys,
+    letters,
+    links,
+    oidc,
+    passkeys,
+    patience,
+    sessions,
+    signing,
+    spent,
+)
 from services.auth.repository.reading import Engine, clock, reading
 
 __all__ = [
     "Engine",
     "accounts",
+    "client_codes",
     "clock",
     "factors",
     "groups",
     "keys",
     "letters",
     "links",
+    "oidc",
     "passkeys",
     "patience",
     "reading",

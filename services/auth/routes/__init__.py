@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter
 
-from services.auth.routes import accounts, factors, groups, keys, sessions
+from services.auth.routes import accounts, client_codes, factors, groups, keys, oidc, pages, sessions
 
 router = APIRouter()
-for part in (accounts, factors, groups, keys, sessions):
+for part in (accounts, client_codes, factors, groups, keys, oidc, pages, sessions):
     router.include_router(part.router)
+router.include_router(oidc.browsers)

@@ -3,19 +3,20 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Body, Response
+from fastapi import Body, Request, Response
 
 from chassis.errors import Problem, problem_response
 from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
 from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
-from services.auth import domain
 from services.auth.models import Session
 from services.auth.routes import cookies
 from services.auth.routes.tools import AboutRequest, Here
 from services.auth.schemas.accounts import UserView
 from services.auth.schemas.sessions import (
+    ClientCode,
     Password,
+    Pending,
     SessionView,
     SignedInView,
     SignIn,
@@ -23,7 +24,7 @@ from services.auth.schemas.sessions import (
     WithPasskey,
     WithRecoveryCode,
 )
-from services.auth.service import sessions
+from services.auth.service import client_codes, oidc, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.sessions import SignedIn
@@ -49,12 +50,18 @@ def shown_factor(shown: object) -> ShownFactor:
     return ShownFactor()
 
 
-def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
-    """What somebody who signed in gets, in the body and as cookies."""
+def keep_signed_in(signed_in: SignedIn, response: Response) -> None:
+    """The cookies of somebody who signed in."""
     session = signed_in.session
     cookies.keep(response, cookies.REFRESH, signed_in.refresh_token, int((session.expires_at - signed_in.now).total_seconds()))
     if signed_in.device is not None:
         cookies.keep(response, cookies.DEVICE, signed_in.device, DEVICE_S)
+
+
+def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
+    """What somebody who signed in gets, in the body and as cookies."""
+    keep_signed_in(signed_in, response)
+    session = signed_in.session
     return SignedInView(
         session_id=session.session_id,
         access_token=signed_in.access_token,
@@ -67,17 +74,21 @@ def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
 
 @router.post("/sessions", status_code=201, response_model=SignedInView, dependencies=[may(Action.SESSION_CREATE)])
 async def create_session(
-    shown: Annotated[SignIn, Body()], response: Response, later: LaterUow, here: Here, about: AboutRequest
+    shown: Annotated[SignIn, Body()], request: Request, response: Response, later: LaterUow, here: Here, about: AboutRequest
 ) -> SignedInView | Response:
     """Sign in."""
     signed_in: SignedIn | Problem
     match shown:
         case Password():
             signed_in = await sessions.sign_in(later, here, shown.username, shown.password.get_secret_value(), shown_factor(shown), about)
+        case ClientCode():
+            signed_in = await client_codes.redeem(later, here, shown.client_code, shown.verifier, about)
+        case Pending():
+            signed_in = await oidc.finish_pending(later, here, request.cookies.get(cookies.PENDING), shown_factor(shown), about)
+            if isinstance(signed_in, SignedIn):
+                cookies.forget(response, cookies.PENDING)
         case WithPasskey():
             signed_in = await sessions.sign_in_with_passkey(later, here, shown_passkey(shown), about)
-        case _:
-            signed_in = domain.sessions.SignInRefused()
     if isinstance(signed_in, Problem):
         return problem_response(signed_in)
     return signed_in_view(signed_in, response)
@@ -106,7 +117,8 @@ async def list_sessions(paging: Paging, actor: CurrentActor, uow: Uow) -> Page[S
 
 
 @router.delete("/sessions/{session_id}", status_code=204, dependencies=[may(Action.SESSION_END)])
-async def end_session(session_id: UUID, uow: Uow) -> Response:
-    """Sign out of one session."""
-    await sessions.end_session(uow, session_id)
-    return Response(status_code=204)
+async def end_session(session_id: UUID, actor: CurrentActor, later: LaterUow, here: Here) -> Response:
+    """Sign out of one session; ``Hortus-Logout`` is where a browser signs out of its identity provider too."""
+    farewell = await oidc.farewell(here, actor.user_id, session_id)
+    await sessions.end_session(await later(), session_id)
+    return Response(status_code=204, headers={"Hortus-Logout": farewell} if farewell else None)

@@ -1,20 +1,23 @@
 """What the use cases of auth work with beside their transaction."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from services.auth import repository
+from services.auth.provider import Provider
 from services.auth.settings import AuthSettings
 from services.auth.vault import Passwords, Vault
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The database outside of transactions, the master key, the threads that hash passwords, and the settings."""
+    """The database outside of transactions, the master key, the threads that hash passwords, the settings, and identity providers by name."""
 
     engine: repository.Engine
     vault: Vault
     passwords: Passwords
     settings: AuthSettings
+    providers: Mapping[str, Provider] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

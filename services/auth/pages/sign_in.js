@@ -1,0 +1,195 @@
+const API = "/api/v1";
+const SENTENCES = {
+  "sign-in-refused": "That was not right. Try again.",
+  "slow-down": "Too many failed attempts; wait a moment.",
+  "factor-too-old": "This took too long. Load the page again and sign in once more.",
+  "wrong-code": "This code is not right. Wait for the next one.",
+  "link-not-open": "This took too long. Sign in once more.",
+};
+const byId = (id) => document.getElementById(id);
+const asked = new URLSearchParams(location.search);
+const arrived = new URLSearchParams(location.hash.slice(1));
+history.replaceState(null, "", location.pathname + location.search);
+let signedIn = null;
+
+function say(sentence) {
+  byId("message").textContent = sentence;
+}
+
+function show(section) {
+  for (const each of document.querySelectorAll("main > section")) each.hidden = each.id !== section;
+  byId(section).querySelector("input:not([type=radio]), button")?.focus();
+}
+
+async function call(method, path, body) {
+  const headers = {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (signedIn) headers.Authorization = `Bearer ${signedIn.access_token}`;
+  const answer = await fetch(API + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const content = answer.status === 204 ? null : await answer.json();
+  if (answer.ok) return { content, headers: answer.headers };
+  const slug = String(content.type ?? "").split(":").pop();
+  throw Object.assign(new Error(SENTENCES[slug] ?? content.title ?? "Something went wrong."), { slug, content });
+}
+
+const toBytes = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+const toText = (buffer) =>
+  btoa(String.fromCharCode(...new Uint8Array(buffer))).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+
+function requestOptions(options) {
+  if (PublicKeyCredential.parseRequestOptionsFromJSON) return PublicKeyCredential.parseRequestOptionsFromJSON(options);
+  const allowed = (options.allowCredentials ?? []).map((each) => ({ ...each, id: toBytes(each.id) }));
+  return { ...options, challenge: toBytes(options.challenge), allowCredentials: allowed };
+}
+
+function credentialAsJson(credential) {
+  if (credential.toJSON) return credential.toJSON();
+  const { authenticatorData, clientDataJSON, signature, userHandle } = credential.response;
+  const response = { authenticatorData: toText(authenticatorData), clientDataJSON: toText(clientDataJSON), signature: toText(signature) };
+  if (userHandle) response.userHandle = toText(userHandle);
+  return { id: credential.id, rawId: toText(credential.rawId), type: credential.type, response, clientExtensionResults: {} };
+}
+
+async function passkey() {
+  if (!window.PublicKeyCredential) throw new Error("This browser knows no passkeys.");
+  const { challenge, options } = (await call("POST", "/passkey-challenges", {})).content;
+  let credential;
+  try {
+    credential = await navigator.credentials.get({ publicKey: requestOptions(options.publicKey ?? options) });
+  } catch {
+    throw new Error("No passkey was shown.");
+  }
+  return { challenge, credential: credentialAsJson(credential) };
+}
+
+async function factorIn(form) {
+  const kind = form.elements.factor.value;
+  if (kind === "passkey") return { passkey: await passkey() };
+  const shown = form.querySelector(".shown").value.trim();
+  return shown ? { [kind]: kind === "code" ? shown.replaceAll(" ", "") : shown } : {};
+}
+
+for (const form of [byId("password-form"), byId("pending-form")]) {
+  for (const radio of form.querySelectorAll("input[type=radio]")) {
+    radio.addEventListener("change", () => {
+      const field = form.querySelector(".shown");
+      const label = form.querySelector(".shown-label");
+      field.hidden = label.hidden = radio.value === "passkey";
+      field.inputMode = radio.value === "code" ? "numeric" : "text";
+      label.textContent = radio.value === "code" ? "One-time code" : "Recovery code";
+    });
+  }
+}
+
+async function attempt(work) {
+  const buttons = [...document.querySelectorAll("button")].filter((button) => !button.disabled);
+  for (const button of buttons) button.disabled = true;
+  say("");
+  try {
+    await work();
+  } catch (error) {
+    if (error.slug === "factor-enrolment-needed" && error.content.enrolment) await enrol(error.content.enrolment);
+    else say(error instanceof TypeError ? "Hortus does not answer." : error.message);
+  } finally {
+    for (const button of buttons) button.disabled = false;
+  }
+}
+
+const on = (id, event, work) =>
+  byId(id).addEventListener(event, (happened) => {
+    happened.preventDefault();
+    attempt(work);
+  });
+
+function client() {
+  if (!asked.has("client_port")) return null;
+  const port = asked.get("client_port");
+  const challenge = asked.get("challenge") ?? "";
+  const state = asked.get("state") ?? "";
+  const right = /^[1-9][0-9]{3,4}$/.test(port) && Number(port) >= 1024 && Number(port) <= 65535;
+  if (!right || !/^[A-Za-z0-9_-]{43}$/.test(challenge) || !/^[A-Za-z0-9_-]{1,128}$/.test(state)) return undefined;
+  return { port: Number(port), challenge, state };
+}
+
+function welcome(view) {
+  signedIn = view;
+  const place = client() ? "client" : "done";
+  byId(`${place}-user`).textContent = view.user.username;
+  show(place);
+}
+
+async function signIn(body) {
+  welcome((await call("POST", "/sessions", body)).content);
+}
+
+async function signOut() {
+  const answer = await call("DELETE", `/sessions/${signedIn.session_id}`);
+  signedIn = null;
+  const there = answer.headers.get("Hortus-Logout");
+  if (there?.startsWith("https://")) location.assign(there);
+  else show("sign-in");
+}
+
+let enrolment = null;
+
+async function enrol(token) {
+  enrolment = token;
+  const factor = (await call("POST", "/factor-enrolments/acceptance", { token })).content;
+  const drawing = new DOMParser().parseFromString(factor.totp_svg, "image/svg+xml").documentElement;
+  byId("qr").replaceChildren(document.adoptNode(drawing));
+  byId("secret").textContent = factor.totp_secret;
+  show("enrolment");
+}
+
+on("password-form", "submit", async () => {
+  const form = byId("password-form");
+  await signIn({ username: byId("username").value, password: byId("password").value, ...(await factorIn(form)) });
+});
+on("passkey", "click", async () => signIn({ passkey: await passkey() }));
+on("pending-form", "submit", async () => signIn({ pending: true, ...(await factorIn(byId("pending-form"))) }));
+on("enrolment-form", "submit", async () => {
+  await call("POST", "/factor-enrolments/confirmation", { token: enrolment, code: byId("enrolment-code").value.replaceAll(" ", "") });
+  show(arrived.has("enrolment") ? "pending" : "sign-in");
+  say("Your second factor is set up. Sign in with the next code that it shows.");
+});
+on("client-yes", "click", async () => {
+  const { port, challenge, state } = client();
+  const { code } = (await call("POST", "/client-codes", { challenge })).content;
+  location.replace(`http://127.0.0.1:${port}/?${new URLSearchParams({ code, state })}`);
+});
+on("client-no", "click", async () => {
+  await signOut();
+  say("The hortus command was not signed in.");
+});
+on("sign-out", "click", signOut);
+
+async function offerProviders() {
+  const { items } = (await call("GET", "/oidc")).content;
+  const back = encodeURIComponent(location.pathname + location.search);
+  const entries = items.map(({ name, title }) => {
+    const link = Object.assign(document.createElement("a"), { textContent: title, href: `${API}/oidc/${name}/start?to=${back}` });
+    const entry = document.createElement("li");
+    entry.append(link);
+    return entry;
+  });
+  byId("provider-list").replaceChildren(...entries);
+  byId("providers").hidden = entries.length === 0;
+}
+
+async function begin() {
+  show("sign-in");
+  await offerProviders().catch(() => say("Hortus does not answer."));
+}
+
+if (client() === undefined) {
+  say("This address was not made by the hortus command.");
+} else if (arrived.has("signed-in")) {
+  await attempt(async () => welcome((await call("POST", "/sessions/refresh")).content));
+  if (!signedIn) await begin();
+} else if (arrived.has("pending")) {
+  show("pending");
+} else if (arrived.has("enrolment")) {
+  await attempt(() => enrol(arrived.get("enrolment")));
+} else {
+  await begin();
+}

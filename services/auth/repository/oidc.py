@@ -1,0 +1,40 @@
+"""The SQL of people and sessions that an identity provider vouches for."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from services.auth.models import Session, User
+
+
+async def user_of(session: AsyncSession, provider: str, subject: str) -> User | None:
+    """The account of a provider's subject, locked."""
+    query = select(User).where(col(User.source) == "oidc", col(User.provider) == provider, col(User.external_id) == subject)
+    return (await session.execute(query.with_for_update().execution_options(populate_existing=True))).scalar_one_or_none()
+
+
+async def sessions_of(
+    session: AsyncSession, provider: str, subject: str | None, provider_session: str | None, now: datetime
+) -> list[Session]:
+    """The open sessions that a provider vouched for, of a subject, of one of its own sessions, or of both; locked."""
+    query = select(Session).where(col(Session.provider) == provider, col(Session.ended_at).is_(None), col(Session.expires_at) > now)
+    if provider_session is not None:
+        query = query.where(col(Session.provider_session) == provider_session)
+    if subject is not None:
+        people = select(col(User.user_id)).where(col(User.provider) == provider, col(User.external_id) == subject)
+        query = query.where(col(Session.user_id).in_(people))
+    return list((await session.execute(query.order_by(col(Session.session_id)).with_for_update())).scalars())
+
+
+async def session_at_provider(session: AsyncSession, user_id: UUID, session_id: UUID) -> Session | None:
+    """A person's own open session that a provider vouched for."""
+    query = select(Session).where(
+        col(Session.session_id) == session_id,
+        col(Session.user_id) == user_id,
+        col(Session.provider).is_not(None),
+        col(Session.ended_at).is_(None),
+    )
+    return (await session.execute(query)).scalar_one_or_none()

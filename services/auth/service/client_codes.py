@@ -1,0 +1,65 @@
+"""Client codes: a browser that signed in hands its sign-in over to a client on the same machine."""
+
+from chassis.errors import NotFound
+from chassis.guard import OpenUow
+from chassis.outbox import UnitOfWork
+from contracts.events import UserStatus
+from services.auth import domain, repository, vault
+from services.auth.models import ClientCode
+from services.auth.service import callers, patience, sessions
+from services.auth.service.sessions import SignedIn
+from services.auth.service.tools import About, Tools
+
+HANDED_OVER = "handed-over"
+
+
+async def create(uow: UnitOfWork, challenge: str) -> str:
+    """A code for whoever holds the verifier of ``challenge``. Raises FactorTooOld, NotFound."""
+    user_id, session_id = callers.caller(uow), uow.actor.session_id
+    session = await repository.sessions.session_of(uow.session, user_id, session_id) if session_id else None
+    if session is None:
+        raise NotFound
+    domain.client_codes.demand_recent(session, uow.now)
+    code = vault.new_token("client")
+    uow.session.add(
+        ClientCode(
+            code_hash=vault.token_hash(code),
+            user_id=user_id,
+            session_id=session.session_id,
+            challenge=challenge,
+            expires_at=uow.now + domain.client_codes.LIFE,
+        )
+    )
+    uow.note(session_id=session.session_id)
+    uow.conceal()
+    return code
+
+
+async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: About) -> SignedIn | domain.sessions.SignInRefused:
+    """The client's own session, shown by the same factors; the browser's ends with it. A code is gone after one try."""
+    async with repository.reading(tools.engine) as session:
+        now = await repository.clock(session)
+    watched = await patience.look(tools, patience.sign_in(tools, about, None, None, now))
+    uow = await later()
+    turn = await patience.take(uow, watched)
+    found, browsers, user = await repository.client_codes.take(uow.session, vault.token_hash(code))
+    opens = domain.client_codes.is_open(found, browsers, verifier, turn.now)
+    if not opens or browsers is None or user is None or user.status != UserStatus.ACTIVE:
+        turn.failed()
+        return domain.sessions.SignInRefused()
+    await turn.succeeded()
+    domain.sessions.end_session(browsers, turn.now, HANDED_OVER)
+    uow.emit(domain.sessions.session_fact(browsers))
+    vouched = About(
+        client=about.client,
+        source=about.source,
+        provider=browsers.provider,
+        provider_session=browsers.provider_session,
+        id_token=tools.vault.open_id_token(browsers.id_token_sealed, browsers.session_id) if browsers.id_token_sealed else None,
+    )
+    return await sessions.open_session(uow, tools, user, browsers.method, turn.now, vouched, factor_at=browsers.factor_at)
+
+
+async def prune(uow: UnitOfWork) -> None:
+    """Forget codes that are too old."""
+    await repository.client_codes.prune(uow.session, uow.now)

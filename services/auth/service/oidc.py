@@ -1,0 +1,278 @@
+"""Signing in by an identity provider, and signing out there and here."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from chassis.errors import Problem
+from chassis.guard import OpenUow
+from chassis.log import logger
+from chassis.outbox import UnitOfWork
+from contracts.events import UserStatus
+from services.auth import domain, provider, repository, vault
+from services.auth.domain.factors import Policy, Verdict
+from services.auth.domain.oidc import Answer, Flow, Vouched
+from services.auth.models import User
+from services.auth.provider import Provider
+from services.auth.service import accounts, callers, factors, groups, patience, sessions
+from services.auth.service.factors import ShownFactor
+from services.auth.service.sessions import SignedIn
+from services.auth.service.tools import About, Tools
+
+log = logger(__name__)
+FLOW = "oidc-flow"
+PENDING = "oidc-pending"
+SIGNED_OUT_THERE = "signed-out-at-provider"
+NOT_ADMITTED = "not-admitted-by-provider"
+LONGEST_CARRIED = 2000
+NOT_TAKEN = (provider.Away, provider.Garbled, provider.CodeRefused, domain.oidc.NotBelieved)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where the browser goes, and what it carries until it comes back."""
+
+    place: str
+    cookie: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Where the browser goes on, and either a session, or what it carries until the second factor is shown."""
+
+    place: str
+    signed_in: SignedIn | None = None
+    pending: str | None = None
+
+
+def redirect_uri(tools: Tools, name: str) -> str:
+    """Where a provider sends browsers back to."""
+    return f"{tools.settings.origins[0]}/api/v1/oidc/{name}/callback"
+
+
+def _problem(at: str, error: Exception) -> Problem:
+    """What a browser is told about an answer that could not be used; the log has more."""
+    log.warning("identity provider not believed", provider=at, what=str(error) or type(error).__name__)
+    return domain.oidc.ProviderAway(retry_after=5) if isinstance(error, provider.Away) else domain.oidc.ProviderNotBelieved()
+
+
+async def begin(tools: Tools, name: str, to: str | None) -> Begun:
+    """Send a browser to a provider, with a state, a nonce and a challenge of its own. Raises UnknownProvider, ProviderAway."""
+    asked = domain.oidc.known(tools.providers, name)
+    async with repository.reading(tools.engine) as session:
+        now = await repository.clock(session)
+    try:
+        places = domain.oidc.metadata(await asked.discovery(), asked.config.issuer)
+    except NOT_TAKEN as error:
+        raise _problem(name, error) from error
+    flow = Flow(
+        name, vault.new_token("state"), vault.new_token("nonce"), vault.new_verifier(), domain.oidc.return_path(to), now.timestamp()
+    )
+    place = domain.oidc.question(places.authorization, asked.config, redirect_uri(tools, name), flow)
+    return Begun(place, tools.vault.carry(FLOW, json.dumps(asdict(flow)).encode()))
+
+
+def _flow(tools: Tools, cookie: str | None) -> Flow | None:
+    carried = tools.vault.carried(FLOW, cookie) if cookie else None
+    return Flow(**json.loads(carried)) if carried is not None else None
+
+
+async def _ask(tools: Tools, asked: Provider, flow: Flow, answer: Answer, now: datetime) -> tuple[Vouched, str]:
+    """Exchange the code and read what the provider says; with the id_token itself. Raises what ``NOT_TAKEN`` names, ProviderRefused."""
+    config = asked.config
+    places = domain.oidc.metadata(await asked.discovery(), config.issuer)
+    code = domain.oidc.demand_code(answer, config, places.names_itself)
+    token, access = await asked.exchange(places.token, code, flow.verifier, redirect_uri(tools, config.name))
+    claims, algorithm = await asked.read_token(places.keys, token)
+    domain.oidc.demand_id_token(claims, algorithm, config, flow.nonce, access, now)
+    userinfo: dict[str, Any] = {}
+    if access is not None and places.userinfo is not None and domain.oidc.wants_userinfo(claims, config):
+        userinfo = await asked.userinfo(places.userinfo, access)
+    return domain.oidc.vouched(claims, userinfo, config), token
+
+
+async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie: str | None, about: About) -> Finished | Problem:
+    """Believe a provider's answer, or refuse it. A refusal that counts is returned, not raised. Raises AnswerNotExpected, SlowDown.
+
+    The provider is asked outside of the transaction, and no more than once for an answer.
+    """
+    asked = domain.oidc.known(tools.providers, name)
+    async with repository.reading(tools.engine) as session:
+        now = await repository.clock(session)
+        flow = domain.oidc.demand_asked_for(_flow(tools, cookie), name, answer.state, now)
+        state = vault.token_hash(flow.state)
+        if await repository.spent.is_spent(session, state):
+            raise domain.oidc.AnswerNotExpected
+    watched = await patience.look(tools, patience.sign_in(tools, about, None, None, now))
+    told: tuple[Vouched, str] | Problem
+    try:
+        told = await _ask(tools, asked, flow, answer, now)
+    except NOT_TAKEN as error:
+        told = _problem(name, error)
+    except domain.oidc.ProviderRefused as refused:
+        told = refused
+
+    uow = await later()
+    turn = await patience.take(uow, watched)
+    if not await repository.spent.spend(uow.session, state, turn.now + 2 * domain.oidc.FLOW_LIFE):
+        return domain.oidc.AnswerNotExpected()
+    finished = told if isinstance(told, Problem) else await _admit(uow, tools, asked, flow, told, about, turn.now)
+    if isinstance(finished, Problem):
+        turn.failed()
+    else:
+        await turn.succeeded()
+    return finished
+
+
+async def _admit(
+    uow: UnitOfWork, tools: Tools, asked: Provider, flow: Flow, told: tuple[Vouched, str], about: About, now: datetime
+) -> Finished | Problem:
+    """Let in whom the provider vouches for, or say why not."""
+    config, (vouched, token) = asked.config, told
+    user = await repository.oidc.user_of(uow.session, config.name, vouched.subject)
+    try:
+        domain.oidc.demand_group(vouched, config)
+        user = user or await _new_account(uow, asked, vouched, now)
+        domain.oidc.demand_active(user)
+    except domain.oidc.GroupMissing as refused:
+        if user is not None and vouched.groups is not None:
+            await groups.set_from_directory(uow, user, vouched.groups)
+            await sessions.end_all(uow, user.user_id, NOT_ADMITTED)
+        return refused
+    except Problem as refused:
+        return refused
+    if vouched.groups is not None:
+        await groups.set_from_directory(uow, user, vouched.groups)
+    callers.acts(uow, user)
+    uow.note(user_id=user.user_id, provider=config.name)
+    method = f"oidc:{config.name}"
+    from_provider = About(about.client, about.source, about.device, config.name, vouched.session, token)
+    if vouched.factor and await factors.policy(uow, tools, user) is not Policy.PASSKEY:
+        signed_in = await sessions.open_session(uow, tools, user, method, now, from_provider, factor_at=now)
+        return Finished(f"{flow.to}#signed-in", signed_in=signed_in)
+    weighed = await factors.weigh(uow, tools, user, ShownFactor(), now)
+    if weighed.verdict is Verdict.OPENS:
+        return Finished(f"{flow.to}#signed-in", signed_in=await sessions.open_session(uow, tools, user, method, now, from_provider))
+    pending = _pending(tools, user, config.name, vouched.session, token, now)
+    if weighed.verdict is Verdict.ENROLS:
+        return Finished(f"{flow.to}#enrolment={await factors.enrolment(uow, user)}", pending=pending)
+    return Finished(f"{flow.to}#pending", pending=pending)
+
+
+async def _new_account(uow: UnitOfWork, asked: Provider, vouched: Vouched, now: datetime) -> User:
+    """An account for a subject that was never here. Raises NotExpected, NoAddress, AddressInUse, and nothing was written then."""
+    config = asked.config
+    if not config.creates_accounts:
+        raise domain.oidc.NotExpected
+    if vouched.email is None:
+        raise domain.oidc.NoAddress
+    try:
+        email = domain.accounts.normal_email(vouched.email)
+    except domain.accounts.BadEmail as error:
+        raise domain.oidc.NoAddress from error
+    await repository.accounts.lock_names(uow.session)
+    there = await repository.oidc.user_of(uow.session, config.name, vouched.subject)
+    if there is not None:
+        return there
+    holder = await repository.accounts.user_with_email(uow.session, email)
+    if holder is not None:
+        log.warning("identity provider names the address of another account", provider=config.name, user_id=str(holder.user_id))
+        raise domain.oidc.AddressInUse
+    username = await accounts.free_username(uow, email)
+    user = domain.oidc.new_account(uow.new_id(), username, email, config.name, vouched.subject, now)
+    uow.session.add(user)
+    await uow.session.flush()
+    uow.emit(domain.accounts.user_fact(user))
+    return user
+
+
+def _pending(tools: Tools, user: User, at: str, provider_session: str | None, token: str, now: datetime) -> str:
+    carried = {
+        "user_id": str(user.user_id),
+        "provider": at,
+        "session": provider_session,
+        "token": token if len(token) <= LONGEST_CARRIED else None,  # browsers keep 4 KiB
+        "at": now.timestamp(),
+    }
+    return tools.vault.carry(PENDING, json.dumps(carried).encode())
+
+
+async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown: ShownFactor, about: About) -> SignedIn | Problem:
+    """The second factor of somebody whom a provider vouched for a moment ago. A refusal is returned. Raises SlowDown."""
+    carried = tools.vault.carried(PENDING, cookie) if cookie else None
+    known: dict[str, Any] = json.loads(carried) if carried is not None else {}
+    async with repository.reading(tools.engine) as session:
+        user = await repository.accounts.user(session, UUID(known["user_id"])) if known else None
+        now = await repository.clock(session)
+    watched = await patience.look(tools, patience.sign_in(tools, about, user.username if user else None, user, now))
+
+    uow = await later()
+    turn = await patience.take(uow, watched)
+    user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
+    fresh = bool(known) and turn.now.timestamp() - known["at"] <= domain.oidc.PENDING_LIFE.total_seconds()
+    if user is None or not fresh or user.status != UserStatus.ACTIVE:
+        turn.failed()
+        return domain.sessions.SignInRefused()
+    weighed = await factors.weigh(uow, tools, user, shown, turn.now)
+    if weighed.verdict is Verdict.ENROLS:
+        return await factors.enrolment_needed(uow, user)
+    if weighed.verdict is Verdict.REFUSED or weighed.factor is None:
+        turn.failed()
+        return domain.sessions.SignInRefused()
+    await turn.succeeded()
+    at = known["provider"]
+    from_provider = About(about.client, about.source, about.device, at, known["session"], known["token"])
+    return await sessions.open_session(uow, tools, user, f"oidc:{at}+{weighed.factor.value}", turn.now, from_provider)
+
+
+async def farewell(tools: Tools, user_id: UUID | None, session_id: UUID) -> str | None:
+    """Where the caller's browser ends its session at the provider too, when a session of theirs ends here; None where it cannot."""
+    if user_id is None:
+        return None
+    async with repository.reading(tools.engine) as session:
+        found = await repository.oidc.session_at_provider(session, user_id, session_id)
+    asked = tools.providers.get(found.provider or "") if found else None
+    if found is None or asked is None:
+        return None
+    try:
+        places = domain.oidc.metadata(await asked.discovery(), asked.config.issuer)
+    except NOT_TAKEN:
+        return None
+    if places.end_session is None:
+        return None
+    token = tools.vault.open_id_token(found.id_token_sealed, session_id) if found.id_token_sealed else None
+    return domain.oidc.sign_out_there(places.end_session, asked.config.client_id, token)
+
+
+async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: About) -> domain.oidc.BadLogoutToken | None:
+    """End at once what ended at the provider. A refusal is returned. Raises UnknownProvider, ProviderAway, SlowDown."""
+    asked = domain.oidc.known(tools.providers, name)
+    async with repository.reading(tools.engine) as session:
+        now = await repository.clock(session)
+    watched = await patience.look(tools, patience.sign_in(tools, about, None, None, now))
+    ended = None
+    try:
+        places = domain.oidc.metadata(await asked.discovery(), asked.config.issuer)
+        claims, _ = await asked.read_token(places.keys, token)
+        ended = domain.oidc.demand_logout_token(claims, asked.config, now)
+    except NOT_TAKEN as error:
+        problem = _problem(name, error)
+        if isinstance(error, provider.Away):
+            raise problem from error
+
+    uow = await later()
+    turn = await patience.take(uow, watched)
+    if ended is None or not await repository.spent.spend(
+        uow.session, vault.token_hash(f"{name} {ended.token_id}"), turn.now + 2 * domain.oidc.FLOW_LIFE
+    ):
+        turn.failed()
+        return domain.oidc.BadLogoutToken()
+    await turn.succeeded()
+    over = await repository.oidc.sessions_of(uow.session, name, ended.subject, ended.session, turn.now)
+    for each in over:
+        domain.sessions.end_session(each, turn.now, SIGNED_OUT_THERE)
+        uow.emit(domain.sessions.session_fact(each))
+    uow.note(provider=name, sessions=len(over))
+    return None
