@@ -34,6 +34,7 @@ log = logger(__name__)
 BATCH = 200
 RETRY_S = 0.05
 AWAKE_S = 30.0
+HEARD_S = 2.0
 PACE_S = 0.002
 OFFSETS_S = 0.25
 DEAD_LETTERS = UUID("0b1f6f0e-6d53-5d6e-9f5c-9a1d3f0d2c11")
@@ -120,6 +121,10 @@ _PASSED = text("""INSERT INTO inbox (topic, key, version, partition, pass)
                       partition = excluded.partition""")
 _AWAKE = text("""INSERT INTO partitions_heard (topic, partition, awake_at) VALUES (:topic, :partition, clock_timestamp())
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at""")
+_CLOCK = text("SELECT clock_timestamp()")
+_HEARD = text("""INSERT INTO partitions_heard (topic, partition, awake_at) SELECT t, p, :at
+                 FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[])) AS h(t, p)
+                 ON CONFLICT (topic, partition) DO UPDATE SET awake_at = greatest(partitions_heard.awake_at, excluded.awake_at)""")
 _SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
                  WHERE topic = :topic AND partition = :partition), false)""")
 _NEXT_PASS = text("UPDATE partitions_heard SET pass = pass + 1 WHERE topic = :topic AND partition = :partition RETURNING pass")
@@ -239,6 +244,7 @@ class Consumer:
 
     async def _hear(self, client: AIOKafkaConsumer, telling: asyncio.Task[None]) -> None:
         awake_due = time.monotonic() + AWAKE_S
+        heard_due = time.monotonic()
         paced = 0.0
         self._anew = False
         while not self._anew:
@@ -258,12 +264,40 @@ class Consumer:
             for tp, lane in list(self.lanes.items()):
                 if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to:
                     await self._sweep(tp, lane)
+            if time.monotonic() >= heard_due:
+                heard_due = time.monotonic() + HEARD_S
+                await self._note_heard(client)
             if time.monotonic() >= awake_due:
                 awake_due = time.monotonic() + AWAKE_S
-                async with self.engine.begin() as connection:
-                    for tp, lane in list(self.lanes.items()):
-                        if lane.topic.compacted and lane.sweep_to is None:
-                            await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+                await self._note_awake()
+
+    async def _note_awake(self) -> None:
+        """Say that this service hears its compacted topics, and misses no tombstone."""
+        async with self.engine.begin() as connection:
+            for tp, lane in list(self.lanes.items()):
+                if lane.topic.compacted and lane.sweep_to is None:
+                    await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+
+    async def _note_heard(self, client: AIOKafkaConsumer) -> None:
+        """Of topics taken as bytes, remember as ``awake_at`` until when all was heard: whoever misses something there knows that it was not told.
+
+        The time is read before the ends are asked for, and a partition counts when it was applied up to its end.
+        """
+        raw = sorted(tp for tp in self.lanes if self._is_raw(tp.topic))
+        if not raw:
+            return
+        async with self.engine.connect() as connection:
+            at = (await connection.execute(_CLOCK)).scalar_one()
+        ends = await client.end_offsets(raw)
+        heard = []
+        for tp in raw:
+            with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
+                if await client.position(tp) >= ends[tp]:
+                    heard.append(tp)
+        if heard:
+            values = {"at": at, "topics": [tp.topic for tp in heard], "partitions": [tp.partition for tp in heard]}
+            async with self.engine.begin() as connection:
+                await connection.execute(_HEARD, values)
 
     def _known(self, client: AIOKafkaConsumer, batches: Batches) -> Batches:
         """The batches of partitions that are taken over; the others, which came too early, will be given again.

@@ -10,7 +10,7 @@ application over it (with its ``lifespan``; relay, consumer and background work 
         assert await world.said() == []
 
 - ``get/post/patch/put/delete(path, actor, **httpx2 arguments)``: a request below ``/api/v1`` as the gateway would send it;
-  ``version=3`` sends ``If-Match: "3"``, ``key="k"`` sends ``Idempotency-Key``. Actors: ``person()``, ``owner(project)``,
+  ``version=3`` sends ``If-Match: "3"``, ``key="k"`` sends ``Idempotency-Key``, ``jar={…}`` sends cookies. Actors: ``person()``, ``owner(project)``,
   ``scientist(project)``, ``agent(id)``, ``job(run, fencing)`` or ``NOBODY``.
 - ``said()``: the facts in the outbox since it was last called (``erased()``: what was taken off its topic); ``recorded()``: the audit records since it was last called.
 - ``hear(fact, …)``: the facts arrive over Kafka: encoded, decoded, inbox and handler in the consumer's transaction. Fails
@@ -29,9 +29,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -237,13 +238,22 @@ class World:
         self.runtime = runtime
         self.database_url = database_url
         self.app = chassis_app.create_app(spec, runtime)
-        self.client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=self.app), base_url="https://service")
+        forgetful = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # a test says which cookies it sends
+        self.client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=self.app), base_url="https://service", cookies=forgetful)
         self.consumer = Consumer(runtime.settings, runtime.engine, spec.hears)
         self._said_to = 0
         self._recorded_to = 0
 
     async def request(
-        self, method: str, path: str, actor: Actor = NOBODY, *, version: int | None = None, key: str | None = None, **arguments: Any
+        self,
+        method: str,
+        path: str,
+        actor: Actor = NOBODY,
+        *,
+        version: int | None = None,
+        key: str | None = None,
+        jar: Mapping[str, str] | None = None,
+        **arguments: Any,
     ) -> httpx2.Response:
         """Send a request as the gateway forwards it; ``path`` is below the API's prefix."""
         headers = {IDENTITY_HEADER: write_identity(actor), REQUEST_HEADER: str(uuid7())}
@@ -251,6 +261,8 @@ class World:
             headers["If-Match"] = f'"{version}"'
         if key is not None:
             headers["Idempotency-Key"] = key
+        if jar:
+            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in jar.items())
         headers |= arguments.pop("headers", {})
         return await self.client.request(method, API + path, headers=headers, **arguments)
 

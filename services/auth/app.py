@@ -75,6 +75,14 @@ async def tidy(runtime: Runtime) -> None:
         await asyncio.sleep(TEND_S)
 
 
+async def end_sessions(runtime: Runtime) -> None:
+    """End sessions that are over: when the next one is, and at least every half minute."""
+    while True:
+        async with unit_of_work(runtime.engine, Service.AUTH.value, "session.end_over") as uow:
+            pause = await sessions.end_over(uow, runtime.extra["tools"])
+        await asyncio.sleep(pause)
+
+
 async def deliver(runtime: Runtime) -> None:
     """Send letters that are due, where mail is configured."""
     office: post.Post | None = runtime.extra["post"]
@@ -89,6 +97,6 @@ spec = Spec(
     settings=AuthSettings,
     router=router,
     hears=hears,
-    background=(tend, tidy, deliver),
+    background=(tend, tidy, end_sessions, deliver),
     lifespan=lifespan,
 )

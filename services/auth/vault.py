@@ -142,6 +142,10 @@ class Vault:
         mac = hmac.digest(self._refresh_key, session_id.bytes + generation.to_bytes(8, "big") + seed, "sha256")
         return f"refresh_{session_id.hex}.{generation}.{_text(mac)}"
 
+    def is_refresh_token(self, token: str, session_id: UUID, generation: int, seed: bytes) -> bool:
+        """Whether this is the refresh token of a session's generation."""
+        return bool(seed) and hmac.compare_digest(token.encode(), self.refresh_token(session_id, generation, seed).encode())
+
     def new_device(self, user_id: UUID, now: datetime) -> str:
         """A device cookie: it says that somebody signed in to this account here at this time."""
         said = f"{user_id.hex}.{secrets.token_hex(DEVICE_NONCE_BYTES)}.{int(now.timestamp())}"

@@ -2,10 +2,12 @@
 
 import base64
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.world import World, Worlds
 
@@ -20,3 +22,17 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
     return await worlds.open("auth", **settings)
+
+
+@pytest.fixture
+def statements(world: World) -> Iterator[list[str]]:
+    """The statements that this world's database is asked, in order."""
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        asked.append(statement)
+
+    engine = world.runtime.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield asked
+    event.remove(engine, "before_cursor_execute", note)

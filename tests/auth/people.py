@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import httpx2
 import pyotp
 
 from contracts.roles import Actor, ClusterRole
+from services.auth.routes.cookies import DEVICE, REFRESH
 from tests.world import World, administrator, person
 
 PASSWORD = "correct horse battery"
@@ -41,10 +43,40 @@ class Account:
         await self.world.sql("UPDATE credentials SET last_step = -1 WHERE user_id = :id", id=self.user_id)
         return self.totp.now()
 
-    async def sign_in(self, *, world: World | None = None, **other: str) -> httpx2.Response:
-        """Sign in, with everything right but what ``other`` says."""
+    async def sign_in(
+        self, *, world: World | None = None, source: str = "192.0.2.1", device: str | None = None, **other: str
+    ) -> httpx2.Response:
+        """Sign in, with everything right but what ``other`` says; ``device`` is the device cookie that is shown."""
         shown = {"username": self.username, "password": self.password, "code": other.pop("code", None) or await self.new_code()}
-        return await (world or self.world).post("/sessions", json=shown | other)
+        jar = {DEVICE: device} if device else None
+        return await (world or self.world).post("/sessions", json=shown | other, jar=jar, headers={"Hortus-Source": source})
+
+
+def cookie(answer: httpx2.Response, name: str) -> str | None:
+    """The value of a cookie that an answer sets; empty when it has the browser forget it."""
+    found = [SimpleCookie(header).get(name) for header in answer.headers.get_list("set-cookie")]
+    return next((morsel.value for morsel in found if morsel is not None), None)
+
+
+async def begin(account: Account, *, source: str = "192.0.2.1") -> tuple[UUID, str]:
+    """Sign in; the session and its refresh token."""
+    answer = await account.sign_in(source=source)
+    token = cookie(answer, REFRESH)
+    assert token
+    return UUID(answer.json()["session_id"]), token
+
+
+async def refresh(world: World, token: str | None) -> httpx2.Response:
+    """Show a refresh token."""
+    return await world.post("/sessions/refresh", jar={REFRESH: token} if token else None)
+
+
+async def hear_all(world: World) -> None:
+    """All use of sessions was heard until now."""
+    await world.sql(
+        """INSERT INTO partitions_heard (topic, partition, awake_at) SELECT 'activity', p, clock_timestamp() FROM generate_series(0, 1) p
+           ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at"""
+    )
 
 
 async def invite(world: World, email: str, roles: Sequence[str] = ()) -> httpx2.Response:

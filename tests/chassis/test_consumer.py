@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,9 +15,10 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from chassis import bus
-from chassis.consumer import Consumer, Hears, Lane, NotYetKnown
+from chassis import consumer as consumer_module
+from chassis.consumer import Consumer, Hears, Lane, NotYetKnown, RawRecord
 from chassis.outbox import UnitOfWork
-from contracts.events import PROJECTS, TOPICS, USERS, Fact, Membership, Project, ProjectState, Session, User, UserStatus
+from contracts.events import ACTIVITY, PROJECTS, TOPICS, USERS, Fact, Membership, Project, ProjectState, Session, User, UserStatus
 from tests.chassis.conftest import Bus, Side, effect, send, until
 from tests.world import record_of
 
@@ -437,3 +438,47 @@ async def test_a_consumer_that_lost_its_partition_and_goes_on_repeats_no_effect(
     go_on.set()
     await asyncio.gather(first, second)
     assert await effects(datasets, str(project)) == [*([1] if known else []), 2, 3]
+
+
+async def test_of_topics_taken_as_bytes_it_is_known_until_when_all_was_heard(
+    side: Make, broker: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "HEARD_S", 0.1)
+    auth: Side = await side("auth")
+    told = asyncio.Event()
+    held = asyncio.Event()
+
+    async def hear(records: Sequence[RawRecord], uow: UnitOfWork) -> None:
+        told.set()
+        await held.wait()
+
+    listens = Hears("auth")
+    listens.raw(ACTIVITY.name)(hear)
+
+    async def heard() -> list[Any]:
+        found = await auth.sql("SELECT partition, awake_at FROM partitions_heard WHERE topic = 'activity' ORDER BY partition")
+        return [row.awake_at for row in found] if [row.partition for row in found] == [0, 1] else []
+
+    producer = bus.producer(broker.settings("gateway", "postgresql+asyncpg://unused"))
+    await producer.start()
+    try:
+        async with consuming(Consumer(auth.settings, auth.engine, listens)):
+            first = await until(heard)
+
+            async def later() -> bool:
+                return all(new > old for new, old in zip(await heard(), first, strict=True))
+
+            await until(later)
+            await producer.send_and_wait(ACTIVITY.name, b"{}", partition=0)
+            await asyncio.wait_for(told.wait(), 10)
+            written = (await auth.sql("SELECT clock_timestamp()"))[0][0]
+            stood = await heard()
+            assert stood[0] < written
+            held.set()
+
+            async def all_of_it() -> bool:
+                return bool(min(await heard()) > written)
+
+            await until(all_of_it)
+    finally:
+        await producer.stop()

@@ -1,16 +1,24 @@
 """The rules of sign-ins, sessions and refresh tokens."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from uuid import UUID
 
-from chassis.errors import NotFound, Unauthenticated
+from chassis.errors import CannotDecide, NotFound, Unauthenticated
 from contracts import events
+from contracts.events import UserStatus
 from services.auth.models import Session, User
 
 LONGEST_CLIENT = 128
 PASSKEY = "passkey"
 SIGNED_OUT = "signed-out"
+IDLE = "idle"
+EXPIRED = "expired"
+REUSED = "refresh-token-reused"
+GRACE = timedelta(seconds=10)
+TOLD_WITHIN = timedelta(seconds=5)
+REFRESH_TOKEN = re.compile(r"refresh_(?P<session>[0-9a-f]{32})\.(?P<generation>[1-9][0-9]{0,15})\.[A-Za-z0-9_-]{43}")
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 KEEP_ENDED = timedelta(hours=24)
 
@@ -19,6 +27,24 @@ class SignInRefused(Unauthenticated):
     """SECOND_FACTOR_IS_RIGHT: something is wrong, and it is not said what."""
 
     title = "Name, password or one-time code is not right"
+
+
+class RefreshTokenInvalid(Unauthenticated):
+    """REFRESH_TOKEN_IS_CURRENT: none of ours; nobody ends a session by guessing."""
+
+    title = "This refresh token is not known"
+
+
+class RefreshTokenReused(Unauthenticated):
+    """REFRESH_TOKEN_IS_CURRENT: the token was given up for a newer one, so it is in two hands, and the session was ended."""
+
+    title = "This refresh token was used before, so the session was ended; sign in again"
+
+
+class SessionEnded(Unauthenticated):
+    """The session was ended, was not used for too long, or is too old, or its account is not active."""
+
+    title = "The session has ended; sign in again"
 
 
 def shown_client(agent: str) -> str:
@@ -65,6 +91,60 @@ def own_session(session: Session | None, user_id: UUID) -> Session:
     return session
 
 
+def generation_of(token: str | None) -> tuple[UUID, int]:
+    """The session and the generation that a refresh token names, unproven. Raises RefreshTokenInvalid."""
+    named = REFRESH_TOKEN.fullmatch(token or "")
+    if named is None:
+        raise RefreshTokenInvalid
+    return UUID(named["session"]), int(named["generation"])
+
+
+def rotate(session: Session, generation: int, now: datetime) -> bool:
+    """Condition.REFRESH_TOKEN_IS_CURRENT: whether who shows the token of ``generation`` gets the newest one; otherwise it is reused.
+
+    The newest gives way to its successor (RFC 9700 section 4.14.2). The one before leads to the same successor for 10 s more: a
+    second tab may show it, or who never got the answer.
+    """
+    if generation == session.generation:
+        session.generation += 1
+        session.rotated_at = now
+        return True
+    return generation == session.generation - 1 and now - session.rotated_at <= GRACE
+
+
+def unused_since(heard_to: datetime | None, idle: timedelta) -> datetime | None:
+    """What was last used at this time or before is idle; None while nothing is known about use.
+
+    ``heard_to``: until when all was heard that gateways have told, which they do within a moment. It stands still while nothing
+    is heard, so silence of the bus ends nobody's session, and nor does a start after a long sleep.
+    """
+    return None if heard_to is None else heard_to - TOLD_WITHIN - idle
+
+
+def demand_open(session: Session, user: User | None, unused: datetime | None, idle: timedelta, now: datetime) -> User:
+    """The person of a session that still counts; ``unused`` is ``unused_since``.
+
+    Raises SessionEnded, and CannotDecide while it is not known whether the session was used in the last ``idle``.
+    """
+    over = session.ended_at is not None or session.expires_at <= now
+    if over or user is None or user.status != UserStatus.ACTIVE or _is_idle(session, unused):
+        raise SessionEnded
+    if session.last_used_at + idle <= now:
+        raise CannotDecide("It is not known yet whether this session was used.", retry_after=1)
+    return user
+
+
+def why_over(session: Session, unused: datetime | None, now: datetime) -> str | None:
+    """Why an open session has to end now, or None; ``unused`` is ``unused_since``."""
+    if session.expires_at <= now:
+        return EXPIRED
+    return IDLE if _is_idle(session, unused) else None
+
+
+def _is_idle(session: Session, unused: datetime | None) -> bool:
+    return unused is not None and session.last_used_at <= unused
+
+
 def end_session(session: Session, now: datetime, because: str) -> bool:
     """End a session; whether it was open until now."""
     if session.ended_at is not None:
@@ -73,13 +153,6 @@ def end_session(session: Session, now: datetime, because: str) -> bool:
     session.ended_because = because
     session.version += 1
     return True
-
-
-def demand_live(session: Session, now: datetime) -> Session:
-    """A session that counts now. Raises NotFound."""
-    if session.ended_at is not None or session.expires_at <= now:
-        raise NotFound
-    return session
 
 
 def show_factor(session: Session, factor: str, now: datetime) -> None:

@@ -107,6 +107,7 @@ ALTER TABLE sessions ALTER COLUMN last_used_at SET NOT NULL;
 ALTER TABLE sessions ALTER COLUMN rotated_at SET NOT NULL;
 CREATE INDEX sessions_by_end ON sessions (coalesce(ended_at, expires_at));
 CREATE INDEX sessions_by_use ON sessions (last_used_at) WHERE ended_at IS NULL;
+CREATE INDEX sessions_by_expiry ON sessions (expires_at) WHERE ended_at IS NULL;
 CREATE TABLE client_codes (
     code_hash bytea PRIMARY KEY,
     user_id uuid NOT NULL REFERENCES users,

@@ -24,7 +24,7 @@ from services.auth.schemas.sessions import (
     WithPasskey,
     WithRecoveryCode,
 )
-from services.auth.service import client_codes, oidc, sessions
+from services.auth.service import callers, client_codes, oidc, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.sessions import SignedIn
@@ -94,26 +94,37 @@ async def create_session(
     return signed_in_view(signed_in, response)
 
 
+@router.post("/sessions/refresh", response_model=SignedInView, dependencies=[may(Action.SESSION_REFRESH)])
+async def refresh_session(request: Request, response: Response, uow: Uow, here: Here) -> SignedInView | Response:
+    """Get a new access token, and the refresh token after the one shown."""
+    signed_in = await sessions.refresh(uow, here, request.cookies.get(cookies.REFRESH))
+    if isinstance(signed_in, Problem):
+        refused = problem_response(signed_in)
+        cookies.forget(refused, cookies.REFRESH)
+        return refused
+    return signed_in_view(signed_in, response)
+
+
+def _view(session: Session, current: UUID | None) -> SessionView:
+    return SessionView(
+        session_id=session.session_id,
+        created_at=session.created_at,
+        session_expires_at=session.expires_at,
+        last_used_at=session.last_used_at,
+        factor_at=session.factor_at,
+        method=session.method,
+        client=session.client,
+        source=session.source,
+        current=session.session_id == current,
+        version=session.version,
+    )
+
+
 @router.get("/sessions", dependencies=[may(Action.SESSION_LIST)])
-async def list_sessions(paging: Paging, actor: CurrentActor, uow: Uow) -> Page[SessionView]:
+async def list_sessions(paging: Paging, actor: CurrentActor, uow: Uow, here: Here) -> Page[SessionView]:
     """The caller's live sessions."""
-
-    def show(session: Session) -> SessionView:
-        return SessionView(
-            session_id=session.session_id,
-            created_at=session.created_at,
-            session_expires_at=session.expires_at,
-            last_used_at=session.last_used_at,
-            factor_at=session.factor_at,
-            method=session.method,
-            client=session.client,
-            source=session.source,
-            current=session.session_id == actor.session_id,
-            version=session.version,
-        )
-
-    rows = await sessions.list_sessions(uow, paging.after_id(), paging.limit + 1)
-    return paging.page(rows, lambda row: (row.session_id,), show)
+    rows = await sessions.list_sessions(uow, here, callers.caller(uow), paging.after_id(), paging.limit + 1)
+    return paging.page(rows, lambda row: (row.session_id,), lambda row: _view(row, actor.session_id))
 
 
 @router.delete("/sessions/{session_id}", status_code=204, dependencies=[may(Action.SESSION_END)])
@@ -121,4 +132,30 @@ async def end_session(session_id: UUID, actor: CurrentActor, later: LaterUow, he
     """Sign out of one session; ``Hortus-Logout`` is where a browser signs out of its identity provider too."""
     farewell = await oidc.farewell(here, actor.user_id, session_id)
     await sessions.end_session(await later(), session_id)
-    return Response(status_code=204, headers={"Hortus-Logout": farewell} if farewell else None)
+    ended = Response(status_code=204, headers={"Hortus-Logout": farewell} if farewell else None)
+    if session_id == actor.session_id:
+        cookies.forget(ended, cookies.REFRESH)
+    return ended
+
+
+@router.delete("/sessions", status_code=204, dependencies=[may(Action.SESSION_END_ALL)])
+async def end_sessions(uow: Uow) -> Response:
+    """Sign out everywhere."""
+    await sessions.end_own(uow)
+    ended = Response(status_code=204)
+    cookies.forget(ended, cookies.REFRESH)
+    return ended
+
+
+@router.get("/users/{user_id}/sessions", dependencies=[may(Action.USER_SESSION_LIST)])
+async def list_sessions_of(user_id: UUID, paging: Paging, actor: CurrentActor, uow: Uow, here: Here) -> Page[SessionView]:
+    """Somebody's live sessions."""
+    rows = await sessions.list_of(uow, here, user_id, paging.after_id(), paging.limit + 1)
+    return paging.page(rows, lambda row: (row.session_id,), lambda row: _view(row, actor.session_id))
+
+
+@router.delete("/users/{user_id}/sessions", status_code=204, dependencies=[may(Action.USER_SESSION_END_ALL)])
+async def end_sessions_of(user_id: UUID, uow: Uow) -> Response:
+    """Sign somebody out everywhere."""
+    await sessions.end_of(uow, user_id)
+    return Response(status_code=204)

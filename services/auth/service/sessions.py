@@ -5,19 +5,23 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from chassis import tokens
-from chassis.errors import Problem
+from chassis.errors import NotFound, Problem
 from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, Verdict
+from services.auth.domain.letters import Kind
 from services.auth.models import Session, User
-from services.auth.service import callers, factors, passkeys, passwords, patience, signing
+from services.auth.service import callers, factors, letters, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.tools import About, Tools
 
 ERASE_BATCH = 200
+END_BATCH = 200
+SHORTEST_S = 1.0
+LONGEST_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,53 @@ async def access(uow: UnitOfWork, tools: Tools, session: Session, user: User, no
     return SignedIn(session, user, token, expires, refresh, now, device)
 
 
-async def list_sessions(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Session]:
-    """The caller's sessions that still count."""
-    return await repository.sessions.live_sessions(uow.session, callers.caller(uow), uow.now, after, limit)
+async def refresh(uow: UnitOfWork, tools: Tools, shown: str | None) -> SignedIn | domain.sessions.RefreshTokenReused:
+    """The newest tokens of the session whose refresh token is shown.
+
+    A token that was given up for a newer one ends the session: this refusal is returned, not raised, so that it is committed.
+    Raises RefreshTokenInvalid, SessionEnded, CannotDecide, which change nothing.
+    """
+    session_id, generation = domain.sessions.generation_of(shown)
+    session = await repository.sessions.session_by_id(uow.session, session_id)
+    if session is None or not tools.vault.is_refresh_token(shown or "", session_id, generation, session.seed):
+        raise domain.sessions.RefreshTokenInvalid
+    user, now = await _demand_open(uow, tools, session)
+    callers.acts(uow, user, session_id)
+    if domain.sessions.rotate(session, generation, now):
+        return await access(uow, tools, session, user, now)
+    domain.sessions.end_session(session, now, domain.sessions.REUSED)
+    uow.emit(domain.sessions.session_fact(session))
+    uow.note(session_id=session_id, user_id=user.user_id, because=domain.sessions.REUSED)
+    about = {"source": session.source or "an unknown address", "client": session.client or "an unknown client"}
+    await letters.write(uow, tools, user.user_id, user.email, Kind.SESSION_REUSE, **about)
+    return domain.sessions.RefreshTokenReused()
+
+
+async def current(uow: UnitOfWork, tools: Tools) -> Session:
+    """The session that the caller is in, locked, while it counts. Raises SessionEnded, CannotDecide."""
+    own = await repository.sessions.session_by_id(uow.session, uow.actor.session_id or domain.accounts.NO_ONE)
+    if own is None or own.user_id != callers.caller(uow):
+        raise domain.sessions.SessionEnded
+    await _demand_open(uow, tools, own)
+    return own
+
+
+async def _demand_open(uow: UnitOfWork, tools: Tools, session: Session) -> tuple[User, datetime]:
+    user = await repository.accounts.user(uow.session, session.user_id)
+    unused = await _unused_since(uow, tools)
+    now = await repository.clock(uow.session)
+    return domain.sessions.demand_open(session, user, unused, timedelta(seconds=tools.settings.idle_s), now), now
+
+
+async def list_sessions(uow: UnitOfWork, tools: Tools, user_id: UUID, after: UUID | None, limit: int) -> list[Session]:
+    """A person's sessions that still count."""
+    return await repository.sessions.live_sessions(uow.session, user_id, uow.now, await _unused_since(uow, tools), after, limit)
+
+
+async def list_of(uow: UnitOfWork, tools: Tools, user_id: UUID, after: UUID | None, limit: int) -> list[Session]:
+    """The sessions of somebody's that still count, for an administrator. Raises NotFound."""
+    await _demand_known(uow, user_id)
+    return await list_sessions(uow, tools, user_id, after, limit)
 
 
 async def end_session(uow: UnitOfWork, session_id: UUID) -> None:
@@ -127,12 +175,24 @@ async def end_session(uow: UnitOfWork, session_id: UUID) -> None:
         uow.note(session_id=session_id)
 
 
+async def end_own(uow: UnitOfWork) -> None:
+    """End all of the caller's sessions, also the one they ask in."""
+    await end_all(uow, callers.caller(uow), domain.sessions.SIGNED_OUT)
+
+
+async def end_of(uow: UnitOfWork, user_id: UUID) -> None:
+    """End all of somebody's sessions, for an administrator. Raises NotFound."""
+    await _demand_known(uow, user_id)
+    await end_all(uow, user_id, "ended-by-administrator")
+
+
 async def end_all(uow: UnitOfWork, user_id: UUID, because: str) -> int:
     """End and tell every open session of a person; how many there were."""
-    ended = await repository.sessions.open_sessions(uow.session, user_id, uow.now)
+    ended = await repository.sessions.open_sessions(uow.session, user_id)
     for session in ended:
         domain.sessions.end_session(session, uow.now, because)
         uow.emit(domain.sessions.session_fact(session))
+    uow.note(user_id=user_id, sessions=len(ended))
     return len(ended)
 
 
@@ -145,3 +205,28 @@ async def erase_ended(uow: UnitOfWork) -> bool:
         await repository.sessions.remove_sessions(uow.session, gone)
         uow.note(sessions=len(gone))
     return len(gone) == ERASE_BATCH
+
+
+async def end_over(uow: UnitOfWork, tools: Tools) -> float:
+    """End and tell, of all sessions, those that expired or were not used for too long; in how many seconds to look again."""
+    idle = timedelta(seconds=tools.settings.idle_s)
+    unused = await _unused_since(uow, tools)
+    over = await repository.sessions.sessions_to_end(uow.session, uow.now, unused, END_BATCH)
+    for session in over:
+        because = domain.sessions.why_over(session, unused, uow.now)
+        if because is not None and domain.sessions.end_session(session, uow.now, because):
+            uow.emit(domain.sessions.session_fact(session))
+    if over:
+        return 0.0
+    ahead = await repository.sessions.next_end(uow.session, idle)
+    left = (ahead - uow.now).total_seconds() if ahead else LONGEST_S
+    return min(max(left, SHORTEST_S), LONGEST_S)
+
+
+async def _unused_since(uow: UnitOfWork, tools: Tools) -> datetime | None:
+    return domain.sessions.unused_since(await repository.sessions.heard_to(uow.session), timedelta(seconds=tools.settings.idle_s))
+
+
+async def _demand_known(uow: UnitOfWork, user_id: UUID) -> None:
+    if await repository.accounts.user(uow.session, user_id) is None:
+        raise NotFound

@@ -3,9 +3,9 @@
 from chassis.errors import NotFound
 from chassis.guard import OpenUow
 from contracts.roles import Actor
-from services.auth import domain, repository
+from services.auth import domain
 from services.auth.models import Session
-from services.auth.service import callers, factors, patience
+from services.auth.service import callers, factors, patience, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import Tools
 
@@ -13,7 +13,7 @@ from services.auth.service.tools import Tools
 async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor) -> Session | domain.sessions.SignInRefused:
     """The caller's session with a second factor that was shown now, by the database's clock; the gateway hears of it.
 
-    A refusal is returned, not raised, so that the failure it counts is committed. Raises NotFound, SlowDown.
+    A refusal is returned, not raised, so that the failure it counts is committed. Raises NotFound, SlowDown, SessionEnded, CannotDecide.
     """
     if actor.session_id is None:
         raise NotFound
@@ -21,9 +21,7 @@ async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await callers.account(uow)
-    domain.accounts.demand_active(user)
-    found = await repository.sessions.session_of(uow.session, user.user_id, actor.session_id)
-    session = domain.sessions.demand_live(domain.sessions.own_session(found, user.user_id), turn.now)
+    session = await sessions.current(uow, tools)
     factor = await factors.check(uow, tools, user, shown, turn.now)
     if factor is None or not domain.factors.satisfies(factor, await factors.policy(uow, tools, user)):
         turn.failed()
