@@ -13,9 +13,10 @@ from contracts.events import Session
 from services.auth import domain
 from services.auth.domain.passkeys import STAND_IN_KEY, Assertion
 from services.auth.models import Passkey
+from tests.auth.factors import challenge, letters, register, shown
 from tests.auth.passkeys import BACKED_UP, BACKUP_ELIGIBLE, ORIGIN, PRESENT, VERIFIED, Authenticator
 from tests.auth.people import Account, join
-from tests.world import World, administrator, person, reason
+from tests.world import World, Worlds, administrator, person, reason
 
 RFC_6979_KEY = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
 
@@ -29,31 +30,12 @@ class Holder:
     passkey_id: str
 
 
-async def register(account: Account, authenticator: Authenticator, name: str = "key ring", **other: Any) -> httpx2.Response:
-    """Make a passkey and register it, through the doors."""
-    asked = (await account.world.post("/users/me/passkeys/options", account.actor(), json={})).json()
-    made = {"challenge": asked["challenge"], "credential": authenticator.make(asked["options"]), "name": name}
-    return await account.world.post("/users/me/passkeys", account.actor(), json=made | other)
-
-
 async def holder(world: World, email: str = "ada@example.org", authenticator: Authenticator | None = None) -> Holder:
     account = await join(world, email)
     used = authenticator or Authenticator()
     answer = await register(account, used)
     assert answer.status_code == 201, answer.text
     return Holder(account, used, answer.json()["passkey_id"])
-
-
-async def challenge(world: World) -> dict[str, Any]:
-    answer = await world.post("/passkey-challenges", json={})
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
-
-
-async def shown(world: World, authenticator: Authenticator, **other: Any) -> dict[str, Any]:
-    """A passkey's answer to a fresh challenge."""
-    asked = await challenge(world)
-    return {"challenge": asked["challenge"], "credential": authenticator.show(asked["options"], **other)}
 
 
 async def show_again(somebody: Holder, passkey: dict[str, Any]) -> httpx2.Response:
@@ -307,8 +289,10 @@ async def test_a_challenge_of_another_house_is_refused(world: World) -> None:
     assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
 
 
-async def test_a_count_that_goes_backwards_is_refused_and_recorded(world: World) -> None:
+async def test_a_count_that_goes_backwards_is_refused_recorded_and_told(worlds: Worlds, settings: dict[str, Any]) -> None:
+    world = await worlds.open("auth", **settings, smtp_url="smtps://localhost:1")
     ada = await holder(world)
+    await letters(world)
     await world.sql("UPDATE passkeys SET sign_count = 9")
     passkey = await shown(world, ada.authenticator)
     await world.recorded()
@@ -317,6 +301,9 @@ async def test_a_count_that_goes_backwards_is_refused_and_recorded(world: World)
     record = (await world.recorded())[-1]
     assert (record["action"], record["resource"]["passkey_id"]) == ("passkey.find_copied", ada.passkey_id)
     assert (await world.sql("SELECT sign_count, last_used_at FROM passkeys"))[0] == (9, None)
+    (letter,) = await letters(world)
+    assert letter["address"] == "ada@example.org"
+    assert "key ring" in letter["text"]
 
 
 async def test_an_authenticator_without_a_count_is_taken(world: World) -> None:
