@@ -10,7 +10,18 @@ from contracts.policy import Service
 from services.auth import post, provider, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
-from services.auth.service import accounts, client_codes, factors, keys, letters, patience, sessions, signing
+from services.auth.service import (
+    accounts,
+    client_codes,
+    factors,
+    keys,
+    letters,
+    new_passwords,
+    patience,
+    registrations,
+    sessions,
+    signing,
+)
 from services.auth.service.tools import Tools
 from services.auth.settings import AuthSettings
 
@@ -58,6 +69,8 @@ async def tend(runtime: Runtime) -> None:
             await patience.forget(uow)
             await factors.forget_spent(uow)
             await client_codes.prune(uow)
+        async with unit_of_work(runtime.engine, Service.AUTH.value, "registrations.forget") as uow:
+            await registrations.prune(uow)
         await asyncio.sleep(TEND_S)
 
 
@@ -84,9 +97,10 @@ async def end_sessions(runtime: Runtime) -> None:
 
 
 async def deliver(runtime: Runtime) -> None:
-    """Send letters that are due, where mail is configured."""
+    """Answer who asked for new passwords, and send the letters that are due, where mail is configured."""
     office: post.Post | None = runtime.extra["post"]
     while office is not None:
+        await new_passwords.answer_asks(runtime.extra["tools"])
         await letters.deliver(runtime.extra["tools"], office)
         await asyncio.sleep(POST_S)
     await asyncio.Event().wait()

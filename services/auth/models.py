@@ -147,6 +147,16 @@ class Link(Table, table=True):
     created_at: datetime = Field(sa_type=TIME)
 
 
+class ResetAsk(Table, table=True):
+    """Somebody's wish for a new password for the name that they typed, sealed: it may be nobody's, or a password."""
+
+    __tablename__ = "reset_asks"
+
+    ask_id: UUID = Field(primary_key=True)
+    sealed: bytes
+    created_at: datetime = Field(sa_type=TIME)
+
+
 class Registration(Table, table=True):
     """Somebody's request for an account, which an administrator decides."""
 

@@ -92,6 +92,14 @@ class Vault:
         """The TOTP secret of an account. Raises BadMasterKey."""
         return self._open(sealed, b"totp:" + user_id.bytes).decode()
 
+    def seal_name(self, name: str, ask_id: UUID) -> bytes:
+        """A name that somebody typed, sealed: it may be a password typed into the wrong field."""
+        return self._seal(name.encode(), b"name:" + ask_id.bytes)
+
+    def open_name(self, sealed: bytes, ask_id: UUID) -> str:
+        """A name that somebody typed. Raises BadMasterKey."""
+        return self._open(sealed, b"name:" + ask_id.bytes).decode()
+
     def seal_letter(self, text: str, letter_id: UUID) -> bytes:
         """A letter that waits, sealed: it holds an address, and may hold a one-time link."""
         return self._seal(text.encode(), b"letter:" + letter_id.bytes)
@@ -216,14 +224,14 @@ class Passwords:
 
     async def hash(self, password: str, source: str = "") -> str:
         """The hash to store, with its salt and parameters. Raises CannotDecide when too many wait, or too many of ``source``."""
-        return await self._run(source, self._hash, password)
+        return await self.run(source, self._hash, password)
 
     async def check(self, password: str, stored: str | None, source: str = "") -> tuple[bool, str | None]:
         """Whether the password is right, and a new hash to store where the old one has other parameters.
 
         Without a stored hash the work is the same, and the answer is no. Raises CannotDecide when too many wait, or too many of ``source``.
         """
-        return await self._run(source, self._check, password, stored)
+        return await self.run(source, self._check, password, stored)
 
     def _hash(self, password: str) -> str:
         return self._hasher.hash(password)
@@ -237,7 +245,8 @@ class Passwords:
             return False, None
         return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
-    async def _run(self, source: str, work: Callable[..., T], *arguments: object) -> T:
+    async def run(self, source: str, work: Callable[..., T], *arguments: object) -> T:
+        """Slow work on a password, in the same threads and bounds as a hash. Raises CannotDecide as they do."""
         if self._room <= 0 or self._of_source[source] >= self._room_of_source:
             raise CannotDecide("Too many people sign in at this moment.", retry_after=1)
         self._room -= 1

@@ -225,7 +225,7 @@ def test_confirming_with_a_wrong_code_is_refused() -> None:
 
 def test_inviting_again_voids_what_was_chosen() -> None:
     again = domain.accounts.invite_again(
-        user(UserStatus.INVITED), invitation(password_hash="x", totp_sealed=b"s"), frozenset(), b"new", NOW + timedelta(hours=30)
+        user(UserStatus.INVITED), invitation(password_hash="x", totp_sealed=b"s"), frozenset(), [], b"new", NOW + timedelta(hours=30)
     )
     assert (again.token_hash, again.password_hash, again.totp_sealed) == (b"new", None, None)
     assert again.expires_at == NOW + timedelta(hours=54)
@@ -233,14 +233,14 @@ def test_inviting_again_voids_what_was_chosen() -> None:
 
 def test_inviting_again_with_other_roles_is_a_new_version() -> None:
     invited = user(UserStatus.INVITED)
-    domain.accounts.invite_again(invited, invitation(), ADMINISTRATOR, b"new", NOW)
+    domain.accounts.invite_again(invited, invitation(), ADMINISTRATOR, [], b"new", NOW)
     assert (invited.cluster_roles, invited.version) == (["administrator"], 2)
 
 
 @pytest.mark.parametrize("status", [UserStatus.ACTIVE, UserStatus.BLOCKED, UserStatus.DEACTIVATED])
 def test_who_has_confirmed_is_not_invited_again(status: UserStatus) -> None:
     with pytest.raises(domain.accounts.EmailTaken):
-        domain.accounts.invite_again(user(status), None, frozenset(), b"new", NOW)
+        domain.accounts.invite_again(user(status), None, frozenset(), [], b"new", NOW)
 
 
 # Accounts
@@ -266,20 +266,20 @@ class Case:
     ],
 )
 def test_an_account_is_changed(case: Case) -> None:
-    assert domain.accounts.change(case.before, case.status, case.roles, [ADA, EVE])
+    assert domain.accounts.change(case.before, case.status, case.roles, [], [ADA, EVE])
     assert (case.before.status, case.before.cluster_roles, case.before.version) == (*case.after, 2)
 
 
 @pytest.mark.parametrize(("status", "roles"), [(None, None), (UserStatus.ACTIVE, None), (None, frozenset[ClusterRole]())])
 def test_a_change_to_what_is_already_so_is_none(status: UserStatus | None, roles: frozenset[ClusterRole] | None) -> None:
     same = user()
-    assert not domain.accounts.change(same, status, roles, [EVE])
+    assert not domain.accounts.change(same, status, roles, [], [EVE])
     assert same.version == 1
 
 
 def test_an_account_is_not_made_active_by_somebody_else() -> None:
     with pytest.raises(domain.accounts.NotConfirmedYet):
-        domain.accounts.change(user(UserStatus.INVITED, confirmed=False), UserStatus.ACTIVE, None, [EVE])
+        domain.accounts.change(user(UserStatus.INVITED, confirmed=False), UserStatus.ACTIVE, None, [], [EVE])
 
 
 @pytest.mark.parametrize(
@@ -289,16 +289,16 @@ def test_an_account_is_not_made_active_by_somebody_else() -> None:
 def test_the_last_administrator_stays(status: UserStatus | None, roles: frozenset[ClusterRole] | None) -> None:
     last = user(roles=ADMINISTRATOR)
     with pytest.raises(domain.accounts.LastAdministratorStays):
-        domain.accounts.change(last, status, roles, [ADA])
+        domain.accounts.change(last, status, roles, [], [ADA])
     assert (last.status, last.cluster_roles, last.version) == ("active", ["administrator"], 1)
 
 
 def test_one_of_two_administrators_can_go() -> None:
-    assert domain.accounts.change(user(roles=ADMINISTRATOR), UserStatus.BLOCKED, None, [ADA, EVE])
+    assert domain.accounts.change(user(roles=ADMINISTRATOR), UserStatus.BLOCKED, None, [], [ADA, EVE])
 
 
 def test_the_last_administrator_can_take_another_role_as_well() -> None:
-    assert domain.accounts.change(user(roles=ADMINISTRATOR), None, ADMINISTRATOR | {ClusterRole.AUDITOR}, [ADA])
+    assert domain.accounts.change(user(roles=ADMINISTRATOR), None, ADMINISTRATOR | {ClusterRole.AUDITOR}, [], [ADA])
 
 
 # Sessions and facts

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,13 +11,14 @@ from contracts import events
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth.domain.factors import WrongCode
-from services.auth.models import Credential, Invitation, User
+from services.auth.models import Credential, Group, Invitation, User
 
 NO_ONE = UUID(int=0)
 INVITATION_LIFE = timedelta(hours=24)
 USERNAME_LENGTH = 8
 MAX_EMAIL = 254
 MAX_LOCAL = 64
+LOCAL = "local"
 DOMAIN = re.compile(r"(?=.{1,253}$)[^\W_](?:[\w-]{0,61}[^\W_])?(?:\.[^\W_](?:[\w-]{0,61}[^\W_])?)*")
 NOT_IN_ADDRESSES = frozenset('@"(),:;<>[]\\')
 
@@ -58,10 +59,28 @@ class NotConfirmedYet(Conflict):
     title = "This person has not confirmed their invitation yet"
 
 
+class HasLeft(Conflict):
+    """A deactivated account has nothing to block and takes no roles; it can only be activated again."""
+
+    title = "This person has left: their account is deactivated"
+
+
 class AccountNotActive(Conflict):
-    """A second factor is reset only where somebody can sign in."""
+    """What was asked for needs an active account."""
 
     title = "This account is not active"
+
+
+class PasswordIsElsewhere(Conflict):
+    """A directory or identity provider checks the password of this account."""
+
+    title = "The password of this account is kept by the organisation's directory; it is changed there"
+
+
+class NoAdministrator(Conflict):
+    """The account to recover is no administrator's."""
+
+    title = "This account is no administrator's"
 
 
 def normal_email(email: str) -> str:
@@ -113,13 +132,26 @@ def invite(
     return user, Invitation(user_id=user_id, token_hash=token_hash, expires_at=now + INVITATION_LIFE, first=first)
 
 
-def invite_again(user: User, invitation: Invitation | None, roles: Collection[ClusterRole], token_hash: bytes, now: datetime) -> Invitation:
+def effective(own: Iterable[str], groups: Iterable[Group]) -> list[str]:
+    """The cluster roles that count: a person's own and those of their groups together."""
+    return sorted({*own, *(role for group in groups for role in group.cluster_roles)})
+
+
+def invite_again(
+    user: User, invitation: Invitation | None, roles: Collection[ClusterRole], groups: Collection[Group], token_hash: bytes, now: datetime
+) -> Invitation:
     """Another token for somebody who has not confirmed yet; the one before is void. Raises EmailTaken."""
     if user.status != UserStatus.INVITED:
         raise EmailTaken
-    if set(user.cluster_roles) != set(roles):
-        user.cluster_roles = user.own_roles = _sorted(roles)
+    if set(user.own_roles) != set(roles):
+        user.own_roles = _sorted(roles)
+        user.cluster_roles = effective(user.own_roles, groups)
         user.version += 1
+    return invite_anew(user, invitation, token_hash, now)
+
+
+def invite_anew(user: User, invitation: Invitation | None, token_hash: bytes, now: datetime) -> Invitation:
+    """An invitation for an account that is there, in the place of the one before, if any."""
     if invitation is None:
         return Invitation(user_id=user.user_id, token_hash=token_hash, expires_at=now + INVITATION_LIFE, first=False)
     return reissue(invitation, token_hash, now)
@@ -164,39 +196,91 @@ def confirm(user: User, invitation: Invitation, step: int | None, now: datetime)
     )
 
 
-def demand_fresh_factor_for(roles: Collection[ClusterRole], fresh: bool) -> None:
+def demand_fresh_factor_for(roles: Collection[str], fresh: bool) -> None:
     """Condition.ROLES_NEED_FRESH_FACTOR: whoever gives ``roles`` has a ``fresh`` second factor. Raises FactorTooOld."""
     if roles and not fresh:
         raise FactorTooOld
 
 
-def change(user: User, status: UserStatus | None, roles: Collection[ClusterRole] | None, administrators: Collection[UUID]) -> bool:
-    """Condition.LAST_ADMINISTRATOR_STAYS: block, unblock or give cluster roles; whether that changed anything.
+def roles_given(user: User, status: UserStatus | None, roles: Collection[ClusterRole] | None) -> Collection[str]:
+    """The cluster roles that a change gives: those it names, and those that come back into force with a blocked account."""
+    comes_back = status is UserStatus.ACTIVE and user.status == UserStatus.BLOCKED
+    return {*(roles or ()), *(user.cluster_roles if comes_back else ())}
 
-    ``administrators`` are the active ones. Unblocking somebody who never confirmed makes them invited again.
-    Raises NotConfirmedYet, LastAdministratorStays.
-    """
-    wanted_roles = user.cluster_roles if roles is None else _sorted(roles)
-    wanted_status = user.status if status is None else status.value
-    if status is UserStatus.ACTIVE and user.confirmed_at is None:
-        if user.status != UserStatus.BLOCKED:
-            raise NotConfirmedYet
-        wanted_status = UserStatus.INVITED.value
-    if (wanted_status, wanted_roles) == (user.status, user.cluster_roles):
-        return False
-    stays = wanted_status == UserStatus.ACTIVE and ClusterRole.ADMINISTRATOR in wanted_roles
-    if user.user_id in administrators and not stays and len(administrators) == 1:
+
+def demand_administrator_stays(administrators: Collection[UUID], leaving: Collection[UUID]) -> None:
+    """Condition.LAST_ADMINISTRATOR_STAYS: of the active ``administrators``, not all are ``leaving``. Raises LastAdministratorStays."""
+    if administrators and set(administrators) <= set(leaving):
         raise LastAdministratorStays
-    user.status = wanted_status
-    user.cluster_roles = user.own_roles = wanted_roles
+
+
+def change(
+    user: User,
+    status: UserStatus | None,
+    roles: Collection[ClusterRole] | None,
+    groups: Collection[Group],
+    administrators: Collection[UUID],
+) -> bool:
+    """Block, unblock, deactivate, activate again, or give cluster roles; whether that changed anything.
+
+    ``groups`` are the person's, ``administrators`` the active ones. Who never confirmed becomes invited again by being
+    unblocked; who was deactivated comes back as somebody new: invited, without roles and groups.
+    Raises NotConfirmedYet, HasLeft, LastAdministratorStays.
+    """
+    wanted_status = _next_status(user, status)
+    leaves, left = wanted_status is UserStatus.DEACTIVATED, user.status == UserStatus.DEACTIVATED
+    if leaves and left and roles:
+        raise HasLeft
+    wanted_own = [] if leaves else user.own_roles if roles is None else _sorted(roles)
+    wanted_roles = [] if leaves else effective(wanted_own, groups)
+    if (wanted_status.value, wanted_own, wanted_roles) == (user.status, user.own_roles, user.cluster_roles):
+        return False
+    if wanted_status is not UserStatus.ACTIVE or ClusterRole.ADMINISTRATOR not in wanted_roles:
+        demand_administrator_stays(administrators, [user.user_id])
+    if leaves:
+        user.groups = []
+        user.confirmed_at = user.factor_enrolled_at = None
+    user.status = wanted_status.value
+    user.own_roles = wanted_own
+    user.cluster_roles = wanted_roles
     user.version += 1
     return True
 
 
+def _next_status(user: User, wanted: UserStatus | None) -> UserStatus:
+    now = UserStatus(user.status)
+    if wanted is None or wanted is now or wanted is UserStatus.DEACTIVATED:
+        return wanted or now
+    if wanted is UserStatus.BLOCKED:
+        if now is UserStatus.DEACTIVATED:
+            raise HasLeft
+        return wanted
+    if now is UserStatus.INVITED:
+        raise NotConfirmedYet
+    return UserStatus.INVITED if user.source == LOCAL and user.confirmed_at is None else UserStatus.ACTIVE
+
+
 def demand_active(user: User) -> None:
-    """Refuse what makes sense for an active account alone. Raises AccountNotActive."""
+    """The account is active. Raises AccountNotActive."""
     if user.status != UserStatus.ACTIVE:
         raise AccountNotActive
+
+
+def recover(user: User, groups: Collection[Group], *, make_administrator: bool) -> None:
+    """Make an account invited again, as an administrator, on the word of whoever holds the machine.
+
+    Raises PasswordIsElsewhere for a directory's account, NoAdministrator for one that is none and is not to become one.
+    """
+    if user.source != LOCAL:
+        raise PasswordIsElsewhere
+    if ClusterRole.ADMINISTRATOR not in user.cluster_roles:
+        if not make_administrator:
+            raise NoAdministrator
+        user.own_roles = sorted({*user.own_roles, ClusterRole.ADMINISTRATOR.value})
+        user.cluster_roles = effective(user.own_roles, groups)
+    user.status = UserStatus.INVITED.value
+    user.confirmed_at = user.factor_enrolled_at = None
+    user.version += 1
 
 
 def user_fact(user: User) -> events.User:

@@ -13,7 +13,7 @@ from ldap3.utils.dn import parse_dn
 from chassis.errors import Conflict, FactorTooOld
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
-from services.auth.domain.accounts import LastAdministratorStays
+from services.auth.domain.accounts import LastAdministratorStays, effective
 from services.auth.models import Group, User
 
 MOST_MEMBERS = 10_000
@@ -127,11 +127,6 @@ def demand_room(members: int) -> None:
     """Refuse one more than a group holds. Raises TooManyMembers."""
     if members >= MOST_MEMBERS:
         raise TooManyMembers
-
-
-def effective(own: Collection[str], groups: Iterable[Group]) -> list[str]:
-    """Somebody's cluster roles: those that were given to them, and those of their groups."""
-    return sorted(set(own).union(*(group.cluster_roles for group in groups)))
 
 
 def follow(user: User, groups: Collection[Group]) -> bool:

@@ -21,6 +21,7 @@ FREE_OF_SOURCE = 50
 FREE_OF_DEVICE = 10
 FREE_IN_SESSION = 10
 FREE_WITH_LINK = 10
+FREE_WISHES = 10
 LONGEST_WAIT_S = 60
 QUIET = timedelta(minutes=15)
 SOURCE_PREFIX = 64
@@ -80,6 +81,11 @@ def with_link(token_hash: bytes, source: str) -> tuple[Bucket, ...]:
         Bucket(f"link {token_hash.hex()}", FREE_WITH_LINK, resets=True),
         Bucket(f"source {source_prefix(source)}", FREE_OF_SOURCE, resets=False),
     )
+
+
+def wishing(source: str) -> tuple[Bucket, ...]:
+    """Where wishes count that cost nothing to make (for an account, for a new password), each as a failure would."""
+    return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
 
 
 def demand(attempts: Iterable[Attempts], now: datetime) -> None:

@@ -17,6 +17,9 @@ ALTER TABLE users ADD COLUMN factor_enrolled_at timestamptz;
 ALTER TABLE users ADD CHECK ((source = 'local') = (external_id IS NULL) AND (external_id IS NULL) = (provider IS NULL));
 CREATE UNIQUE INDEX users_by_external_id ON users (provider, external_id) WHERE external_id IS NOT NULL;
 UPDATE users SET own_roles = cluster_roles, factor_enrolled_at = confirmed_at;
+CREATE INDEX users_by_username_prefix ON users (username text_pattern_ops);
+CREATE INDEX users_by_email_prefix ON users (email text_pattern_ops);
+CREATE INDEX users_by_status ON users (status, user_id);
 CREATE TABLE groups (
     group_id uuid PRIMARY KEY,
     name text NOT NULL UNIQUE CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,63}$'),
@@ -69,6 +72,11 @@ CREATE TABLE links (
     created_at timestamptz NOT NULL,
     UNIQUE (user_id, purpose)
 );
+CREATE TABLE reset_asks (
+    ask_id uuid PRIMARY KEY,
+    sealed bytea NOT NULL,
+    created_at timestamptz NOT NULL
+);
 CREATE TABLE registrations (
     registration_id uuid PRIMARY KEY,
     email text NOT NULL,
@@ -79,6 +87,7 @@ CREATE TABLE registrations (
     decided_by uuid,
     version bigint NOT NULL CHECK (version > 0)
 );
+CREATE INDEX registrations_open ON registrations (registration_id) WHERE state = 'open';
 CREATE UNIQUE INDEX one_open_registration ON registrations (email) WHERE state = 'open';
 CREATE TABLE letters (
     letter_id uuid PRIMARY KEY,

@@ -2,15 +2,11 @@
 
 from services.auth.repository import (
     accounts,
-    client_codes,
     factors,
     groups,
     keys,
     letters,
     links,
-    oidc,
-    passkeys,
-    patience,
     sessions,
     signing,
     spent,
@@ -31,6 +27,7 @@ __all__ = [
     "passkeys",
     "patience",
     "reading",
+    "registrations",
     "sessions",
     "signing",
     "spent",

@@ -1,15 +1,27 @@
 """The SQL of accounts and invitations."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import delete, exists, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
-from services.auth.models import Invitation, User
+from services.auth.models import (
+    ClientCode,
+    Credential,
+    GroupMember,
+    Invitation,
+    Link,
+    Passkey,
+    RecoveryCode,
+    Session,
+    User,
+)
 
 SET_UP_LOCK = 0x61757468
 NAMES_LOCK = 0x6E616D65
@@ -44,9 +56,14 @@ async def user_with_email(session: AsyncSession, email: str) -> User | None:
     return (await session.execute(select(User).where(col(User.email) == email).with_for_update())).scalar_one_or_none()
 
 
-async def users(session: AsyncSession, after: UUID | None, limit: int) -> list[User]:
-    """Accounts in the order in which they were made."""
+async def users(session: AsyncSession, status: UserStatus | None, prefix: str, after: UUID | None, limit: int) -> list[User]:
+    """Accounts in the order in which they were made: all, or those of one status, and whose username or address begins with ``prefix``."""
     query = select(User).order_by(col(User.user_id)).limit(limit)
+    if status is not None:
+        query = query.where(col(User.status) == status.value)
+    if prefix:
+        begins = [column.startswith(prefix, autoescape=True) for column in (col(User.username), col(User.email))]
+        query = query.where(or_(*begins))
     if after is not None:
         query = query.where(col(User.user_id) > after)
     return list((await session.execute(query)).scalars())
@@ -68,11 +85,49 @@ async def user_and_administrators(session: AsyncSession, user_id: UUID) -> tuple
 
 
 async def has_administrator(session: AsyncSession) -> bool:
-    """Whether somebody has ever become an active administrator; then one always stays."""
-    query = select(func.count()).where(
+    """Whether there is an administrator beside one who was invited to be the first; then one always stays, or is recovered."""
+    first = exists().where(col(Invitation.user_id) == col(User.user_id), col(Invitation.first))
+    query = select(func.count()).where(~first, col(User.cluster_roles).contains([ClusterRole.ADMINISTRATOR.value]))
+    return (await session.execute(query)).scalar_one() > 0
+
+
+async def administrators(session: AsyncSession) -> list[User]:
+    """The active administrators."""
+    query = select(User).where(
         col(User.status) == UserStatus.ACTIVE.value, col(User.cluster_roles).contains([ClusterRole.ADMINISTRATOR.value])
     )
-    return (await session.execute(query)).scalar_one() > 0
+    return list((await session.execute(query.order_by(col(User.user_id)))).scalars())
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a person can sign in with, and when they last did."""
+
+    totp: bool
+    passkeys: int
+    recovery_codes_left: int
+    last_sign_in_at: datetime | None
+
+
+async def standing(session: AsyncSession, user_id: UUID) -> Standing:
+    """What an account can sign in with, and when it last did."""
+    totp = select(func.count()).where(col(Credential.user_id) == user_id, col(Credential.totp_sealed).is_not(None)).scalar_subquery()
+    passkeys = select(func.count()).where(col(Passkey.user_id) == user_id).scalar_subquery()
+    codes = select(func.count()).where(col(RecoveryCode.user_id) == user_id, col(RecoveryCode.used_at).is_(None)).scalar_subquery()
+    last = select(func.max(col(Session.created_at))).where(col(Session.user_id) == user_id).scalar_subquery()
+    row = (await session.execute(select(totp, passkeys, codes, last))).one()
+    return Standing(row[0] > 0, row[1], row[2], row[3])
+
+
+async def forget_ways_in(session: AsyncSession, user_id: UUID) -> None:
+    """Erase what an account signs in with, and everything that could give it something new."""
+    for table in (Credential, Passkey, RecoveryCode, Link, Invitation, ClientCode):
+        await session.execute(delete(table).where(col(table.user_id) == user_id))
+
+
+async def leave_groups(session: AsyncSession, user_id: UUID) -> None:
+    """Take a person out of all groups."""
+    await session.execute(delete(GroupMember).where(col(GroupMember.user_id) == user_id))
 
 
 async def invitation_of(session: AsyncSession, user_id: UUID) -> Invitation | None:

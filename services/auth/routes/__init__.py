@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from services.auth.routes import accounts, client_codes, factors, groups, keys, oidc, pages, sessions
+from services.auth.routes import accounts, client_codes, factors, groups, keys, oidc, pages, passwords, registrations, sessions
 
 router = APIRouter()
-for part in (accounts, client_codes, factors, groups, keys, oidc, pages, sessions):
+for part in (accounts, client_codes, factors, groups, keys, oidc, pages, passwords, registrations, sessions):
     router.include_router(part.router)
 router.include_router(oidc.browsers)

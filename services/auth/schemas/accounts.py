@@ -24,6 +24,7 @@ class Settable(StrEnum):
 
     ACTIVE = UserStatus.ACTIVE.value
     BLOCKED = UserStatus.BLOCKED.value
+    DEACTIVATED = UserStatus.DEACTIVATED.value
 
 
 class UserChange(Request):
@@ -62,9 +63,28 @@ class UserView(BaseModel):
 
 
 class InvitedView(UserView):
-    """A new account with its one-time token, which is shown once."""
+    """An account with the one-time token of its invitation: shown once, or ``mailed`` to its person where mail is configured."""
 
-    invitation: str
+    invitation: str | None
+    mailed: bool
+
+
+class FactorsView(BaseModel):
+    """What an account can sign in with beside its password."""
+
+    totp: bool
+    passkeys: int
+    recovery_codes_left: int
+
+
+class UserDetail(UserView):
+    """An account as administrators see it by itself: ``own_roles`` were given to the person, ``cluster_roles`` count their groups' too."""
+
+    own_roles: list[ClusterRole]
+    groups: list[str]
+    source: str
+    factors: FactorsView
+    last_sign_in_at: datetime | None
 
 
 class SecondFactorView(BaseModel):

@@ -1,5 +1,6 @@
 """Accounts: inviting, accepting, confirming, changing; and the first administrator."""
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from uuid import UUID
@@ -10,13 +11,23 @@ from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain, repository, vault
+from services.auth.domain.letters import Kind
 from services.auth.models import User
-from services.auth.service import callers, sessions, totp
-from services.auth.service.tools import Tools
+from services.auth.service import callers, keys, letters, passwords, sessions, totp
+from services.auth.service.tools import About, Tools
 from services.auth.service.totp import SecondFactor
 from services.auth.vault import Vault
 
 NAMES_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Invited:
+    """An account, and the token of its invitation where one was made and not mailed."""
+
+    user: User
+    token: str | None
+    mailed: bool
 
 
 async def free_username(uow: UnitOfWork, email: str) -> str:
@@ -30,11 +41,17 @@ async def free_username(uow: UnitOfWork, email: str) -> str:
     raise domain.accounts.EmailTaken
 
 
-async def invite(uow: UnitOfWork, email: str, roles: frozenset[ClusterRole]) -> tuple[User, str]:
-    """Invite a person, or invite them again while they have not confirmed; the account and its one-time token.
+async def _hand_out(uow: UnitOfWork, tools: Tools, user: User, token: str) -> Invited:
+    """Mail an invitation's token, or give it back to be shown once where no mail is configured."""
+    if not letters.possible(tools):
+        uow.conceal()
+        return Invited(user, token, mailed=False)
+    await letters.write(uow, tools, user.user_id, user.email, Kind.INVITATION, username=user.username, token=token)
+    return Invited(user, None, mailed=True)
 
-    Raises BadEmail, EmailTaken.
-    """
+
+async def invite(uow: UnitOfWork, tools: Tools, email: str, roles: frozenset[ClusterRole]) -> Invited:
+    """Invite a person, or invite them again while they have not confirmed. Raises BadEmail, EmailTaken, FactorTooOld."""
     domain.accounts.demand_fresh_factor_for(roles, uow.actor.factor_fresh)
     normal = domain.accounts.normal_email(email)
     await repository.accounts.lock_names(uow.session)
@@ -50,24 +67,26 @@ async def invite(uow: UnitOfWork, email: str, roles: frozenset[ClusterRole]) -> 
     else:
         version = user.version
         known = await repository.accounts.invitation_of(uow.session, user.user_id)
-        invitation = domain.accounts.invite_again(user, known, roles, hashed, uow.now)
+        groups = await repository.groups.groups_of(uow.session, user.user_id)
+        invitation = domain.accounts.invite_again(user, known, roles, groups, hashed, uow.now)
         if user.version != version:
             uow.emit(domain.accounts.user_fact(user))
     uow.session.add(invitation)
     uow.note(user_id=user.user_id)
-    uow.conceal()
-    return user, token
+    return await _hand_out(uow, tools, user, token)
 
 
-async def accept(later: OpenUow, tools: Tools, token: str, password: str) -> SecondFactor:
+async def accept(later: OpenUow, tools: Tools, token: str, password: str, about: About) -> SecondFactor:
     """Choose a password and get a second factor; a repetition replaces both until they are confirmed.
 
-    Raises InvitationNotOpen, CannotDecide.
+    Raises InvitationNotOpen, PasswordTooWeak, CannotDecide.
     """
     hashed = vault.token_hash(token)
     async with repository.reading(tools.engine) as session:
-        domain.accounts.demand_open(*await repository.accounts.invitation_by_token(session, hashed), await repository.clock(session))
-    password_hash = await tools.passwords.hash(password)
+        found = await repository.accounts.invitation_by_token(session, hashed)
+        _, known = domain.accounts.demand_open(*found, await repository.clock(session))
+    await passwords.demand_strong(tools, password, known, about.source)
+    password_hash = await tools.passwords.hash(password, domain.patience.source_prefix(about.source))
     uow = await later()
     found = await repository.accounts.invitation_by_token(uow.session, hashed, lock=True)
     invitation, user = domain.accounts.demand_open(*found, await repository.clock(uow.session))
@@ -107,27 +126,77 @@ async def read_self(uow: UnitOfWork) -> User:
     return user
 
 
-async def list_users(uow: UnitOfWork, after: UUID | None, limit: int) -> list[User]:
-    """All accounts."""
-    return await repository.accounts.users(uow.session, after, limit)
+async def list_users(uow: UnitOfWork, status: UserStatus | None, begins: str, after: UUID | None, limit: int) -> list[User]:
+    """All accounts, or those of a status, and whose username or address begins with what somebody typed."""
+    return await repository.accounts.users(uow.session, status, domain.accounts.normal_name(begins), after, limit)
+
+
+async def read_user(uow: UnitOfWork, user_id: UUID) -> tuple[User, repository.accounts.Standing]:
+    """An account, what it can sign in with, and when it last did. Raises NotFound."""
+    user = await repository.accounts.user(uow.session, user_id)
+    if user is None:
+        raise NotFound
+    return user, await repository.accounts.standing(uow.session, user_id)
 
 
 async def change_user(
-    uow: UnitOfWork, user_id: UUID, version: int, status: UserStatus | None, roles: frozenset[ClusterRole] | None
-) -> User:
-    """Block, unblock or give cluster roles; blocking ends all sessions. Raises NotFound, PreconditionFailed and the domain's."""
-    domain.accounts.demand_fresh_factor_for(roles or (), uow.actor.factor_fresh)
+    uow: UnitOfWork, tools: Tools, user_id: UUID, version: int, status: UserStatus | None, roles: frozenset[ClusterRole] | None
+) -> Invited:
+    """Block, unblock, deactivate, activate again, or give cluster roles; who may not come in any more is out at once.
+
+    Raises NotFound, PreconditionFailed, FactorTooOld and the domain's.
+    """
     user, administrators = await repository.accounts.user_and_administrators(uow.session, user_id)
     if user is None:
         raise NotFound
     expect(version, user.version)
-    if not domain.accounts.change(user, status, roles, administrators):
-        return user
+    before = UserStatus(user.status)
+    domain.accounts.demand_fresh_factor_for(domain.accounts.roles_given(user, status, roles), uow.actor.factor_fresh)
+    groups = await repository.groups.groups_of(uow.session, user_id)
+    if not domain.accounts.change(user, status, roles, groups, administrators):
+        return Invited(user, None, mailed=False)
     uow.emit(domain.accounts.user_fact(user))
-    if user.status == UserStatus.BLOCKED:
-        await sessions.end_all(uow, user_id, "account-blocked")
     uow.note(user_id=user_id, status=user.status, cluster_roles=" ".join(user.cluster_roles))
-    return user
+    if user.status in (UserStatus.BLOCKED, UserStatus.DEACTIVATED):
+        await sessions.end_all(uow, user_id, user.status)
+    if user.status == UserStatus.DEACTIVATED:
+        await _forget(uow, user_id)
+    if before is UserStatus.DEACTIVATED and user.status == UserStatus.INVITED:
+        token = vault.new_token()
+        uow.session.add(domain.accounts.invite_anew(user, None, vault.token_hash(token), uow.now))
+        return await _hand_out(uow, tools, user, token)
+    return Invited(user, None, mailed=False)
+
+
+async def _forget(uow: UnitOfWork, user_id: UUID) -> None:
+    """Erase what somebody who left could come back with; their name stays theirs for ever."""
+    await keys.end_all(uow, user_id)
+    await repository.accounts.forget_ways_in(uow.session, user_id)
+    await repository.accounts.leave_groups(uow.session, user_id)
+    await repository.letters.forget_letters(uow.session, user_id)
+
+
+async def recover(uow: UnitOfWork, tools: Tools, name: str, *, make_administrator: bool) -> tuple[User, str]:
+    """Give an administrator who cannot sign in a new invitation; the account and its one-time token.
+
+    What the account signed in with is erased, its sessions end, and the other administrators are told by letter.
+    Raises NotFound, PasswordIsElsewhere, NoAdministrator.
+    """
+    known = await repository.accounts.user_named(uow.session, domain.accounts.normal_name(name))
+    user = await repository.accounts.user(uow.session, known.user_id, lock=True) if known else None
+    if user is None:
+        raise NotFound
+    groups = await repository.groups.groups_of(uow.session, user.user_id)
+    domain.accounts.recover(user, groups, make_administrator=make_administrator)
+    uow.emit(domain.accounts.user_fact(user))
+    await sessions.end_all(uow, user.user_id, "recovered")
+    await repository.accounts.forget_ways_in(uow.session, user.user_id)
+    token = vault.new_token()
+    uow.session.add(domain.accounts.invite_anew(user, None, vault.token_hash(token), uow.now))
+    for administrator in await repository.accounts.administrators(uow.session):
+        await letters.write(uow, tools, administrator.user_id, administrator.email, Kind.RECOVERED, username=user.username)
+    uow.note(user_id=user.user_id, cluster_roles=" ".join(user.cluster_roles))
+    return user, token
 
 
 async def invite_first_administrator(uow: UnitOfWork, email: str, setup_file: Path) -> None:

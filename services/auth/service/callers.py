@@ -16,6 +16,13 @@ def caller(uow: UnitOfWork) -> UUID:
     return uow.actor.user_id
 
 
+def signed_in(actor: Actor) -> tuple[UUID, UUID]:
+    """The person who asks and their session, before there is a transaction. Raises NotFound."""
+    if actor.user_id is None or actor.session_id is None:
+        raise NotFound
+    return actor.user_id, actor.session_id
+
+
 async def account(uow: UnitOfWork, *, lock: bool = True) -> User:
     """The account of the person who asks; locked, so that changes of one account come one after the other. Raises NotFound."""
     user = await repository.accounts.user(uow.session, caller(uow), lock=lock)

@@ -30,9 +30,16 @@ async def check(tools: Tools, user: User | None, password: str, source: str = ""
 async def confirm(uow: UnitOfWork, user: User | None, checked: Checked, now: datetime) -> bool:
     """Whether what was looked at still holds under the transaction's lock; keeps a new hash."""
     credential = await repository.factors.credential(uow.session, user.user_id if user else domain.accounts.NO_ONE, lock=True)
-    if not checked.right or credential is None or credential.password_hash != checked.against:
-        return False
-    if checked.rehashed is not None:
+    right = domain.passwords.still_right(credential, checked.right, checked.against)
+    if right and credential is not None and checked.rehashed is not None:
         credential.password_hash = checked.rehashed
         credential.password_at = credential.password_at or now
-    return True
+    return right
+
+
+async def demand_strong(tools: Tools, password: str, user: User, source: str = "") -> None:
+    """The password is not easy to guess for somebody who knows the person's names. Raises PasswordTooWeak, CannotDecide."""
+    about = (user.username, user.email, *user.email.split("@"))
+    why = await tools.passwords.run(domain.patience.source_prefix(source), domain.passwords.weakness, password, about)
+    if why is not None:
+        raise domain.passwords.PasswordTooWeak(why)

@@ -57,6 +57,11 @@ def with_link(token_hash: bytes, about: About) -> tuple[Bucket, ...]:
     return domain.patience.with_link(token_hash, about.source)
 
 
+def wishing(about: About) -> tuple[Bucket, ...]:
+    """Where wishes count that anybody can make."""
+    return domain.patience.wishing(about.source)
+
+
 async def look(tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
     """Refuse at once, before slow work, who has to wait. Raises SlowDown."""
     watched = {tools.vault.blind(bucket.name): bucket for bucket in buckets}
