@@ -12,7 +12,7 @@ from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain, repository, vault
 from services.auth.domain.letters import Kind
-from services.auth.models import User
+from services.auth.models import Group, User
 from services.auth.service import callers, keys, letters, passwords, sessions, totp
 from services.auth.service.tools import About, Tools
 from services.auth.service.totp import SecondFactor
@@ -41,6 +41,11 @@ async def free_username(uow: UnitOfWork, email: str) -> str:
     raise domain.accounts.EmailTaken
 
 
+async def _groups_of(uow: UnitOfWork, user_id: UUID) -> list[Group]:
+    """The groups that somebody is in."""
+    return (await repository.groups.groups_of(uow.session, [user_id])).get(user_id, [])
+
+
 async def _hand_out(uow: UnitOfWork, tools: Tools, user: User, token: str) -> Invited:
     """Mail an invitation's token, or give it back to be shown once where no mail is configured."""
     if not letters.possible(tools):
@@ -67,7 +72,7 @@ async def invite(uow: UnitOfWork, tools: Tools, email: str, roles: frozenset[Clu
     else:
         version = user.version
         known = await repository.accounts.invitation_of(uow.session, user.user_id)
-        groups = await repository.groups.groups_of(uow.session, user.user_id)
+        groups = await _groups_of(uow, user.user_id)
         invitation = domain.accounts.invite_again(user, known, roles, groups, hashed, uow.now)
         if user.version != version:
             uow.emit(domain.accounts.user_fact(user))
@@ -152,7 +157,7 @@ async def change_user(
     expect(version, user.version)
     before = UserStatus(user.status)
     domain.accounts.demand_fresh_factor_for(domain.accounts.roles_given(user, status, roles), uow.actor.factor_fresh)
-    groups = await repository.groups.groups_of(uow.session, user_id)
+    groups = await _groups_of(uow, user_id)
     if not domain.accounts.change(user, status, roles, groups, administrators):
         return Invited(user, None, mailed=False)
     uow.emit(domain.accounts.user_fact(user))
@@ -186,7 +191,7 @@ async def recover(uow: UnitOfWork, tools: Tools, name: str, *, make_administrato
     user = await repository.accounts.user(uow.session, known.user_id, lock=True) if known else None
     if user is None:
         raise NotFound
-    groups = await repository.groups.groups_of(uow.session, user.user_id)
+    groups = await _groups_of(uow, user.user_id)
     domain.accounts.recover(user, groups, make_administrator=make_administrator)
     uow.emit(domain.accounts.user_fact(user))
     await sessions.end_all(uow, user.user_id, "recovered")
