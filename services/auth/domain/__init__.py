@@ -1,14 +1,35 @@
 """The rules of auth, by what they are about: pure, with time, ids and secrets passed in."""
 
-from services.auth.domain import accounts, client_codes, factors, groups, keys, letters, links, oidc, passkeys, passwords, patience, registrations, sessions, signing
+from services.auth.domain import (
+    accounts,
+    client_codes,
+    factors,
+    groups,
+    keys,
+    letters,
+    links,
+    oidc,
+    passkeys,
+    passwords,
+    patience,
+    registrations,
+    sessions,
+    signing,
+)
 
-__all__ = ["accounts", "client_codes"]
+__all__ = [
+    "accounts",
+    "client_codes",
     "factors",
     "groups",
     "keys",
     "letters",
     "links",
-
+    "oidc",
+    "passkeys",
+    "passwords",
+    "patience",
+    "registrations",
     "sessions",
     "signing",
 ]

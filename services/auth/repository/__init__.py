@@ -2,11 +2,16 @@
 
 from services.auth.repository import (
     accounts,
+    client_codes,
     factors,
     groups,
     keys,
     letters,
     links,
+    oidc,
+    passkeys,
+    patience,
+    registrations,
     sessions,
     signing,
     spent,
