@@ -11,12 +11,14 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import ledger, people, show, signin
+from hortus.cli import ledger, people, sessions, show, signin
 from hortus.cli.datasets import datasets
+from hortus.cli.factors import factors, keys, password
+from hortus.cli.groups import group_roles, groups, signing_keys
 from hortus.cli.jobs import agents, jobs
 from hortus.cli.options import Ambiguous, chosen
 from hortus.cli.projects import certificate, members, projects
-from hortus.client import HortusError, Refused, Unreachable
+from hortus.client import FactorTooOld, HortusError, Refused, Unreachable
 
 USAGE = 2
 NOT_SIGNED_IN = 3
@@ -47,10 +49,20 @@ def hortus(
 
 app.command("setup")(people.setup)
 app.command("accept")(people.accept)
-app.command("login")(people.login)
-app.command("logout")(people.logout)
-app.command("whoami")(people.whoami)
+app.command("register")(people.register)
+app.command("login")(sessions.login)
+app.command("logout")(sessions.logout)
+app.command("whoami")(sessions.whoami)
+app.command("confirm")(sessions.confirm)
+app.add_typer(password, name="password")
+app.add_typer(factors, name="factors")
+app.add_typer(sessions.sessions, name="sessions")
+app.add_typer(keys, name="keys")
 app.add_typer(people.users, name="users")
+app.add_typer(people.registrations, name="registrations")
+app.add_typer(groups, name="groups")
+app.add_typer(signing_keys, name="signing-keys")
+members.add_typer(group_roles, name="groups")
 app.add_typer(projects, name="projects")
 app.add_typer(members, name="members")
 app.add_typer(datasets, name="datasets")
@@ -74,14 +86,28 @@ def exit_code(error: HortusError) -> int:
     return 1
 
 
+def _advice(error: HortusError) -> str:
+    """What to do about it."""
+    if not isinstance(error, Refused):
+        return ""
+    if isinstance(error, FactorTooOld):
+        return "Show it with `hortus confirm` (with a passkey: `hortus login --browser`), then do this again."
+    if error.retry_after and error.status == 429:
+        return f"Try again in {error.retry_after:.0f} s."
+    if error.status != 401 or error.slug == "sign-in-refused":
+        return ""
+    return f"This was asked with the key in {signin.API_KEY}." if os.environ.get(signin.API_KEY) else "Sign in with `hortus login`."
+
+
 def main() -> None:
     """Run the command; every error is one sentence on standard error and a number."""
     try:
         ended = app(standalone_mode=False)
     except HortusError as error:
         show.say(str(error))
-        if isinstance(error, Refused) and error.status == 401 and error.slug != "sign-in-refused":
-            show.say("Sign in with `hortus login`.")
+        advice = _advice(error)
+        if advice:
+            show.say(advice)
         sys.exit(exit_code(error))
     except typer.TyperException as error:
         show.say(error.format_message())

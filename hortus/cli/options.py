@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from hortus.cli import signin
+from hortus.cli import asking, signin
 from hortus.client import Client, HortusError, Refused
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on standard output.")]
@@ -26,6 +26,11 @@ PasswordFile = Annotated[
     Path | None,
     typer.Option("--password-file", help="Read the password from this file (else HORTUS_PASSWORD, else a prompt)."),
 ]
+Code = Annotated[str | None, typer.Option(envvar="HORTUS_CODE", help="The code of your authenticator (else a prompt).", show_default=False)]
+RecoveryCode = Annotated[
+    bool, typer.Option("--recovery-code", help="Use a recovery code in its place (HORTUS_RECOVERY_CODE, else a prompt); it is used up.")
+]
+Svg = Annotated[Path | None, typer.Option("--svg", help="Write the QR code for your authenticator to this file.", show_default=False)]
 Dataset = Annotated[str, typer.Argument(help="The dataset: its name or id.")]
 
 
@@ -42,8 +47,11 @@ chosen = _Chosen()
 
 @contextmanager
 def signed_in() -> Iterator[Client]:
-    """The client of who is signed in, or of the certificate that ``--certificate`` names."""
-    with signin.client(chosen.certificate) as client:
+    """The client of who is signed in, of the API key in the environment, or of the certificate that ``--certificate`` names.
+
+    On a terminal it asks for a second factor where a door wants a fresh one.
+    """
+    with signin.client(chosen.certificate, asking.fresh_factor if asking.terminal() else None) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ projects = typer.Typer(no_args_is_help=True, help="Projects: sandboxes of people
 members = typer.Typer(no_args_is_help=True, help="Who is what in a project.")
 certificate = typer.Typer(no_args_is_help=True, help="Project certificates, for programs that act for you in one project.")
 PROJECT = ("name", "role", "state", "description", "project_id")
-MEMBER = ("username", "role", "purpose", "starts_at", "ends_at", "user_id")
+MEMBER = ("username", "role", "by_group", "purpose", "starts_at", "ends_at", "user_id")
 CERTIFICATE = ("certificate_id", "user_id", "not_before", "not_after", "live")
 
 Project = Annotated[str, typer.Argument(help="The project: its name or id.")]

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ def as_json(value: Any) -> None:
 def say(sentence: str) -> None:
     """A sentence for the person, on standard error."""
     err.print(Text(plain(sentence)), soft_wrap=True)
+
+
+def moment(at: str) -> str:
+    """A time of the server by this machine's clock and zone, to the minute."""
+    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def span(passed: timedelta) -> str:
+    """How long ago, roughly."""
+    minutes = max(0, int(passed.total_seconds())) // 60
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
 
 
 def rows(items: Iterable[Mapping[str, Any]], columns: Sequence[str], *, machine: bool) -> None:

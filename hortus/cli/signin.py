@@ -1,34 +1,23 @@
-"""The sign-in kept on this machine: one file that only its owner can read."""
+"""The sign-in kept on this machine: one file that only its owner can read, or an API key in the environment."""
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hortus.client import Client, FileMemory, HortusError, write_private
+from hortus.client import Client, FileKeeper, FileMemory, HortusError, Keeper, Memory, SignIn
+from hortus.client.wire import Shown
 
 CERTIFICATE_PORT = 8444
 CHAIN_FILE = "certificate.pem"
 KEY_FILE = "key.pem"
+API_KEY = "HORTUS_API_KEY"
 
 
 class NotSignedIn(HortusError):
     """There is no sign-in on this machine."""
-
-
-@dataclass
-class SignIn:
-    """Where Hortus is, which root is trusted (PEM text), and who is signed in. Times are RFC 3339."""
-
-    address: str = ""
-    trust: str = ""
-    certificate_address: str = ""
-    username: str = ""
-    session_id: str = ""
-    token: str = ""
-    token_expires_at: str = ""
-    session_expires_at: str = ""
 
 
 def place() -> Path:
@@ -40,45 +29,48 @@ def place() -> Path:
     return Path(folder) / "hortus" / "sign-in.json"
 
 
+def keeper() -> FileKeeper:
+    """What reads and writes the file."""
+    return FileKeeper(place())
+
+
 def load() -> SignIn:
-    """What is kept, or an empty sign-in. A file that others could read is an error."""
-    path = place()
-    try:
-        mode = path.stat().st_mode
-        text = path.read_text()
-    except FileNotFoundError:
-        return SignIn()
-    except OSError as error:
-        raise HortusError(f"{path} cannot be read: {error.strerror}.") from error
-    if mode & 0o077:
-        raise HortusError(f"Others can read {path}, which holds your sign-in: run `chmod 600 {path}`, then sign in anew.")
-    try:
-        kept = json.loads(text)
-        return SignIn(**{name: str(kept.get(name, "")) for name in asdict(SignIn())})
-    except (ValueError, AttributeError) as error:
-        raise HortusError(f"{path} is damaged: remove it and sign in again.") from error
+    """What is kept, or an empty sign-in."""
+    return keeper().read()
 
 
 def save(sign_in: SignIn) -> None:
-    """Keep it (0600)."""
-    write_private(place(), json.dumps(asdict(sign_in), indent=1).encode())
+    """Keep it."""
+    kept = keeper()
+    with kept.alone():
+        kept.write(sign_in)
+
+
+def know(place_of: SignIn, username: str) -> None:
+    """Keep the place and the name for the first sign-in of somebody who joined; who is signed in here stays that."""
+    kept = keeper()
+    with kept.alone() as sign_in:
+        if not sign_in.token:
+            kept.write(replace(place_of.ended(), username=username))
 
 
 def forget() -> None:
-    """Keep address and root, forget who was signed in."""
-    kept = load()
-    save(SignIn(address=kept.address, trust=kept.trust, certificate_address=kept.certificate_address))
+    """Keep address, root, name and device, forget the session."""
+    kept = keeper()
+    with kept.alone() as sign_in:
+        kept.write(sign_in.ended())
     _facts().unlink(missing_ok=True)
 
 
-def settle(address: str | None, trust: Path | None) -> SignIn:
-    """The address and root to use: what is given now, else what is kept."""
+def settle(address: str | None = None, trust: Path | None = None) -> SignIn:
+    """Where Hortus is and which root to trust: what is given now, else what is kept."""
     kept = load()
-    if address:
-        kept.address = address.rstrip("/")
+    if address and address.rstrip("/") != kept.address:
+        # Another Hortus than before: nothing of what was kept is for it.
+        kept = SignIn(address=address.rstrip("/"), trust=kept.trust)
     if trust is not None:
         try:
-            kept.trust = trust.read_text()
+            kept = replace(kept, trust=trust.read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise HortusError(f"The root certificate {trust} cannot be read.") from error
     if not kept.address:
@@ -88,23 +80,50 @@ def settle(address: str | None, trust: Path | None) -> SignIn:
     return kept
 
 
-def anonymous(sign_in: SignIn) -> Client:
-    """A client that shows no credential."""
-    return Client(sign_in.address, sign_in.trust)
+@contextmanager
+def anonymous(kept: SignIn) -> Iterator[Client]:
+    """A client that shows no credential; who signs in with it is kept with ``enter``."""
+    with Client(kept.address, kept.trust, refresh=Keeper(kept.ended())) as made:
+        yield made
 
 
-def client(certificate: Path | None = None) -> Client:
-    """A client for who is signed in, or, with a folder of ``certificate create``, one that shows that certificate."""
-    kept = load()
+@contextmanager
+def entering(kept: SignIn) -> Iterator[Client]:
+    """A client to sign in with. At the end of the block the sign-in is kept, and nothing is when it failed."""
+    held = Keeper(kept.ended())
+    with Client(kept.address, kept.trust, refresh=held) as made:
+        yield made
+    save(held.read())
+
+
+def client(certificate: Path | None = None, factor: Callable[[], Shown] | None = None) -> Client:
+    """A client for who is signed in, for the API key in the environment, or for the certificate in a folder of ``certificate create``."""
     if certificate is not None:
+        kept = load()
         if not kept.address or not kept.trust:
             raise NotSignedIn("This machine knows no Hortus yet: run `hortus login`.")
         pair = (certificate / CHAIN_FILE, certificate / KEY_FILE)
         address = os.environ.get("HORTUS_CERTIFICATE_ADDRESS") or kept.certificate_address or _beside(kept.address)
-        return Client(address, kept.trust, certificate=pair, memory=FileMemory(_facts(), kept.session_id))
+        return Client(address, kept.trust, certificate=pair, memory=_memory(kept.session_id))
+    key = os.environ.get(API_KEY)
+    if key:
+        root = os.environ.get("HORTUS_ROOT")
+        kept = settle(os.environ.get("HORTUS_ADDRESS"), Path(root) if root else None)
+        return Client(kept.address, kept.trust, token=key, memory=_memory(key.rpartition("_")[0]))
+    return own(factor)
+
+
+def own(factor: Callable[[], Shown] | None = None) -> Client:
+    """A client for who is signed in. ``factor`` is asked for a second factor where a door wants a fresh one."""
+    kept = load()
     if not kept.token:
         raise NotSignedIn("You are not signed in: run `hortus login`.")
-    return Client(kept.address, kept.trust, token=kept.token, memory=FileMemory(_facts(), kept.session_id))
+    return Client(kept.address, kept.trust, refresh=keeper(), factor=factor, memory=_memory(kept.session_id))
+
+
+def _memory(sign_in: str) -> Memory:
+    place().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return FileMemory(_facts(), sign_in)
 
 
 def _facts() -> Path:

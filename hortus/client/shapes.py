@@ -26,12 +26,16 @@ class Invited(User):
 
 
 class SecondFactor(TypedDict):
-    """What an authenticator application needs: base32 secret, ``otpauth://`` URI, and that as a QR code (SVG)."""
+    """What an authenticator application needs: base32 secret, ``otpauth://`` URI, and that as a QR code (SVG).
+
+    ``policy``: what the person's groups ask for, where that may be a passkey.
+    """
 
     username: str
     totp_secret: str
     totp_uri: str
     totp_svg: NotRequired[str]
+    policy: NotRequired[str]
 
 
 class Session(TypedDict):
@@ -167,6 +171,7 @@ class GroupRole(TypedDict):
     role: str
     purpose: str
     ends_at: str | None
+    created_at: str
 
 
 class Project(TypedDict):
@@ -182,7 +187,7 @@ class Project(TypedDict):
 
 
 class Member(TypedDict):
-    """A person's role in a project."""
+    """A person's role in a project; ``by_group``: the group that it comes by, if any."""
 
     project_id: str
     user_id: str
@@ -192,6 +197,7 @@ class Member(TypedDict):
     starts_at: str
     ends_at: str | None
     version: int
+    by_group: NotRequired[str | None]
 
 
 class Certificate(TypedDict):

@@ -1,12 +1,17 @@
-"""A door of its own for every test, and a client that trusts it."""
+"""A door of its own for every test, a client that trusts it, and the command as a process with a configuration of its own."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hortus.client import Client
-from tests.hortus.door import Door, Turning
+from tests.hortus.door import SESSION, Answer, Door, Turning
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -25,3 +30,27 @@ def client(door: Door) -> Iterator[Client]:
 @pytest.fixture
 def turning(door: Door) -> Turning:
     return Turning(door)
+
+
+@pytest.fixture
+def environment(door: Door, tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HORTUS_")}
+    return kept | {"HORTUS_CONFIG": str(tmp_path / "config" / "sign-in.json"), "HORTUS_ROOT": str(door.root), "TERM": "dumb"}
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def go(*arguments: str, typed: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "hortus.cli", *arguments]
+        return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, env=environment | more, check=False)
+
+    return go
+
+
+@pytest.fixture
+def signed_in(door: Door, run: Run) -> Run:
+    door.on("POST", "/sessions", Answer(201, SESSION))
+    ended = run("login", "ada", "--address", door.address, "--code", "123456", HORTUS_PASSWORD="correct horse battery")
+    assert ended.returncode == 0, ended.stderr
+    door.asked.clear()
+    return run

@@ -22,6 +22,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+USER = {"user_id": "u", "username": "ada", "email": "ada@example.org", "status": "active", "cluster_roles": [], "version": 1}
+SESSION = {
+    "session_id": "s1",
+    "access_token": "the-t0ken",
+    "expires_at": "2030-01-01T00:00:00Z",
+    "session_expires_at": "2030-01-01T12:00:00Z",
+    "user": USER,
+}
+
 
 @dataclass
 class Asked:
@@ -125,7 +134,7 @@ class Turning:
             "access_token": self.access,
             "expires_at": ends.isoformat(),
             "session_expires_at": "2030-01-01T12:00:00Z",
-            "user": {"user_id": "u", "username": "ada", "email": "ada@example.org", "status": "active", "cluster_roles": [], "version": 1},
+            "user": USER,
         }
         flags = "Path=/; Secure; HttpOnly; SameSite=Strict"
         return Answer(

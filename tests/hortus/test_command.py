@@ -3,55 +3,21 @@
 import functools
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hortus.door import Answer, Asked, Door, ledger, problem
+from tests.hortus.conftest import Run
+from tests.hortus.door import SESSION, USER, Answer, Asked, Door, ledger, problem
 from tests.hortus.test_client import chain_of, described, stored
 
-USER = {"user_id": "u", "username": "ada", "email": "ada@example.org", "status": "active", "cluster_roles": [], "version": 1}
-SESSION = {
-    "session_id": "s1",
-    "access_token": "the-t0ken",
-    "expires_at": "2030-01-01T00:00:00Z",
-    "session_expires_at": "2030-01-01T12:00:00Z",
-    "user": USER,
-}
 P = "01890000-0000-7000-8000-000000000001"
 D = "01890000-0000-7000-8000-000000000002"
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def environment(door: Door, tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HORTUS_")}
-    return kept | {"HORTUS_CONFIG": str(tmp_path / "config" / "sign-in.json"), "HORTUS_ROOT": str(door.root), "TERM": "dumb"}
-
-
-@pytest.fixture
-def run(environment: dict[str, str]) -> Run:
-    def go(*arguments: str, typed: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "hortus.cli", *arguments]
-        return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, env=environment | more, check=False)
-
-    return go
-
-
-@pytest.fixture
-def signed_in(door: Door, run: Run) -> Run:
-    door.on("POST", "/sessions", Answer(201, SESSION))
-    ended = run("login", "ada", "--address", door.address, "--code", "123456", HORTUS_PASSWORD="correct horse battery")
-    assert ended.returncode == 0, ended.stderr
-    door.asked.clear()
-    return run
 
 
 def test_signing_in_keeps_the_sign_in_where_only_its_owner_can_read_it(door: Door, signed_in: Run, environment: dict[str, str]) -> None:
@@ -59,8 +25,9 @@ def test_signing_in_keeps_the_sign_in_where_only_its_owner_can_read_it(door: Doo
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     door.on("GET", "/users/me", USER)
+    door.on("GET", "/sessions", {"items": [{"session_id": "s1", "current": True}], "next": None})
     ended = signed_in("whoami", "--json")
-    assert json.loads(ended.stdout)["username"] == "ada"
+    assert (json.loads(ended.stdout)["username"], json.loads(ended.stdout)["session"]["session_id"]) == ("ada", "s1")
     assert door.asked[0].headers["authorization"] == "Bearer the-t0ken"
 
 
