@@ -22,7 +22,7 @@ async def change_password(wanted: PasswordChange, actor: CurrentActor, later: La
     return Response(status_code=204) if refused is None else problem_response(refused)
 
 
-@router.post("/password-resets", status_code=202, dependencies=[may(Action.PASSWORD_RESET_ASK)])
+@router.post("/password-resets", status_code=202, response_class=Response, dependencies=[may(Action.PASSWORD_RESET_ASK)])
 async def ask_for_password_reset(asked: ResetAsked, later: LaterUow, here: Here, about: AboutRequest) -> Response:
     """Ask for a one-time link by mail; the answer is the same whether there is an account or not."""
     await new_passwords.ask(later, here, asked.name, about)

@@ -16,7 +16,7 @@ from services.auth.service import registrations
 router = doors(Service.AUTH)
 
 
-@router.post("/registrations", status_code=202, dependencies=[may(Action.REGISTRATION_ASK)])
+@router.post("/registrations", status_code=202, response_class=Response, dependencies=[may(Action.REGISTRATION_ASK)])
 async def ask_for_account(asked: RegistrationAsked, later: LaterUow, here: Here, about: AboutRequest) -> Response:
     """Ask for an account, where that is switched on; the answer is the same whether the address is known or not."""
     await registrations.ask(later, here, asked.email, asked.note, about)
