@@ -59,7 +59,7 @@ async def set_up(runtime: Runtime) -> None:
 
 
 async def tend(runtime: Runtime) -> None:
-    """Set up once, and be ready only then; afterwards forget old failures from time to time."""
+    """Set up once, and be ready only then; afterwards forget what is old, and rotate the key that signs, from time to time."""
     waits_for: list[str] = runtime.extra["waits_for"]
     waits_for[:] = ["set-up: the key that signs and the first administrator's invitation"]
     await set_up(runtime)
@@ -71,6 +71,8 @@ async def tend(runtime: Runtime) -> None:
             await client_codes.prune(uow)
         async with unit_of_work(runtime.engine, Service.AUTH.value, "registrations.forget") as uow:
             await registrations.prune(uow)
+        async with unit_of_work(runtime.engine, Service.AUTH.value, "signing-key.tend") as uow:
+            await signing.tend(uow, runtime.extra["tools"])
         await asyncio.sleep(TEND_S)
 
 

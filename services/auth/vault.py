@@ -11,10 +11,9 @@ import re
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -70,7 +69,7 @@ class Vault:
         self._refresh_key = hmac.digest(master_key, b"hortus.auth.refresh", "sha256")
         self._device_key = hmac.digest(master_key, b"hortus.auth.devices", "sha256")
         self._recovery_key = hmac.digest(master_key, b"hortus.auth.recovery-codes", "sha256")
-        self.signing_key = lru_cache(maxsize=8)(self._open_signing_key)
+        self._signing: dict[str, dict[str, str]] = {}
 
     def _seal(self, secret: bytes, bound_to: bytes) -> bytes:
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -126,9 +125,15 @@ class Vault:
         sealed = self._seal(json.dumps(tokens.private_jwk(key)).encode(), b"signing-key:" + key_id.encode())
         return sealed, {**tokens.public_jwk(key.public_key()), "kid": key_id}
 
-    def _open_signing_key(self, key_id: str, sealed: bytes) -> dict[str, str]:
-        jwk: dict[str, str] = json.loads(self._open(sealed, b"signing-key:" + key_id.encode()))
-        return jwk
+    def signing_key(self, key_id: str, sealed: bytes) -> dict[str, str]:
+        """The private JWK of the key that signs; it is kept open until another one is asked for. Raises BadMasterKey."""
+        if key_id not in self._signing:
+            self._signing = {key_id: json.loads(self._open(sealed, b"signing-key:" + key_id.encode()))}
+        return self._signing[key_id]
+
+    def forget_signing_keys_but(self, key_ids: Collection[str]) -> None:
+        """Forget private keys other than these."""
+        self._signing = {key_id: jwk for key_id, jwk in self._signing.items() if key_id in key_ids}
 
     def carry(self, purpose: str, content: bytes) -> str:
         """Something that a browser keeps for us until it comes back: sealed, for one purpose, base64url."""

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from services.auth.routes import accounts, client_codes, factors, groups, keys, oidc, pages, passwords, registrations, sessions
+from services.auth.routes import accounts, client_codes, factors, groups, keys, oidc, pages, passwords, registrations, sessions, signing
 
 router = APIRouter()
-for part in (accounts, client_codes, factors, groups, keys, oidc, pages, passwords, registrations, sessions):
+for part in (accounts, client_codes, factors, groups, keys, oidc, pages, passwords, registrations, sessions, signing):
     router.include_router(part.router)
 router.include_router(oidc.browsers)
