@@ -57,7 +57,7 @@ async def list_factors(uow: Uow, here: Here) -> FactorsView:
 @router.post("/users/me/totp", dependencies=[may(Action.TOTP_CREATE)])
 async def begin_totp(uow: Uow, here: Here) -> SecondFactorView:
     """A new authenticator, which counts once it is confirmed; the secret is shown this once."""
-    return _second_factor(await totp.begin(uow, here))
+    return _second_factor(await totp.start(uow, here))
 
 
 @router.post("/users/me/totp/confirmation", dependencies=[may(Action.TOTP_CONFIRM)])

@@ -62,7 +62,7 @@ async def accept(uow: UnitOfWork, tools: Tools, token: str) -> Enrolment:
     user = await _holder(uow, token)
     callers.acts(uow, user)
     return Enrolment(
-        totp=await totp.begin_for(uow, tools, user),
+        totp=await totp.start_for(uow, tools, user),
         passkey=await passkeys.options(uow, tools, user),
         policy=await factors.policy(uow, tools, user),
     )

@@ -27,7 +27,7 @@ def second_factor(username: str) -> SecondFactor:
     return SecondFactor(username, secret, uri, domain.factors.totp_svg(uri))
 
 
-async def begin_for(uow: UnitOfWork, tools: Tools, user: User) -> SecondFactor:
+async def start_for(uow: UnitOfWork, tools: Tools, user: User) -> SecondFactor:
     """A new secret, which counts once it is confirmed; a repetition replaces it until then."""
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None:
@@ -51,9 +51,9 @@ async def confirm_for(uow: UnitOfWork, tools: Tools, user: User, code: str) -> N
     domain.factors.set_totp(credential, sealed, step, now)
 
 
-async def begin(uow: UnitOfWork, tools: Tools) -> SecondFactor:
+async def start(uow: UnitOfWork, tools: Tools) -> SecondFactor:
     """A new authenticator for the caller. Raises NotFound."""
-    return await begin_for(uow, tools, await callers.account(uow))
+    return await start_for(uow, tools, await callers.account(uow))
 
 
 async def confirm(uow: UnitOfWork, tools: Tools, code: str) -> factors.Listed:
