@@ -328,7 +328,7 @@ def checks(count: int = PEOPLE) -> dict[str, float]:
     settings = ProcessSettings(service="gateway", tls_dir=REPOSITORY, kafka="127.0.0.1:1", state_dir=REPOSITORY)
     projection = Projection(settings, TOPICS)
     authority = Authority(projection)
-    authenticator = Authenticator(settings.trust_domain, authority.keys)
+    authenticator = Authenticator(settings.trust_domain, authority.signing_keys)
     private = tokens.private_jwk(ec.generate_private_key(ec.SECP256R1()))
     public = {name: value for name, value in private.items() if name != "d"}
     now = datetime.now(UTC)

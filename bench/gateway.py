@@ -47,7 +47,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "bench" / "results" / "gateway.json"
 CONNECTIONS = 32
 OPEN_LOOP_RATE = 500
-WRITERS = {"auth": ("users", "sessions", "signing-keys"), "projects": ("memberships",), "ca": ("certificates",)}
+WRITERS = {"auth": ("users", "sessions", "credentials", "signing-keys"), "projects": ("memberships",), "ca": ("certificates",)}
 TICKS = os.sysconf("SC_CLK_TCK")
 BODY = '{"items":[],"next":null}'
 

@@ -70,7 +70,7 @@ def issue(key: Jwk, key_id: str, user_id: UUID, session_id: UUID, now: datetime,
 
 def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
     """Check a token against the live keys, by key id, with 5 s of leeway for clocks. Raises InvalidToken."""
-    if len(token) > MAX_LENGTH or token.count(".") != 2:  # noqa: PLR2004 - a signed token has three parts (RFC 7515 section 7.1); five would be an encrypted one
+    if not _has_form(token):
         raise InvalidToken
     try:
         header = jwt.get_unverified_header(token)
@@ -100,9 +100,17 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
 
 
 def key_id(token: str) -> str | None:
-    """The key id that a token names, unchecked: good for knowing what to wait for and for nothing else."""
+    """The key id that what looks like one of our tokens names, unchecked: good for knowing what to wait for and for nothing else."""
+    if not _has_form(token):
+        return None
     try:
-        named = jwt.get_unverified_header(token[:MAX_LENGTH]).get("kid")
+        header = jwt.get_unverified_header(token)
     except JOSEError:
         return None
-    return named if isinstance(named, str) else None
+    named = header.get("kid")
+    return named if isinstance(named, str) and header.get("alg") == ALGORITHM else None
+
+
+def _has_form(token: str) -> bool:
+    """Whether a text is short enough and has three parts, like a signed token (RFC 7515 section 7.1); five would be an encrypted one."""
+    return len(token) <= MAX_LENGTH and token.count(".") == 2  # noqa: PLR2004

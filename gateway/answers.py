@@ -1,40 +1,55 @@
 """What an answer carries to the outside: the headers that pass, those that the gateway adds, and the pages of its own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.browser import is_own_cookie
 from gateway.connection import Headers
 
-SAFETY: Headers = [
-    (b"strict-transport-security", b"max-age=63072000"),
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-]
+_CACHE = b"cache-control"
+_NO_STORE = b"no-store"
+_ALWAYS: Headers = [(b"strict-transport-security", b"max-age=63072000"), (b"x-content-type-options", b"nosniff")]
+SAFETY: Headers = [*_ALWAYS, (_CACHE, _NO_STORE)]
 _NOT_HANDED_OUT = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"date", b"server"}
-    | {b"hortus-identity", b"set-cookie"}
+    | {b"hortus-identity"}
     | {name for name, _ in SAFETY}
 )
 _FACTS = b"hortus-facts"
 _REASON = b"hortus-reason"
+_SET_COOKIE = b"set-cookie"
 
 
 @dataclass(frozen=True)
 class Page:
-    """Something that the gateway answers itself, to everybody."""
+    """Something that the gateway answers itself, to everybody.
+
+    ``body`` is asked for each answer. ``known``: it shows what the projection knows, and is shown only while that is fresh.
+    ``cache`` says who may keep it.
+    """
 
     action: str
     media_type: bytes
-    body: bytes
+    body: Callable[[], bytes]
+    known: bool = False
+    cache: bytes = _NO_STORE
+
+    def headers(self, length: int) -> Headers:
+        """The headers of an answer whose body has ``length`` bytes."""
+        return [(b"content-type", self.media_type), (b"content-length", b"%d" % length), *_ALWAYS, (_CACHE, self.cache)]
 
 
-def handed_out(received: Headers) -> tuple[Headers, bytes | None, str | None]:
-    """The headers of a service's answer that the client gets, and what ``Hortus-Facts`` and ``Hortus-Reason`` say."""
+def handed_out(received: Headers, *, cookies: bool) -> tuple[Headers, bytes | None, str | None]:
+    """The headers of a service's answer that the client gets, and what ``Hortus-Facts`` and ``Hortus-Reason`` say.
+
+    ``cookies``: the door may set Hortus's own ones.
+    """
     headers: Headers = []
     facts: bytes | None = None
     reason: str | None = None
     for header in received:
         name = header[0]
-        if name in _NOT_HANDED_OUT:
+        if name in _NOT_HANDED_OUT or (name == _SET_COOKIE and not (cookies and is_own_cookie(header[1]))):
             continue
         if name == _FACTS:
             facts = header[1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import resource
 import signal
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from chassis.projection import Projection
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import API
 from gateway import protocol
+from gateway.activity import ActivityPublisher
 from gateway.answers import Page
 from gateway.authenticate import Authenticator
 from gateway.authority import TOPICS, Authority
+from gateway.browser import Origins
 from gateway.forward import Forwarder
 from gateway.inflight import InFlight
 from gateway.ledger import Ledger
@@ -51,9 +54,10 @@ class Gateway:
         self.measures = Measures()
         self.projection = Projection(settings, TOPICS)
         self.spool = Spool(settings.state_dir / "spool")
-        self.authority = Authority(self.projection)
-        self.in_flight = InFlight(self.authority, self.measures.cut)
-        self.authenticator = Authenticator(settings.trust_domain, self.authority.keys)
+        self.authority = Authority(self.projection, settings.step_up_s)
+        self.activity = ActivityPublisher(settings, settings.source, settings.activity_s)
+        self.in_flight = InFlight(self.authority, self.measures.cut, self.activity.used)
+        self.authenticator = Authenticator(settings.trust_domain, self.authority.signing_keys)
         self.projection.on_change(self._changed)
         self.projection.on_erased(lambda gone: self._changed(gone, gone))
         self.forwarder = Forwarder(settings.upstreams, tls.client_context(settings.tls_dir), settings.trust_domain)
@@ -65,7 +69,8 @@ class Gateway:
             forwarder=self.forwarder,
             in_flight=self.in_flight,
             ledger=Ledger(self.spool, settings.source),
-            pages=_pages(settings),
+            pages=_pages(settings, self.authority),
+            origins=Origins(settings.origins),
             measures=self.measures,
         )
         self.measures.watch("hortus_gateway_in_flight", "Requests in flight", lambda: len(self.in_flight))
@@ -101,7 +106,7 @@ class Gateway:
                     serving.create_task(server.serve())
         finally:
             await self.spool.close()
-            await self.publisher.flush(2.0)
+            await asyncio.gather(self.publisher.flush(2.0), self.activity.flush(2.0))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -114,7 +119,8 @@ class Gateway:
             server.should_exit = True
 
     def _background(self) -> list[tuple[str, Any]]:
-        return [(name, patience.for_ever(work, name)) for name, work in (("publisher", self.publisher.run), ("sweep", self._sweep))]
+        works = (("publisher", self.publisher.run), ("activity", self.activity.run), ("sweep", self._sweep))
+        return [(name, patience.for_ever(work, name)) for name, work in works]
 
     async def _sweep(self) -> None:
         """Once a second, look after connections and requests in flight."""
@@ -148,11 +154,22 @@ def _server(app: Any, listen: str, context: Any, protocol_class: type) -> uvicor
     return Server(config)
 
 
-def _pages(settings: GatewaySettings) -> dict[bytes, Page]:
-    """What the gateway answers itself: the root to trust, and the description of the doors."""
-    pages = {f"{API}/trust".encode(): Page("trust.read", b"application/x-pem-file", settings.root.read_bytes())}
+def _pages(settings: GatewaySettings, authority: Authority) -> dict[bytes, Page]:
+    """What the gateway answers itself: the root to trust, the keys that verify access tokens, and the description of the doors."""
+    root = settings.root.read_bytes()
+
+    def key_set() -> bytes:
+        """RFC 7517 section 5."""
+        keys = [{**jwk, "kid": key_id} for key_id, jwk in sorted(authority.signing_keys().items())]
+        return json.dumps({"keys": keys}).encode()
+
+    pages = {
+        f"{API}/trust".encode(): Page("trust.read", b"application/x-pem-file", lambda: root),
+        f"{API}/jwks.json".encode(): Page("jwks.read", b"application/jwk-set+json", key_set, known=True, cache=b"max-age=60"),
+    }
     if OPENAPI.exists():
-        pages[f"{API}/openapi.json".encode()] = Page("openapi.read", b"application/json", OPENAPI.read_bytes())
+        description = OPENAPI.read_bytes()
+        pages[f"{API}/openapi.json".encode()] = Page("openapi.read", b"application/json", lambda: description)
     return pages
 
 

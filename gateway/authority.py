@@ -5,29 +5,37 @@ What was worked out for a credential is remembered for as long as the facts that
 right begins or ends.
 """
 
+import hmac
 from typing import Any
+from uuid import UUID
 
+from chassis import tokens
 from chassis.errors import Unauthenticated
+from chassis.keys import ShownKey
 from chassis.projection import Projection
 from contracts.events import (
     CERTIFICATES,
+    CREDENTIALS,
     MEMBERSHIPS,
     SESSIONS,
     SIGNING_KEYS,
     USERS,
+    ApiKey,
     Certificate,
     CertificateKind,
     Fact,
     Membership,
     UserStatus,
 )
+from contracts.policy import STEP_UP_S
 from contracts.roles import Actor, Principal, Role
-from gateway.authenticate import NOTHING_SHOWN, Credential, ShownCertificate
+from gateway.authenticate import NOTHING_SHOWN, Credential, CredentialsDiffer, InvalidCredential, NotKnownYet, ShownCertificate
 from gateway.standing import NOBODY_STANDING, Search, Standing
 
-TOPICS = (USERS, SESSIONS, SIGNING_KEYS, MEMBERSHIPS, CERTIFICATES)
+TOPICS = (USERS, SESSIONS, CREDENTIALS, SIGNING_KEYS, MEMBERSHIPS, CERTIFICATES)
 REMEMBERED = 256
 YOUNG_SESSION_S = 60.0
+YOUNG_KEY_S = 60.0
 YOUNG_CERTIFICATE_S = 180.0
 
 
@@ -35,6 +43,12 @@ class SessionEnded(Unauthenticated):
     """The session behind the token was ended or has run out."""
 
     title = "The session has ended"
+
+
+class KeyNotLive(Unauthenticated):
+    """The API key was ended or has run out."""
+
+    title = "The API key has ended or run out"
 
 
 class AccountNotActive(Unauthenticated):
@@ -50,33 +64,29 @@ class CertificateNotLive(Unauthenticated):
 
 
 class MembershipEnded(Unauthenticated):
-    """The certificate's person is no member of its project at this moment."""
+    """The person of a certificate, or of an API key for one project, is no member of its project at this moment."""
 
-    title = "The membership that the certificate rests on has ended"
+    title = "The membership that the credential rests on has ended"
 
 
-class NotKnownYet(Exception):
-    """A young credential is not on the list of those that count, and may come: ``topic`` and ``key`` say what to wait for."""
-
-    def __init__(self, topic: str, key: str, refusal: Unauthenticated) -> None:
-        super().__init__(topic)
-        self.topic = topic
-        self.key = key
-        self.refusal = refusal
+_NO_SECRET = "0" * 64
+"""What the secret of an unknown API key is compared with, so that it takes as long as with a known one."""
 
 
 class Authority:
-    """Looks credentials up in the projection of the authority topics."""
+    """Looks credentials up in the projection of the authority topics. ``step_up_s``: for how long a second factor is fresh."""
 
-    def __init__(self, projection: Projection) -> None:
+    def __init__(self, projection: Projection, step_up_s: float = STEP_UP_S) -> None:
+        self._step_up_s = step_up_s
         self._facts = projection.knowledge.facts
         self._users = self._facts[USERS.name]
         self._sessions = self._facts[SESSIONS.name]
+        self._api_keys = self._facts[CREDENTIALS.name]
         self._certificates = self._facts[CERTIFICATES.name]
         self._memberships = self._facts[MEMBERSHIPS.name]
         self._of_person: dict[str, dict[str, Membership]] = {}
         self._stamps: dict[str, int] = {}
-        self._keys: dict[str, dict[str, str]] = {}
+        self._signing_keys: dict[str, dict[str, str]] = {}
         for fact in self._memberships.values():
             self._learn(None, fact)
         for fact in self._facts[SIGNING_KEYS.name].values():
@@ -92,9 +102,9 @@ class Authority:
         elif new.topic is SIGNING_KEYS:
             key: Any = new
             if key.live:
-                self._keys[key.key_id] = dict(key.jwk)
+                self._signing_keys[key.key_id] = dict(key.jwk)
             else:
-                self._keys.pop(key.key_id, None)
+                self._signing_keys.pop(key.key_id, None)
 
     def _unlearn(self, gone: Fact) -> None:
         if isinstance(gone, Membership):
@@ -102,15 +112,11 @@ class Authority:
             self._of_person.get(person, {}).pop(gone.key, None)
             self._stamps[person] = self._stamps.get(person, 0) + 1
         elif gone.topic is SIGNING_KEYS:
-            self._keys.pop(gone.key, None)
+            self._signing_keys.pop(gone.key, None)
 
-    def has_key(self, key_id: str | None) -> bool:
-        """Whether a live signing key has this id."""
-        return key_id in self._keys
-
-    def keys(self) -> dict[str, dict[str, str]]:
+    def signing_keys(self) -> dict[str, dict[str, str]]:
         """The live signing keys by key id, as JWK."""
-        return self._keys
+        return self._signing_keys
 
     def standing(self, credential: Credential, project_id: str | None, now: float) -> Standing:
         """The actor that ``credential`` is at ``now`` (Unix seconds), for a request whose path names ``project_id`` or no project.
@@ -120,7 +126,7 @@ class Authority:
         if credential is NOTHING_SHOWN:
             return NOBODY_STANDING
         known: Standing | None = credential.standings.get(project_id)
-        if known is not None and now < known.until and self._unchanged(known, credential):
+        if known is not None and now < known.until and self._unchanged(known):
             return known
         made = self._work_out(credential, project_id, now)
         if len(credential.standings) >= REMEMBERED:
@@ -128,11 +134,11 @@ class Authority:
         credential.standings[project_id] = made
         return made
 
-    def _unchanged(self, standing: Standing, credential: Credential) -> bool:
+    def _unchanged(self, standing: Standing) -> bool:
         for facts, key, fact in standing.basis:
             if facts.get(key) is not fact:
                 return False
-        return standing.stamp < 0 or standing.stamp == self._stamps.get(credential.principal_key, 0)
+        return standing.stamp < 0 or standing.stamp == self._stamps.get(standing.principal, 0)
 
     def _work_out(self, credential: Credential, project_id: str | None, now: float) -> Standing:
         search = Search(now)
@@ -149,19 +155,24 @@ class Authority:
             )
         about: dict[str, Any] = {}
         if credential.session_id is not None:
-            session = self._session(search, credential)
-            about |= {"session_id": session.session_id, "factor_at": session.factor_at}
-        person = credential.user_id or (shown.user_id if shown else None) or ""
-        user = self._user(search, person, credential, now)
+            about |= self._session(search, credential)
+        key = self._api_key(search, credential.key) if credential.key is not None else None
+        if key is not None:
+            about |= {"key_id": key.key_id, "scopes": key.scopes}
+        person = _text(key.user_id) if key is not None else credential.user_id or (shown.user_id if shown else None)
+        home = _home(certificate, key, person)
+        user = self._user(search, person or "", credential, now)
         about |= {"user_id": user.user_id, "username": user.username}
-        if certificate is None:
+        if certificate is not None:
+            about["certificate_id"] = certificate.certificate_id
+        elif key is None:
             about["cluster_roles"] = user.cluster_roles
-            return self._person(search, about, person, project_id)
-        about["certificate_id"] = certificate.certificate_id
-        own = self._membership(search, str(certificate.project_id), person)
+        if home is None:
+            return self._person(search, about, str(user.user_id), project_id)
+        own = self._membership(search, str(home), str(user.user_id))
         if own is None:
             raise MembershipEnded
-        if certificate.kind is CertificateKind.JOB:
+        if certificate is not None and certificate.kind is CertificateKind.JOB:
             return search.standing(
                 Actor(
                     principal=Principal.JOB,
@@ -175,7 +186,7 @@ class Authority:
         return self._in_one_project(search, about, own, project_id)
 
     def _person(self, search: "Search", about: dict[str, Any], person: str, project_id: str | None) -> Standing:
-        """A person who signed in: the role in the project of the path, or all roles when the path names none."""
+        """A person by a token, or an API key for all projects: the role in the path's project, or all roles when it names none."""
         if project_id is not None:
             membership = self._membership(search, project_id, person)
             about |= {"project_id": project_id}
@@ -191,7 +202,7 @@ class Authority:
         return search.standing(Actor(principal=Principal.PERSON, projects=projects, versions=search.versions, **about), stamp)
 
     def _in_one_project(self, search: "Search", about: dict[str, Any], own: Membership, project_id: str | None) -> Standing:
-        """A person by a project certificate: in every other project they are nobody's member."""
+        """A person by a project certificate, or an API key for one project: in every other project they are nobody's member."""
         if project_id is None and own.role is not None:
             about["projects"] = {own.project_id: own.role}
         elif project_id == str(own.project_id):
@@ -200,7 +211,8 @@ class Authority:
             about["project_id"] = project_id
         return search.standing(Actor(principal=Principal.PERSON, versions=search.versions, **about))
 
-    def _session(self, search: "Search", credential: Credential) -> Any:
+    def _session(self, search: "Search", credential: Credential) -> dict[str, Any]:
+        """What a session adds to its actor. The second factor grows old at an instant."""
         session: Any = search.look(self._sessions, SESSIONS.name, str(credential.session_id))
         if session is None:
             raise _unknown(SESSIONS.name, str(credential.session_id), SessionEnded(), young=search.now - credential.since < YOUNG_SESSION_S)
@@ -208,7 +220,27 @@ class Authority:
         if not session.live or expires <= search.now or str(session.user_id) != credential.user_id:
             raise SessionEnded
         search.ends(expires)
-        return session
+        stale = session.factor_at.timestamp() + self._step_up_s
+        fresh = search.now < stale
+        if fresh:
+            search.ends(stale)
+        return {"session_id": session.session_id, "factor_at": session.factor_at, "factor_fresh": fresh}
+
+    def _api_key(self, search: "Search", shown: ShownKey) -> ApiKey:
+        """The API key that is shown. Nothing is said about it to somebody who does not know its secret."""
+        fact: Any = search.look(self._api_keys, CREDENTIALS.name, str(shown.key_id))
+        right = hmac.compare_digest(shown.secret_sha256, fact.secret_sha256 if fact is not None else _NO_SECRET)
+        if fact is None:
+            young = -tokens.LEEWAY_S <= search.now - shown.made_at < YOUNG_KEY_S
+            raise _unknown(CREDENTIALS.name, str(shown.key_id), InvalidCredential(), young=young)
+        if not right:
+            raise InvalidCredential
+        key: ApiKey = fact
+        expires = key.expires_at.timestamp()
+        if not key.live or expires <= search.now:
+            raise KeyNotLive
+        search.ends(expires)
+        return key
 
     def _user(self, search: "Search", person: str, credential: Credential, now: float) -> Any:
         user: Any = search.look(self._users, USERS.name, person)
@@ -239,6 +271,16 @@ class Authority:
             raise CertificateNotLive
         search.ends(certificate.not_after.timestamp())
         return certificate
+
+
+def _home(certificate: Certificate | None, key: ApiKey | None, person: str | None) -> UUID | None:
+    """The one project that the credentials are good for; None for all. Raises CredentialsDiffer."""
+    bound = key.project_id if key is not None else None
+    if certificate is None:
+        return bound
+    if _text(certificate.user_id) != person or bound not in (None, certificate.project_id):
+        raise CredentialsDiffer
+    return certificate.project_id
 
 
 def _unknown(topic: str, key: str, refusal: Unauthenticated, *, young: bool) -> Exception:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from chassis.errors import TooManyRequests, Unauthenticated
 from contracts.events import Fact
 from contracts.policy import POLICY, Action
-from gateway.authenticate import Credential
-from gateway.authority import Authority, NotKnownYet
+from gateway.authenticate import Credential, NotKnownYet
+from gateway.authority import Authority
 from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 
 SOON_S = 2.0
@@ -61,6 +61,7 @@ class Flight:
     ended; ``deadline`` is for a client that gives or takes no more (loop's time); ``quiet`` says that
     no byte of a body or of an answer is under way, so that a cut request can still be told why. ``lost`` is the fact that took
     the right away while a service works on a change: the change itself may have said it (signing out, leaving a project).
+    ``subject`` is the session or API key that it uses; getting another token is no use of a session.
     """
 
     __slots__ = (
@@ -76,7 +77,9 @@ class Flight:
         "over",
         "project_id",
         "quiet",
+        "seen",
         "standing",
+        "subject",
         "timer",
         "upstream",
     )
@@ -86,7 +89,7 @@ class Flight:
     ) -> None:
         self.client = client
         self.credential = credential
-        self.key = credential.principal_key or f"from {peer}"
+        self.key = standing.principal or f"from {peer}"
         self.action = action
         self.project_id = project_id
         self.standing = standing
@@ -100,6 +103,8 @@ class Flight:
         self.quiet = True
         self.bytes_in = 0
         self.bytes_out = 0
+        self.seen = 0
+        self.subject = None if action is Action.SESSION_REFRESH else standing.subject
 
     def end(self, reason: str) -> None:
         """End both halves now; a client that only waits for an answer keeps its connection and gets a refusal."""
@@ -131,12 +136,13 @@ class Flight:
 
 
 class InFlight:
-    """The registry. ``on_cut`` is told how many requests a lost right has just ended."""
+    """The registry. ``on_cut`` is told how many requests a lost right has just ended, ``on_use`` which session or API key is used."""
 
-    def __init__(self, authority: Authority, on_cut: Callable[[int], None] = lambda _count: None) -> None:
+    def __init__(self, authority: Authority, on_cut: Callable[[int], None], on_use: Callable[[str], None]) -> None:
         self._authority = authority
         self._flights: dict[str, set[Flight]] = {}
         self._on_cut = on_cut
+        self._on_use = on_use
 
     def __len__(self) -> int:
         return sum(len(flights) for flights in self._flights.values())
@@ -158,6 +164,8 @@ class InFlight:
             raise TooManyAtOnce(retry_after=1)
         else:
             found.add(flight)
+        if flight.subject is not None:
+            self._on_use(flight.subject)
         if flight.standing.until != FOREVER and flight.standing.until - time.time() < SOON_S:
             self._watch_clock(flight)
 
@@ -195,7 +203,7 @@ class InFlight:
         except (Unauthenticated, NotKnownYet):
             return self._lose(flight, cause)
         if later is not flight.standing:
-            if not flight.standing.holds(later) or not later.decide(flight.action).allowed:
+            if not flight.standing.holds(later, flight.action):
                 return self._lose(flight, cause)
             flight.standing = later
             if later.until - time.time() < SOON_S:
@@ -227,9 +235,16 @@ class InFlight:
             self._on_cut(1)
 
     def sweep(self, now: float) -> None:
-        """Once a second: set precise timers for what ends soon, and end what stands still. ``now`` is the loop's time."""
+        """Once a second: set precise timers for what ends soon, and end what stands still. ``now`` is the loop's time.
+
+        Whose transfer moves is using their session, however long it takes.
+        """
         wall = time.time()
         for flight in self:
+            moved = flight.bytes_in + flight.bytes_out
+            if moved != flight.seen and flight.subject is not None:
+                flight.seen = moved
+                self._on_use(flight.subject)
             if flight.timer is None and flight.lost is None and flight.standing.until - wall < SOON_S:
                 self._watch_clock(flight)
             if 0.0 < flight.deadline < now:

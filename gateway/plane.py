@@ -16,10 +16,11 @@ from chassis.guard import refusal
 from chassis.log import logger
 from chassis.projection import WAIT_S, Projection
 from contracts.events import Outcome
-from contracts.policy import Decision, Rule
+from contracts.policy import Decision, Rule, Service
 from gateway.answers import SAFETY, Page, handed_out
-from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, InvalidCredential
-from gateway.authority import Authority, NotKnownYet
+from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, NotKnownYet
+from gateway.authority import Authority
+from gateway.browser import Origins, cookie_line
 from gateway.connection import BODILESS, Connection
 from gateway.doors import Doors, MethodNotAllowed
 from gateway.forward import Forwarder
@@ -71,6 +72,7 @@ class Plane:
         in_flight: InFlight,
         ledger: Ledger,
         pages: Mapping[bytes, Page],
+        origins: Origins,
         measures: Measures,
     ) -> None:
         self._doors = Doors()
@@ -82,6 +84,7 @@ class Plane:
         self._ledger = ledger
         self._spool = ledger.spool
         self._pages = pages
+        self._origins = origins
         self._measures = measures
         self._loop = asyncio.get_running_loop()
 
@@ -116,6 +119,7 @@ class Plane:
         request.door, request.values = door, values
         access.action = door.action.value
         access.resource = resource_of(door.names, values)
+        self._origins.demand_own(request)
         project_id = access.project_id = values[0] if door.in_project else None
         credential = await self._credential(request)
         if credential is NOTHING_SHOWN:
@@ -149,13 +153,17 @@ class Plane:
             self._in_flight.leave(flight)
 
     async def _credential(self, request: Request) -> Credential:
+        """What the caller shows; a signing key that is on its way is waited for. Raises CannotDecide or Unauthenticated."""
         try:
             return self._authenticator.credential(request.authorization, request.der)
-        except InvalidCredential:
-            key = self._authenticator.unknown_key(request.authorization) if request.authorization else None
-            if key is None or not await self._projection.until(lambda: self._authority.has_key(key), WAIT_S):
-                raise
+        except NotKnownYet as unknown:
+            await self._projection.fresh()
+            topic, key = unknown.topic, unknown.key
+            await self._projection.until(lambda: self._projection.knowledge.version(topic, key) > 0, WAIT_S)
+        try:
             return self._authenticator.credential(request.authorization, request.der)
+        except NotKnownYet as unknown:
+            raise unknown.refusal from None
 
     async def _standing(self, request: Request, credential: Credential, project_id: str | None) -> Standing:
         """The caller's standing by fresh knowledge. No pause between the look at freshness and the look-up.
@@ -183,6 +191,10 @@ class Plane:
             flight.check()
             flight.upstream = connection
 
+        if rule.service is Service.AUTH:
+            request.forwarded.append(b"hortus-source: %b\r\n" % request.peer.encode("ascii"))
+        if rule.cookies:
+            request.forwarded.append(cookie_line(request))
         head = b"%bhortus-identity: %b\r\n%b\r\n" % (b"".join(request.forwarded), flight.standing.header, request.trace)
         connection = await self._forwarder.exchange(
             rule.service,
@@ -250,7 +262,7 @@ class Plane:
     async def _answer(self, request: Request, rule: Rule, flight: Flight, connection: Connection, send: Send) -> int:
         """Hand the service's answer to the client and record it."""
         status = connection.status
-        headers, facts, said = handed_out(connection.headers)
+        headers, facts, said = handed_out(connection.headers, cookies=rule.cookies)
         flight.answered(facts_named(facts) if facts is not None else ())
         waits = facts is not None and status in _SUCCESS and not await self._in_force(facts)
         if waits:
@@ -321,9 +333,11 @@ class Plane:
             raise MethodNotAllowed(["GET"])
         request.access.action = page.action
         await self._credential(request)
-        headers = [(b"content-type", page.media_type), (b"content-length", b"%d" % len(page.body)), *SAFETY]
+        if page.known:
+            await self._projection.fresh()
+        body = page.body()
         self._record(request, Outcome.ALLOWED, "allowed", 200, None)
-        await answer_whole(send, 200, headers, page.body)
+        await answer_whole(send, 200, page.headers(len(body)), body)
         return 200
 
     async def _refuse(self, request: Request, problem: Problem, reason: str, send: Send) -> int:

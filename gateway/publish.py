@@ -107,7 +107,8 @@ class Publisher:
                 pause = min(pause * 2, 5.0)
             finally:
                 with contextlib.suppress(OSError, KafkaError, TimeoutError):
-                    await asyncio.wait_for(producer.stop(), 5)
+                    async with asyncio.timeout(5):  # wait_for can lose a cancellation
+                        await producer.stop()
             await asyncio.sleep(pause)
 
     async def flush(self, seconds: float) -> None:

@@ -13,6 +13,9 @@ from gateway.ledger import Access
 
 AFTER = b"hortus-after"
 DIGEST = b"hortus-content-sha256"
+COOKIE = b"cookie"
+ORIGIN = b"origin"
+FETCH_SITE = b"sec-fetch-site"
 MAX_AFTER = 64
 MAX_LENGTH_DIGITS = 15
 _OURS = b"hortus"
@@ -26,10 +29,10 @@ _HOP_BY_HOP = {
     b"trailer",
     b"upgrade",
 }
-_READ = {b"authorization", b"content-length", b"transfer-encoding", AFTER, b"connection", b"upgrade", b"expect"}
+_OF_BROWSERS = {COOKIE, ORIGIN, FETCH_SITE}
+_READ = {b"authorization", b"content-length", b"transfer-encoding", AFTER, b"connection", b"upgrade", b"expect"} | _OF_BROWSERS
 _DROPPED = _HOP_BY_HOP | {
     b"host",
-    b"cookie",
     b"traceparent",
     b"tracestate",
     b"forwarded",
@@ -52,13 +55,15 @@ class MalformedRequest(Problem):
 class Request:
     """A request's head. ``length`` is its body's size, None when it is chunked; ``has_body`` is False when there is none.
 
-    ``forwarded`` are the header lines that go on to the service as they came.
+    ``forwarded`` are the header lines that go on to the service as they came; ``browser`` are the values of the headers that
+    a browser adds by itself, by name.
     """
 
     __slots__ = (
         "access",
         "after",
         "authorization",
+        "browser",
         "chunked",
         "client",
         "der",
@@ -90,6 +95,7 @@ class Request:
         self.values: list[str] = []
         self.authorization: bytes | None = None
         self.after: bytes | None = None
+        self.browser: dict[bytes, list[bytes]] = {}
         self.length: int | None = None
         self.chunked = False
         self.expects = False
@@ -138,6 +144,8 @@ class Request:
             self._body(name, value)
         elif name == AFTER:
             self.after = value if self.after is None else self.after + b", " + value
+        elif name in _OF_BROWSERS:
+            self.browser.setdefault(name, []).append(value)
         elif name == b"expect":
             self.expects = True
         elif name == b"upgrade":

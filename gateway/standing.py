@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from chassis.guard import write_identity
 from chassis.outbox import who_acts
 from contracts.events import Fact, Membership
-from contracts.policy import Action, Decision, decide
+from contracts.policy import Action, Decision, Reason, decide
 from contracts.roles import NOBODY, Actor
 
 FOREVER = math.inf
@@ -17,22 +17,31 @@ FOREVER = math.inf
 class Standing:
     """An actor and what follows from it.
 
-    ``until``: when this stops being true by the clock alone (Unix seconds); ``header``: the identity header's value;
-    ``record``: the actor as an audit record names it, canonical JSON.
+    ``until``: when this stops being true by the clock alone (Unix seconds); ``principal``: the person or agent whose facts
+    decide about it; ``header``: the identity header's value; ``record``: the actor as an audit record names it, canonical
+    JSON; ``subject``: the session or API key that is used, as the topic ``activity`` names it.
     """
 
     actor: Actor
     until: float
     basis: tuple[tuple[dict[str, Fact], str, Fact | None], ...]
     stamp: int
+    principal: str = ""
     header: bytes = b""
     record: str = ""
+    subject: str | None = None
     decisions: dict[Action, Decision] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Render the actor once."""
-        self.header = write_identity(self.actor).encode()
-        self.record = json.dumps(who_acts(self.actor), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        actor = self.actor
+        self.principal = str(actor.user_id or actor.agent_id or "")
+        self.header = write_identity(actor).encode()
+        self.record = json.dumps(who_acts(actor), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        if actor.session_id is not None:
+            self.subject = f"session:{actor.session_id}"
+        elif actor.key_id is not None:
+            self.subject = f"key:{actor.key_id}"
 
     def decide(self, action: Action) -> Decision:
         """The policy's answer; pure, so it is asked once for each action."""
@@ -41,11 +50,16 @@ class Standing:
             known = self.decisions[action] = decide(self.actor, action)
         return known
 
-    def holds(self, later: "Standing") -> bool:
-        """Whether what was begun under this standing may go on under a later one of the same credential: no right was lost."""
+    def holds(self, later: "Standing", action: Action) -> bool:
+        """Whether an action begun under this standing may go on under a later one of the same credential: no right was lost.
+
+        A second factor that has grown old since takes nothing away: it was fresh when the action began.
+        """
         old, new = self.actor, later.actor
+        decision = later.decide(action)
         return (
-            old.role == new.role
+            (decision.allowed or decision.reason is Reason.FACTOR_TOO_OLD)
+            and old.role == new.role
             and old.fencing_token == new.fencing_token
             and old.cluster_roles <= new.cluster_roles
             and all(new.projects.get(project) == role for project, role in old.projects.items())

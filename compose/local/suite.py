@@ -33,6 +33,7 @@ STOP_SECONDS = 15.0
 WATCH_SECONDS = 0.5
 LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 60.0
+HTTPS = 443
 
 Progress = Callable[[str], None]
 
@@ -181,6 +182,13 @@ class Suite:
     def certificate_addresses(self) -> list[str]:
         """Where clients with a project, agent or job certificate come in, one address for each gateway."""
         return [f"https://localhost:{certificates}" for _, certificates in self._gateway_ports]
+
+    @property
+    def origins(self) -> list[str]:
+        """The addresses that browsers reach the gateways at, as they write them; under a further host name before ``localhost``."""
+        hosts = (*self.names, "localhost")
+        ports = [people for people, _ in self._gateway_ports]
+        return [f"https://{host}" + (f":{port}" if port != HTTPS else "") for host in map(str.lower, hosts) for port in ports]
 
     @property
     def root(self) -> Path:
@@ -338,6 +346,7 @@ class Suite:
             environment["HORTUS_MASTER_KEY_FILE"] = str(self.home.secret_file(f"{service}.master-key"))
         if service is Service.AUTH:
             environment["HORTUS_SETUP_FILE"] = str(self.setup_file)
+            environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
         elif service is Service.CA:
             environment["HORTUS_ISSUERS_DIR"] = str(self.pki.issuers_folder)
         elif service is Service.DATASETS:
@@ -367,6 +376,7 @@ class Suite:
                 "HORTUS_CLIENT_ISSUERS": str(self.pki.client_issuers),
                 "HORTUS_ROOT": str(self.pki.root),
             }
+            environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
             gateways.append(self._process(name, ["-m", "gateway"], environment))
         return gateways
 

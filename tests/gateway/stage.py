@@ -7,6 +7,7 @@ services behind are uvicorn servers with certificates of their own, whose one AS
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import ssl
 import time
@@ -27,9 +28,11 @@ from uuid_utils.compat import uuid7
 
 from chassis import tls, tokens
 from chassis.guard import read_identity
+from chassis.keys import new_key
 from compose.local.pki import Pki
 from compose.local.ports import free_port
 from contracts.events import (
+    ApiKey,
     Certificate,
     CertificateKind,
     Fact,
@@ -39,7 +42,7 @@ from contracts.events import (
     User,
     UserStatus,
 )
-from contracts.policy import API
+from contracts.policy import API, scopes
 from contracts.roles import Actor, ClusterRole, Role
 from gateway.app import Gateway, Server
 from gateway.settings import GatewaySettings
@@ -106,6 +109,18 @@ class Someone:
 
 
 @dataclass
+class Key:
+    """An API key as its person holds it, and as it is known."""
+
+    text: str
+    fact: ApiKey
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.text}"}
+
+
+@dataclass
 class Holder:
     """Somebody who holds a client certificate."""
 
@@ -126,10 +141,12 @@ class Stage:
         self.key = tokens.private_jwk(ec.generate_private_key(ec.SECP256R1()))
         self.ports = {service: free_port() for service in SERVICES}
         settings.setdefault("upstreams", {service: [f"https://localhost:{port}"] for service, port in self.ports.items()})
+        port = free_port()
+        settings.setdefault("origins", [f"https://localhost:{port}"])
         self.settings = GatewaySettings(
             instance="1",
             listen=f"127.0.0.1:{free_port()}",
-            people_listen=f"127.0.0.1:{free_port()}",
+            people_listen=f"127.0.0.1:{port}",
             certificate_listen=f"127.0.0.1:{free_port()}",
             tls_dir=certificates.folder("gateway"),
             trust_domain=DOMAIN,
@@ -152,7 +169,7 @@ class Stage:
         self._tasks += [asyncio.create_task(self.gateway._sweep()), asyncio.create_task(self._pulse())]
         await until(lambda: all(server.started for server in self.gateway.servers))
         self.pulse()
-        self.tell(SigningKey(version=1, key_id="k1", jwk=self.public_key(), live=True))
+        self.tell(SigningKey(version=1, key_id="k1", jwk=public(self.key), live=True))
         return self
 
     async def serve(self, service: str, port: int, context: ssl.SSLContext) -> None:
@@ -216,20 +233,42 @@ class Stage:
 
     # People
 
-    def public_key(self) -> dict[str, str]:
-        return {name: value for name, value in self.key.items() if name != "d"}
-
     def sign(self, user_id: UUID, session_id: UUID, lifetime: timedelta = timedelta(minutes=5), key: dict[str, str] | None = None) -> str:
         return tokens.issue(key or self.key, "k1", user_id, session_id, datetime.now(UTC), lifetime)[0]
 
     def signs_in(self, *roles: ClusterRole, ends: timedelta = timedelta(hours=8)) -> Someone:
         user_id, session_id = uuid7(), uuid7()
+        someone = Someone(user_id, session_id, self.sign(user_id, session_id))
+        self.tell(
+            User(version=1, user_id=user_id, username=f"u{user_id.hex[-8:]}", status=UserStatus.ACTIVE, cluster_roles=frozenset(roles))
+        )
+        self.shows_factor(someone, version=1, ends=ends)
+        return someone
+
+    def shows_factor(self, someone: Someone, version: int, ago: timedelta = timedelta(0), ends: timedelta = timedelta(hours=8)) -> None:
+        """The person's session opened, or they showed their second factor once more, some time ``ago``."""
         now = datetime.now(UTC)
         self.tell(
-            User(version=1, user_id=user_id, username=f"u{user_id.hex[-8:]}", status=UserStatus.ACTIVE, cluster_roles=frozenset(roles)),
-            Session(version=1, session_id=session_id, user_id=user_id, live=True, factor_at=now, expires_at=now + ends),
+            Session(
+                version=version,
+                session_id=someone.session_id,
+                user_id=someone.user_id,
+                live=True,
+                factor_at=now - ago,
+                expires_at=now + ends,
+            )
         )
-        return Someone(user_id, session_id, self.sign(user_id, session_id))
+
+    def makes_key(self, someone: Someone, *, told: bool = True, **more: Any) -> Key:
+        """The person makes an API key for everything that one can be for, or as ``more`` says."""
+        key_id = uuid7()
+        text = new_key(key_id)
+        about = {"scopes": scopes(), "expires_at": datetime.now(UTC) + timedelta(hours=1), "live": True, **more}
+        secret = hashlib.sha256(text[-43:].encode()).hexdigest()
+        fact = ApiKey(version=1, key_id=key_id, user_id=someone.user_id, secret_sha256=secret, **about)
+        if told:
+            self.tell(fact)
+        return Key(text, fact)
 
     def joins(self, someone: Someone, project_id: UUID, role: Role | None = Role.DATA_OWNER, version: int = 1, **more: Any) -> Membership:
         fact = Membership(
@@ -288,7 +327,7 @@ class Stage:
             context.load_cert_chain(holder.folder / "cert.pem", holder.folder / "key.pem")
         return context
 
-    async def client(self, someone: Someone | None = None, holder: Holder | None = None) -> httpx2.AsyncClient:
+    async def client(self, someone: Someone | Key | None = None, holder: Holder | None = None) -> httpx2.AsyncClient:
         base = self.people if holder is None else self.machines
         headers = someone.headers if someone else {}
         made = httpx2.AsyncClient(base_url=base + API, verify=self.context(holder), headers=headers, timeout=10)
@@ -341,6 +380,11 @@ async def say(send: Any, status: int, body: bytes = b"", *headers: tuple[bytes, 
     length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
     await send({"type": "http.response.body", "body": body})
+
+
+def public(key: dict[str, str]) -> dict[str, str]:
+    """The public half of a signing key."""
+    return {name: value for name, value in key.items() if name != "d"}
 
 
 def problem(response: httpx2.Response) -> str:

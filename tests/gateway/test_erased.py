@@ -29,7 +29,7 @@ def test_an_erased_membership_and_an_erased_signing_key_count_no_more(tmp_path: 
     for fact in (membership, key):
         projection.knowledge.apply(fact)
     authority = Authority(projection)
-    assert authority.has_key("k")
+    assert "k" in authority.signing_keys()
     person = str(membership.user_id)
     assert list(authority._of_person[person]) == [membership.key]
     stamp = authority._stamps[person]
@@ -38,4 +38,4 @@ def test_an_erased_membership_and_an_erased_signing_key_count_no_more(tmp_path: 
             erased(fact)
     assert authority._of_person[person] == {}
     assert authority._stamps[person] != stamp
-    assert not authority.has_key("k")
+    assert "k" not in authority.signing_keys()

@@ -17,7 +17,7 @@ from chassis import tokens
 from contracts.events import CertificateKind, Session, SigningKey, User, UserStatus
 from contracts.roles import ClusterRole, Principal, Role
 from gateway import inflight, plane
-from tests.gateway.stage import Someone, Stage, problem, read, say, until
+from tests.gateway.stage import Someone, Stage, problem, public, read, say, until
 
 PROJECT = uuid7()
 DATASET = uuid7()
@@ -218,7 +218,7 @@ async def test_forged_expired_foreign_and_confused_tokens_are_401(stage: Stage) 
 async def test_a_withdrawn_signing_key_ends_its_tokens_although_they_were_seen_before(stage: Stage) -> None:
     client = await stage.client(stage.signs_in())
     assert (await client.get("/projects")).status_code == 200
-    stage.tell(SigningKey(version=2, key_id="k1", jwk=stage.public_key(), live=False))
+    stage.tell(SigningKey(version=2, key_id="k1", jwk=public(stage.key), live=False))
     assert (await client.get("/projects")).status_code == 401
 
 

@@ -32,7 +32,7 @@ from tests.gateway.test_forward import service
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = uuid7()
-WRITERS = {"auth": ("users", "sessions", "signing-keys"), "projects": ("memberships",), "ca": ("certificates",)}
+WRITERS = {"auth": ("users", "sessions", "credentials", "signing-keys"), "projects": ("memberships",), "ca": ("certificates",)}
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ async def test_a_service_that_takes_nothing_holds_the_client_back(stage: Stage) 
     assert sent == 1000 * len(PIECE)
 
 
-async def _cut(stage: Stage, client: httpx2.AsyncClient, lose: Any, *, upload: bool) -> float:
+async def cut(stage: Stage, client: httpx2.AsyncClient, lose: Any, *, upload: bool) -> float:
     """Begin a transfer, lose the right, and return the seconds until both sides had ended."""
     endless = Endless()
     stage.answer = endless.takes if upload else endless.sends
@@ -242,7 +242,7 @@ async def test_a_lost_right_cuts_a_transfer_on_both_sides_within_a_second(stage:
     for lose in (removed, degraded, signed_out, blocked):
         ada = stage.signs_in()
         stage.joins(ada, PROJECT)
-        assert await _cut(stage, await stage.client(ada), lambda lose=lose, ada=ada: lose(ada), upload=upload) < 1.0, lose.__name__
+        assert await cut(stage, await stage.client(ada), lambda lose=lose, ada=ada: lose(ada), upload=upload) < 1.0, lose.__name__
 
 
 async def test_a_revoked_certificate_cuts_its_transfer(stage: Stage) -> None:
@@ -250,7 +250,7 @@ async def test_a_revoked_certificate_cuts_its_transfer(stage: Stage) -> None:
     stage.joins(ada, PROJECT)
     holder = stage.holds(CertificateKind.PROJECT, project_id=PROJECT, user_id=ada.user_id)
     client = await stage.client(holder=holder)
-    took = await _cut(stage, client, lambda: stage.tell(holder.fact.model_copy(update={"version": 2, "live": False})), upload=False)
+    took = await cut(stage, client, lambda: stage.tell(holder.fact.model_copy(update={"version": 2, "live": False})), upload=False)
     assert took < 1.0
 
 
@@ -258,7 +258,7 @@ async def test_a_transfer_ends_at_the_instant_when_the_membership_does(stage: St
     ada = stage.signs_in()
     ends = datetime.now(UTC) + timedelta(seconds=3)
     stage.joins(ada, PROJECT, ends_at=ends)
-    await _cut(stage, await stage.client(ada), lambda: None, upload=False)
+    await cut(stage, await stage.client(ada), lambda: None, upload=False)
     assert 0 <= time.time() - ends.timestamp() < 0.5
 
 
