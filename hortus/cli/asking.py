@@ -53,7 +53,7 @@ def link(text: str) -> tuple[str | None, str]:
     parts = urlsplit(text.strip())
     if not parts.scheme:
         return None, text.strip()
-    token = "".join(parse_qs(parts.query).get("token", [])) or parts.fragment.removeprefix("token=")
+    token = "".join(parse_qs(parts.query).get("token", [])) or parts.fragment.rpartition("=")[2]
     token = token or parts.path.rstrip("/").rpartition("/")[2]
     if parts.scheme != "https" or not parts.netloc or not token:
         raise typer.BadParameter("this is not a one-time link (https://…#…)", param_hint="LINK")

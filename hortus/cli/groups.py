@@ -15,7 +15,7 @@ groups = typer.Typer(no_args_is_help=True, help="Groups of people (administrator
 group_roles = typer.Typer(no_args_is_help=True, help="What the people of a group are in a project.")
 signing_keys = typer.Typer(no_args_is_help=True, help="The keys that sign access tokens (administrators).")
 GROUP = ("name", "factor_policy", "cluster_roles", "external", "group_id")
-GROUP_MEMBER = ("username", "by_directory", "user_id")
+GROUP_MEMBER = ("username", "by_hand", "by_directory", "user_id")
 GROUP_ROLE = ("group", "role", "purpose", "ends_at", "group_role_id")
 SIGNING_KEY = ("signing_key_id", "created_at", "state")
 

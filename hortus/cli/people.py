@@ -9,13 +9,14 @@ import typer
 from hortus.cli import asking, show, signin
 from hortus.cli.options import Address, Json, PasswordFile, Svg, Trust, is_id, signed_in
 from hortus.client import Client
-from hortus.client.shapes import Invited, User
+from hortus.client.shapes import Invited, UserDetail
 
 users = typer.Typer(no_args_is_help=True, help="People's accounts (administrators).")
 registrations = typer.Typer(no_args_is_help=True, help="Requests for an account (administrators).")
 USER = ("username", "email", "status", "cluster_roles", "user_id")
 SESSION = ("session_id", "method", "client", "source", "created_at", "last_used_at", "factor_at")
 KEY = ("name", "scopes", "project_id", "expires_at", "last_used_at", "key_id")
+WHOLE_USER = (*USER, "own_roles", "groups", "source", "factors", "last_sign_in_at", "created_at")
 REGISTRATION = ("email", "note", "created_at", "registration_id")
 
 
@@ -110,7 +111,7 @@ def create_user(
 @users.command("list")
 def list_users(
     status: Annotated[Status | None, typer.Option(help="Only who is this.")] = None,
-    words: Annotated[str | None, typer.Option("--find", help="Only whose username or address has this in it.")] = None,
+    words: Annotated[str | None, typer.Option("--find", help="Only whose username or address begins with this.")] = None,
     machine: Json = False,
 ) -> None:
     """List people."""
@@ -122,7 +123,7 @@ def list_users(
 def show_user(user: Who, machine: Json = False) -> None:
     """Show a person's account."""
     with signed_in() as client:
-        show.one(_find(client, user), (*USER, "groups", "created_at"), machine=machine)
+        show.one(_find(client, user), WHOLE_USER, machine=machine)
 
 
 @users.command("block")
@@ -145,7 +146,7 @@ def deactivate_user(user: Who, machine: Json = False) -> None:
 
 @users.command("reactivate")
 def reactivate_user(user: Who, machine: Json = False) -> None:
-    """Let somebody whose account was deactivated in again; their API keys stay ended."""
+    """Invite somebody whose account was deactivated anew; what they had before counts no longer."""
     _set_status(user, Status.active, machine)
 
 
@@ -159,7 +160,7 @@ def change_roles(
     """Give a person cluster roles, or take them away."""
     with signed_in() as client:
         found = _find(client, user)
-        roles = tuple(sorted({*found["cluster_roles"], *(give or ())} - set(take or ())))
+        roles = tuple(sorted({*found["own_roles"], *(give or ())} - set(take or ())))
         changed = client.users.change(found["user_id"], cluster_roles=roles, version=found["version"])
     show.one(changed, USER, machine=machine)
 
@@ -243,14 +244,18 @@ def decline_registration(request: Request) -> None:
     show.say(f"The request of {found['email']} is declined.")
 
 
-def _find(client: Client, name: str) -> User:
-    return client.users.get(name) if is_id(name) else client.users.find(name)
+def _find(client: Client, name: str) -> UserDetail:
+    return client.users.get(name if is_id(name) else client.users.find(name)["user_id"])
 
 
 def _set_status(name: str, status: Status, machine: bool) -> None:
     with signed_in() as client:
         found = _find(client, name)
-        show.one(client.users.change(found["user_id"], status=status, version=found["version"]), USER, machine=machine)
+        changed = client.users.change(found["user_id"], status=status, version=found["version"])
+    if changed["invitation"] or changed["mailed"]:
+        _show_invited(changed, machine)
+    else:
+        show.one(changed, USER, machine=machine)
 
 
 def _show_invited(user: Invited, machine: bool) -> None:

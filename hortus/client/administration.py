@@ -38,7 +38,7 @@ class Groups:
         raise Refused(404, "not-found", f"There is no group {name!r}")
 
     def change(self, group_id: str, version: int, **changes: object) -> Group:
-        """Change what is given: ``name``, ``factor_policy``, ``cluster_roles``, ``external``."""
+        """Change what is given: ``factor_policy`` (None: no say), ``cluster_roles``, ``external``."""
         return cast("Group", self._wire.call("PATCH", f"/groups/{group_id}", changes, version=version))
 
     def remove(self, group_id: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from hortus.client.errors import Refused
-from hortus.client.shapes import ApiKey, Invited, Link, Registration, SecondFactor, Session, User
+from hortus.client.shapes import ApiKey, Invited, Link, Registration, SecondFactor, Session, User, UserDetail
 from hortus.client.wire import Wire
 
 
@@ -106,12 +106,12 @@ class Users:
         return cast("Invited", self._wire.call("POST", "/users", {"email": email, "cluster_roles": list(cluster_roles)}))
 
     def list(self, *, status: str | None = None, words: str | None = None) -> Iterator[User]:
-        """Everybody, or those in a ``status``, or whose username or address has the ``words`` in it."""
+        """Everybody, or those in a ``status``, or whose username or address begins with ``words``."""
         yield from self._wire.pages("/users", {"status": status, "q": words})
 
-    def get(self, user_id: str) -> User:
-        """One account."""
-        return cast("User", self._wire.call("GET", f"/users/{user_id}"))
+    def get(self, user_id: str) -> UserDetail:
+        """One account, with what it can sign in with and where it belongs."""
+        return cast("UserDetail", self._wire.call("GET", f"/users/{user_id}"))
 
     def find(self, name: str) -> User:
         """The account with this username or address."""
@@ -127,8 +127,11 @@ class Users:
         status: str | None = None,
         cluster_roles: tuple[str, ...] | None = None,
         version: int | None = None,
-    ) -> User:
-        """Set the status (``active``, ``blocked``, ``deactivated``) or the cluster roles; without ``version`` the newest is changed."""
+    ) -> Invited:
+        """Set the status (``active``, ``blocked``, ``deactivated``) or the roles of its own; without ``version`` the newest is changed.
+
+        Who was deactivated and becomes active is invited anew: the answer is then that of ``create``.
+        """
         if version is None:
             version = self.get(user_id)["version"]
         change: dict[str, object] = {}
@@ -136,7 +139,7 @@ class Users:
             change["status"] = status
         if cluster_roles is not None:
             change["cluster_roles"] = list(cluster_roles)
-        return cast("User", self._wire.call("PATCH", f"/users/{user_id}", change, version=version))
+        return cast("Invited", self._wire.call("PATCH", f"/users/{user_id}", change, version=version))
 
     def sessions(self, user_id: str) -> Iterator[Session]:
         """A person's live sessions."""

@@ -15,14 +15,23 @@ class User(TypedDict):
     cluster_roles: list[str]
     version: int
     created_at: str
-    groups: NotRequired[list[str]]
+
+
+class UserDetail(User):
+    """An account by itself: ``own_roles`` were given to the person, ``cluster_roles`` count those of their groups, too."""
+
+    own_roles: list[str]
+    groups: list[str]
+    source: str
+    factors: dict[str, int]
+    last_sign_in_at: str | None
 
 
 class Invited(User):
-    """A new account; ``invitation`` is its one-time token, None where it was ``mailed`` to the person."""
+    """An account that may be invited: ``invitation`` is its one-time token, None where it was ``mailed`` to the person or there is none."""
 
     invitation: str | None
-    mailed: NotRequired[bool]
+    mailed: bool
 
 
 class SecondFactor(TypedDict):
@@ -147,10 +156,11 @@ class Group(TypedDict):
 
 
 class GroupMember(TypedDict):
-    """Somebody in a group; ``by_directory``: a directory or a provider says so."""
+    """Somebody in a group, put there ``by_hand`` or ``by_directory`` (or a provider), or both."""
 
     user_id: str
     username: str
+    by_hand: bool
     by_directory: bool
 
 

@@ -26,6 +26,7 @@ from tests.hortus.door import SESSION, USER, Answer, Door, Turning, problem
 P = "01890000-0000-7000-8000-000000000001"
 U = "01890000-0000-7000-8000-00000000000a"
 BOB = {**USER, "user_id": U, "username": "bob", "email": "bob@example.org", "version": 3, "cluster_roles": ["auditor"]}
+BOB |= {"own_roles": ["auditor"], "invitation": None, "mailed": False}
 PASSWORD = "correct horse battery"
 FACTOR = {"username": "ada", "totp_secret": "ABC", "totp_uri": "otpauth://totp/x", "totp_svg": "<svg/>"}
 TOO_OLD = problem(401, "factor-too-old", "Show your second factor once more")
@@ -67,7 +68,7 @@ def typed(door: Door, environment: dict[str, str], monkeypatch: pytest.MonkeyPat
         ("factors remove-totp", "DELETE /users/me/totp", None),
         ("factors remove-passkey laptop", "DELETE /users/me/passkeys/k1", None),
         ("keys end nightly", "DELETE /keys/k2", None),
-        ("users show bob", "GET /users", None),
+        ("users show bob", f"GET /users/{U}", None),
         (f"users show {U}", f"GET /users/{U}", None),
         ("users block bob", f"PATCH /users/{U}", {"status": "blocked"}),
         ("users unblock bob", f"PATCH /users/{U}", {"status": "active"}),
@@ -114,6 +115,7 @@ def typed(door: Door, environment: dict[str, str], monkeypatch: pytest.MonkeyPat
 )
 def test_a_command_asks_its_door(door: Door, typed: Typed, arguments: str, asked: str, body: Any) -> None:
     door.on("GET", "/users", page(BOB))
+    door.on("GET", f"/users/{U}", BOB)
     door.on("GET", "/registrations", page({"registration_id": "r1", "email": "dora@example.org"}))
     door.on("GET", "/groups", page({"group_id": "g1", "name": "staff", "version": 7}))
     door.on("GET", "/users/me/factors", {"passkeys": [{"passkey_id": "k1", "name": "laptop"}]})
@@ -137,6 +139,7 @@ def test_a_command_asks_its_door(door: Door, typed: Typed, arguments: str, asked
 
 def test_a_link_is_shown_where_it_was_not_mailed_and_not_where_it_was(door: Door, typed: Typed) -> None:
     door.on("GET", "/users", page(BOB))
+    door.on("GET", f"/users/{U}", BOB)
     door.on(
         "POST",
         f"/users/{U}/factor-reset",
@@ -150,6 +153,14 @@ def test_a_link_is_shown_where_it_was_not_mailed_and_not_where_it_was(door: Door
     assert (out.strip(), err) == ("", "The person is told by letter.\n")
 
 
+def test_who_comes_back_is_invited_anew(door: Door, typed: Typed) -> None:
+    door.on("GET", f"/users/{U}", {**BOB, "status": "deactivated"})
+    door.on("PATCH", f"/users/{U}", {**BOB, "status": "invited", "invitation": "1nvitation"})
+    out, err = typed("users", "reactivate", U)
+    assert "1nvitation" in out
+    assert "hortus accept" in err
+
+
 def test_whoami_says_until_when_and_how_old_the_second_factor_is(door: Door, typed: Typed) -> None:
     session = {
         "session_id": "s1",
@@ -159,11 +170,11 @@ def test_whoami_says_until_when_and_how_old_the_second_factor_is(door: Door, typ
         "last_used_at": "2030-01-01T00:00:00Z",
         "factor_at": "1970-01-01T00:00:00Z",
     }
-    door.on("GET", "/users/me", {**USER, "groups": ["staff"]})
+    door.on("GET", "/users/me", USER)
     door.on("GET", "/sessions", page({**session, "session_id": "s0", "current": False}, session))
     out, _ = typed("whoami")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert {"groups staff", "signed in by password+totp", "second factor not shown"} <= set(lines)
+    assert {"username ada", "signed in by password+totp", "second factor not shown"} <= set(lines)
 
 
 def test_a_key_is_made_for_some_days_and_its_secret_goes_to_a_file_that_only_its_owner_reads(
@@ -191,6 +202,7 @@ def test_a_time_can_be_given_in_days() -> None:
 @pytest.mark.parametrize(
     ("text", "read"),
     [
+        ("https://hortus.example/api/v1/sign-in#enrolment=t0ken", ("https://hortus.example", "t0ken")),
         (" t0ken\n", (None, "t0ken")),
         ("https://hortus.example:8443/setup#t0ken", ("https://hortus.example:8443", "t0ken")),
         ("https://hortus.example/factor-enrolment#token=t0ken", ("https://hortus.example", "t0ken")),
