@@ -13,6 +13,7 @@ class User(TypedDict):
     email: str
     status: str
     cluster_roles: list[str]
+    groups: list[str]
     version: int
     created_at: str
 
@@ -21,7 +22,6 @@ class UserDetail(User):
     """An account by itself: ``own_roles`` were given to the person, ``cluster_roles`` count those of their groups, too."""
 
     own_roles: list[str]
-    groups: list[str]
     source: str
     factors: dict[str, int]
     last_sign_in_at: str | None

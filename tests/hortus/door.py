@@ -22,7 +22,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-USER = {"user_id": "u", "username": "ada", "email": "ada@example.org", "status": "active", "cluster_roles": [], "version": 1}
+USER = {
+    "user_id": "u",
+    "username": "ada",
+    "email": "ada@example.org",
+    "status": "active",
+    "cluster_roles": [],
+    "groups": ["staff"],
+    "version": 1,
+}
 SESSION = {
     "session_id": "s1",
     "access_token": "the-t0ken",

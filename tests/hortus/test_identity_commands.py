@@ -174,7 +174,7 @@ def test_whoami_says_until_when_and_how_old_the_second_factor_is(door: Door, typ
     door.on("GET", "/sessions", page({**session, "session_id": "s0", "current": False}, session))
     out, _ = typed("whoami")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert {"username ada", "signed in by password+totp", "second factor not shown"} <= set(lines)
+    assert {"groups staff", "signed in by password+totp", "second factor not shown"} <= set(lines)
 
 
 def test_a_key_is_made_for_some_days_and_its_secret_goes_to_a_file_that_only_its_owner_reads(

@@ -58,6 +58,7 @@ class UserView(BaseModel):
     email: str
     status: UserStatus
     cluster_roles: list[ClusterRole]
+    groups: list[str]
     version: int
     created_at: datetime
 
@@ -81,7 +82,6 @@ class UserDetail(UserView):
     """An account as administrators see it by itself: ``own_roles`` were given to the person, ``cluster_roles`` count their groups' too."""
 
     own_roles: list[ClusterRole]
-    groups: list[str]
     source: str
     factors: FactorsView
     last_sign_in_at: datetime | None
