@@ -5,7 +5,7 @@ BOOTSTRAP := $(PYTHON) compose/local/bootstrap.py
 COMPILE := $(BOOTSTRAP) uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv up down status demo check test bench contracts lock migrate
+.PHONY: help .venv up down status demo check test bench contracts lock migrate recover
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,10 @@ contracts: .venv ## write the golden files and generated pages anew
 
 migrate: .venv ## bring the running suite's databases up to date
 	@$(PY) -m compose.local migrate </dev/null
+
+recover: .venv ## a new one-time link for an administrator who cannot sign in: make recover NAME=ada00000
+	@test -n "$(NAME)" || { echo "Name the account: make recover NAME=ada00000"; exit 2; }
+	@$(PY) -m compose.local recover "$(NAME)" </dev/null
 
 lock: ## write the lock files of requirements/ anew
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt

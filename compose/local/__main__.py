@@ -1,5 +1,6 @@
-"""``python -m compose.local up | down | status | migrate``: what `make` calls."""
+"""``python -m compose.local up | down | status | migrate | recover NAME``: what `make` calls."""
 
+import functools
 import sys
 
 try:
@@ -19,11 +20,16 @@ COMMANDS = {
 
 def main() -> int:
     """Run one command; a problem is its sentence on standard error and status 1."""
-    if len(sys.argv) != 2 or sys.argv[1] not in COMMANDS:
-        print(f"usage: python -m compose.local {'|'.join(COMMANDS)}", file=sys.stderr)
-        return 2
+    match sys.argv[1:]:
+        case ["recover", _, *_]:
+            command = functools.partial(supervisor.recover, sys.argv[2:])
+        case [name] if name in COMMANDS:
+            command = functools.partial(COMMANDS[name])
+        case _:
+            print(f"usage: python -m compose.local {'|'.join(COMMANDS)}|recover NAME", file=sys.stderr)
+            return 2
     try:
-        return COMMANDS[sys.argv[1]]()
+        return command()
     except SetupProblem as problem:
         print(problem, file=sys.stderr)
         return 1

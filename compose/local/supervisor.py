@@ -23,7 +23,7 @@ from compose.local.home import REPOSITORY, Home, keep
 from compose.local.ports import demand_free
 from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
-from compose.local.process import end_leftovers, resident, started_at
+from compose.local.process import base_environment, end_leftovers, resident, started_at
 from compose.local.server import remove_sockets
 from compose.local.suite import RUNNER, Suite, setup_link
 from contracts.policy import Service
@@ -132,6 +132,23 @@ def migrate() -> int:
     bring_up_to_date(Postgres(home), Service)
     print("the databases are up to date")
     return 0
+
+
+def recover(arguments: list[str]) -> int:
+    """Give an administrator who cannot sign in a new one-time link; ``arguments`` are those of ``services.auth.recover``."""
+    home = Home(home_path())
+    if _supervisor(home) is None or not _description(home).exists():
+        raise SetupProblem("Hortus is not running; `make up` starts it, then recover the account.")
+    address, _ = Postgres(home).provision(Service.AUTH)
+    environment = base_environment(
+        HORTUS_DATABASE_URL=address,
+        HORTUS_MASTER_KEY_FILE=str(home.secret_file(f"{Service.AUTH}.master-key")),
+        HORTUS_ORIGINS=json.dumps([_described(home)["address"]]),
+        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "services.auth.recover", *arguments], cwd=REPOSITORY, env=environment, check=False
+    ).returncode
 
 
 def supervise() -> int:
