@@ -1,17 +1,27 @@
 """Rows of the policy and routes of the services balance, in both directions."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 
 from chassis.app import load
-from chassis.guard import action_of, rule_paths
+from chassis.guard import Door, action_of, rule_paths
 from contracts.policy import POLICY, Action, Service, Who
 
 
+def routes_in(router: APIRouter) -> Iterator[APIRoute]:
+    """The routes of a router and of those that it includes."""
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        else:
+            yield from routes_in(route.original_router)  # type: ignore[attr-defined]
+
+
 def routes_of(service: Service) -> list[APIRoute]:
-    return [route for route in load(service).router.routes if isinstance(route, APIRoute)]
+    return list(routes_in(load(service).router))
 
 
 @pytest.mark.parametrize("service", list(Service))
@@ -22,12 +32,13 @@ def test_every_route_has_exactly_one_row_and_every_row_one_route(service: Servic
 
 @pytest.mark.parametrize("service", list(Service))
 def test_every_creating_or_changing_route_commits_through_the_chassis(service: Service) -> None:
-    assert {type(route).__name__ for route in routes_of(service)} <= {"Door"}
+    assert [route.path for route in routes_of(service) if not isinstance(route, Door)] == []
 
 
 @pytest.mark.parametrize("service", list(Service))
 def test_every_list_is_paged(service: Service) -> None:
-    lists = [route for route in routes_of(service) if route.methods == {"GET"} and not re.search(r"\{[^}]+\}$|/me$|/log$", route.path)]
+    data = [route for route in routes_of(service) if route.methods == {"GET"} and type(route) is Door]  # not what browsers are shown
+    lists = [route for route in data if not re.search(r"\{[^}]+\}$|/me$|/me/factors$|/oidc$|/log$", route.path)]
     for route in lists:
         names = {parameter.name for parameter in route.dependant.query_params} | {
             parameter.name for sub in route.dependant.dependencies for parameter in sub.query_params
