@@ -151,11 +151,15 @@ class Turning:
 
 
 class Door:
-    """The server: ``on`` says what a method and path answer (a list is used up one by one), ``asked`` what came."""
+    """The server: ``on`` says what a method and path answer (a list is used up one by one), ``asked`` what came.
+
+    ``otherwise`` answers what nothing was said about.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root.pem"
         self.asked: list[Asked] = []
+        self.otherwise: Teller = lambda asked: problem(404, "no-such-door", f"No answer was prepared for {asked.method} {asked.path}")
         self._answers: dict[tuple[str, str], list[Answer | Teller]] = {}
         door = self
 
@@ -195,7 +199,7 @@ class Door:
         self.asked.append(asked)
         waiting = self._answers.get((asked.method, asked.path))
         if not waiting:
-            told: Answer | Teller = problem(404, "no-such-door", f"No answer was prepared for {asked.method} {asked.path}")
+            told: Answer | Teller = self.otherwise
         else:
             told = waiting.pop(0) if len(waiting) > 1 else waiting[0]
         answer = told if isinstance(told, Answer) else told(asked)
