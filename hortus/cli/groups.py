@@ -17,7 +17,7 @@ signing_keys = typer.Typer(no_args_is_help=True, help="The keys that sign access
 GROUP = ("name", "factor_policy", "cluster_roles", "external", "group_id")
 GROUP_MEMBER = ("username", "by_hand", "by_directory", "user_id")
 GROUP_ROLE = ("group", "role", "purpose", "ends_at", "group_role_id")
-SIGNING_KEY = ("signing_key_id", "created_at", "state")
+SIGNING_KEY = ("signing_key_id", "signs", "live", "signs_from", "replaced_at")
 
 Group = Annotated[str, typer.Argument(help="The group: its name or id.")]
 Who = Annotated[str, typer.Argument(help="The person: username, e-mail address or id.")]

@@ -165,11 +165,15 @@ class GroupMember(TypedDict):
 
 
 class SigningKey(TypedDict):
-    """A key that tokens are signed or checked with."""
+    """A key that ``signs`` access tokens from ``signs_from`` on, or signed them until ``replaced_at``; ``live``: they are checked with it."""
 
     signing_key_id: str
-    created_at: str
     live: bool
+    signs: bool
+    created_at: str
+    signs_from: str
+    replaced_at: str | None
+    version: int
 
 
 class GroupRole(TypedDict):
