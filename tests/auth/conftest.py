@@ -36,3 +36,9 @@ def statements(world: World) -> Iterator[list[str]]:
     event.listen(engine, "before_cursor_execute", note)
     yield asked
     event.remove(engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+async def mailed(worlds: Worlds, world: World, settings: dict[str, Any]) -> World:
+    """A replica beside ``world`` that has mail configured."""
+    return await worlds.open("auth", beside=world, **settings, smtp_url="smtps://localhost:1")

@@ -13,7 +13,7 @@ from contracts.roles import NOBODY, Actor, ClusterRole
 from tests.auth.factors import letters, recovery_codes, register, reset, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
 from tests.auth.people import Account, another_code, join
-from tests.world import World, Worlds, administrator, auditor, person, reason
+from tests.world import World, administrator, auditor, person, reason
 
 ACCEPT = "/factor-enrolments/acceptance"
 CONFIRM = "/factor-enrolments/confirmation"
@@ -177,18 +177,16 @@ async def test_a_reset_needs_a_fresh_factor_and_an_account(world: World) -> None
     assert (await world.post(f"/users/{uuid4()}/factor-reset", administrator())).status_code == 404
 
 
-async def test_with_mail_the_link_goes_to_the_person_alone(worlds: Worlds, settings: dict[str, Any]) -> None:
-    world = await worlds.open("auth", **settings, smtp_url="smtps://localhost:1")
+async def test_with_mail_the_link_goes_to_the_person_alone(world: World, mailed: World) -> None:
     ada = await join(world)
-    await letters(world)
-    answer = await world.post(f"/users/{ada.user_id}/factor-reset", administrator())
+    answer = await mailed.post(f"/users/{ada.user_id}/factor-reset", administrator())
     assert (answer.json()["link_token"], answer.json()["mailed"]) == (None, True)
-    (letter,) = await letters(world)
+    (letter,) = await letters(mailed)
     assert letter["address"] == "ada@example.org"
     token = letter["text"].partition("/factor-enrolment#")[2].split()[0]
-    new = pyotp.TOTP((await accept(world, token))["totp_secret"])
-    assert (await world.post(CONFIRM, json={"token": token, "code": new.now()})).status_code == 200
-    (told,) = await letters(world)
+    new = pyotp.TOTP((await accept(mailed, token))["totp_secret"])
+    assert (await mailed.post(CONFIRM, json={"token": token, "code": new.now()})).status_code == 200
+    (told,) = await letters(mailed)
     assert "a second factor was set up" in told["text"]
 
 

@@ -1,15 +1,12 @@
 """What a group's policy asks for: which factors somebody has, the policy, and what is shown -> what comes of it."""
 
 import itertools
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from services.auth import domain
 from services.auth.domain.factors import AFactorStays, Factor, Factors, Policy, Verdict
-from services.auth.models import Group
 from tests.auth.factors import recovery_codes, register, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
 from tests.auth.people import another_code, join
@@ -89,11 +86,6 @@ def test_the_table_is_whole() -> None:
     assert set(TABLE) == possible - cannot
 
 
-def group(policy: str | None) -> Group:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    return Group(group_id=uuid4(), name="g", factor_policy=policy, cluster_roles=[], external=[], version=1, created_at=now)
-
-
 @pytest.mark.parametrize(
     ("groups", "default", "policy"),
     [
@@ -107,7 +99,7 @@ def group(policy: str | None) -> Group:
     ],
 )
 def test_the_strictest_group_that_has_a_say_wins(groups: list[str | None], default: str, policy: str) -> None:
-    assert domain.factors.policy_of([group(one) for one in groups], default) == policy
+    assert domain.factors.policy_of(groups, default) == policy
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import re
-from typing import Any
 
 import pytest
 
 from services.auth import domain
 from tests.auth.factors import letters, recovery_codes, sign_in
 from tests.auth.people import join
-from tests.world import World, Worlds, person, reason
+from tests.world import World, person, reason
 
 FORM = re.compile(r"[A-Z2-7]{5}-[A-Z2-7]{5}")
 
@@ -82,15 +81,15 @@ async def test_a_code_is_for_one_account_and_needs_its_password(world: World) ->
     assert (await sign_in(ada, recovery_code=code)).status_code == 201
 
 
-async def test_the_use_of_a_code_is_told_by_letter(worlds: Worlds, settings: dict[str, Any]) -> None:
-    world = await worlds.open("auth", **settings, smtp_url="smtps://localhost:1")
+async def test_the_use_of_a_code_is_told_by_letter(world: World, mailed: World) -> None:
     ada = await join(world)
+    ada.world = mailed
     code = (await recovery_codes(ada))[0]
-    made = (await letters(world))[-1]
+    made = (await letters(mailed))[-1]
     assert "new recovery codes were made" in made["text"]
     assert code not in made["text"]
     await sign_in(ada, recovery_code=code)
-    (used,) = await letters(world)
+    (used,) = await letters(mailed)
     assert (used["address"], "9 are left" in used["text"], code in used["text"]) == ("ada@example.org", True, False)
 
 

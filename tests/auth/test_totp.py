@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 import xml.etree.ElementTree as ET
-from typing import Any
 
 import pyotp
 import pytest
@@ -13,7 +12,7 @@ from services.auth import domain
 from tests.auth.factors import letters, register, sign_in, under
 from tests.auth.passkeys import Authenticator
 from tests.auth.people import PASSWORD, another_code, invite, join
-from tests.world import World, Worlds, person, reason
+from tests.world import World, person, reason
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -139,16 +138,15 @@ async def test_a_step_once_used_stays_used_after_a_newer_one(world: World) -> No
     assert (await sign_in(ada, code=ada.totp.at((step - 1) * domain.factors.STEP_S))).status_code == 401
 
 
-async def test_a_change_is_told_by_letter_and_ends_no_session(worlds: Worlds, settings: dict[str, Any]) -> None:
-    world = await worlds.open("auth", **settings, smtp_url="smtps://localhost:1")
+async def test_a_change_is_told_by_letter_and_ends_no_session(world: World, mailed: World) -> None:
     ada = await join(world)
     await ada.sign_in()
     await world.said()
-    await letters(world)
-    new = pyotp.TOTP((await world.post("/users/me/totp", ada.actor())).json()["totp_secret"])
-    assert await letters(world) == []
-    await world.post("/users/me/totp/confirmation", ada.actor(), json={"code": new.now()})
-    (letter,) = await letters(world)
+    ada.world = mailed
+    new = pyotp.TOTP((await mailed.post("/users/me/totp", ada.actor())).json()["totp_secret"])
+    assert await letters(mailed) == []
+    await mailed.post("/users/me/totp/confirmation", ada.actor(), json={"code": new.now()})
+    (letter,) = await letters(mailed)
     assert (letter["address"], "an authenticator was set up" in letter["text"]) == ("ada@example.org", True)
     assert new.secret not in letter["text"]
     assert await world.said() == []

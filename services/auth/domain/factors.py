@@ -12,7 +12,7 @@ import pyotp
 import segno
 
 from chassis.errors import Conflict, NotFound, Unauthenticated, Unprocessable
-from services.auth.models import Credential, Group
+from services.auth.models import Credential
 
 STEP_S = 30
 DRIFT_STEPS = 1
@@ -92,10 +92,10 @@ class Factors:
     ever: bool
 
 
-def policy_of(groups: Iterable[Group], default: str) -> Policy:
-    """The policy of somebody in these groups: the strictest of those that have a say, else the installation's."""
+def policy_of(groups: Iterable[str | None], default: str) -> Policy:
+    """The policy of somebody in groups with these: the strictest of those that have a say, else the installation's."""
     strictness = list(Policy)
-    said = [Policy(group.factor_policy) for group in groups if group.factor_policy is not None]
+    said = [Policy(policy) for policy in groups if policy is not None]
     return max(said, key=strictness.index, default=Policy(default))
 
 

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.auth.models import Credential, Group, GroupMember, RecoveryCode
+from services.auth.models import Credential, Group, GroupMember, Passkey, RecoveryCode
 
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
@@ -19,10 +19,14 @@ async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def groups(session: AsyncSession, user_id: UUID) -> list[Group]:
-    """The groups whose policy somebody is under."""
+async def standing(session: AsyncSession, user_id: UUID) -> tuple[list[str], bool, int]:
+    """What the groups of somebody ask for, where they have a say, whether they have an authenticator, and how many passkeys."""
     mine = select(col(GroupMember.group_id)).where(col(GroupMember.user_id) == user_id)
-    return list((await session.execute(select(Group).where(col(Group.group_id).in_(mine)))).scalars())
+    policies = select(func.array_agg(col(Group.factor_policy))).where(col(Group.group_id).in_(mine), col(Group.factor_policy).is_not(None))
+    totp = exists().where(col(Credential.user_id) == user_id, col(Credential.totp_sealed).is_not(None))
+    passkeys = select(func.count()).where(col(Passkey.user_id) == user_id)
+    row = (await session.execute(select(policies.scalar_subquery(), totp, passkeys.scalar_subquery()))).one()
+    return list(row[0] or ()), row[1], row[2]
 
 
 async def codes_left(session: AsyncSession, user_id: UUID) -> int:

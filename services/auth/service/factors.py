@@ -49,20 +49,16 @@ class Listed:
     policy: Policy
 
 
-async def policy(uow: UnitOfWork, tools: Tools, user: User | None) -> Policy:
-    """What the policy of somebody's groups asks for."""
-    groups = await repository.factors.groups(uow.session, _id(user))
-    return domain.factors.policy_of(groups, tools.settings.factor_policy)
+async def standing(uow: UnitOfWork, tools: Tools, user: User | None) -> tuple[Policy, Factors]:
+    """What somebody's groups ask for, and what they have."""
+    policies, totp, count = await repository.factors.standing(uow.session, _id(user))
+    has = Factors(totp=totp, passkeys=count, ever=user is not None and user.factor_enrolled_at is not None)
+    return domain.factors.policy_of(policies, tools.settings.factor_policy), has
 
 
-async def has(uow: UnitOfWork, user: User | None) -> Factors:
-    """What somebody has."""
-    credential = await repository.factors.credential(uow.session, _id(user))
-    return Factors(
-        totp=credential is not None and credential.totp_sealed is not None,
-        passkeys=len(await repository.passkeys.passkeys(uow.session, _id(user))),
-        ever=user is not None and user.factor_enrolled_at is not None,
-    )
+async def policy(uow: UnitOfWork, tools: Tools, user: User) -> Policy:
+    """What somebody's groups ask for."""
+    return (await standing(uow, tools, user))[0]
 
 
 async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> Factor | None:
@@ -82,11 +78,10 @@ async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFa
 async def weigh(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> Weighed:
     """What comes of what somebody shows beside their first factor, which is right where ``use`` says so."""
     factor = await check(uow, tools, user, shown, now, use=use)
-    asked = await policy(uow, tools, user)
-    known = await has(uow, user)
+    asked, has = await standing(uow, tools, user)
     if user is None or not use:
         return Weighed(Verdict.REFUSED, None)
-    return Weighed(domain.factors.verdict(asked, known, factor, tried=shown.tried), factor)
+    return Weighed(domain.factors.verdict(asked, has, factor, tried=shown.tried), factor)
 
 
 async def enrolment(uow: UnitOfWork, user: User, life: timedelta = ENROLMENT_LIFE) -> str:
@@ -146,7 +141,8 @@ async def remove_passkey(uow: UnitOfWork, tools: Tools, passkey_id: UUID) -> Non
     user = await callers.account(uow)
     known = await repository.passkeys.passkeys(uow.session, user.user_id)
     removed = domain.passkeys.own_passkey(known, passkey_id)
-    domain.factors.demand_a_factor_stays(await policy(uow, tools, user), domain.factors.without_passkey(await has(uow, user)))
+    asked, has = await standing(uow, tools, user)
+    domain.factors.demand_a_factor_stays(asked, domain.factors.without_passkey(has))
     await repository.passkeys.remove(uow.session, removed)
     await changed(uow, tools, user, f"the passkey “{removed.name}” was removed", passkey_id=passkey_id)
 

@@ -68,7 +68,7 @@ async def remove(uow: UnitOfWork, tools: Tools) -> None:
     """The caller does without an authenticator from now on. Raises NotFound where there is none, AFactorStays."""
     user = await callers.account(uow)
     credential = domain.factors.demand_totp(await repository.factors.credential(uow.session, user.user_id, lock=True))
-    has = await factors.has(uow, user)
-    domain.factors.demand_a_factor_stays(await factors.policy(uow, tools, user), domain.factors.without_totp(has))
+    asked, has = await factors.standing(uow, tools, user)
+    domain.factors.demand_a_factor_stays(asked, domain.factors.without_totp(has))
     domain.factors.forget_totp(credential)
     await factors.changed(uow, tools, user, "the authenticator was removed", factor=Factor.TOTP.value)
