@@ -222,6 +222,7 @@ def removal(story: Story) -> str:
     """6. The owner removes the scientist while a job and an upload of theirs run: everything ends within a second."""
     scientist, owner, study_id = story.scientist, story.owner, story.study["project_id"]
     follow_up = owner.hortus("projects", "create", "wdbc_follow_up")["project_id"]
+    owner.confirm()
     owner.hortus("members", "add", scientist.username, "data_owner", "-p", follow_up)
     inbox = scientist.hortus("datasets", "create", "inbox", "-p", follow_up)["dataset_id"]
     folder = story.folder / "certificate"

@@ -6,17 +6,16 @@ import secrets
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO, Any
 
 import pyotp
 
-from hortus.client import Client, FileMemory
+from hortus.client import Client, FileKeeper, FileMemory
 
 STEP_SECONDS = 30
-FRESH_SECONDS = 60.0
+LONG_AWAY_SECONDS = 600.0
 
 
 class Ended(Exception):
@@ -41,6 +40,7 @@ class Person:
         self._password = secrets.token_urlsafe(18)
         self._secret = ""
         self._last_step = 0
+        self._seen = time.monotonic()
         folder.mkdir(parents=True, mode=0o700)
 
     def join(self, **once: str) -> None:
@@ -66,42 +66,42 @@ class Person:
         """`hortus login` with password and code."""
         self.user_id = json.loads(self._run(["login", self.username, "--json"], HORTUS_CODE=self.code()))["user"]["user_id"]
 
+    def confirm(self) -> None:
+        """`hortus confirm` with a code, for what asks for a second factor of this moment."""
+        self._run(["confirm"], HORTUS_CODE=self.code())
+
     def hortus(self, *arguments: str) -> Any:
         """Type a command with ``--json`` and get what it printed; raises ``Ended`` with its sentence and number."""
-        self._stay_signed_in()
+        self._come_back()
         return json.loads(self._run([*arguments, "--json"]) or "null")
 
     def says(self, *arguments: str) -> None:
         """Type a command that prints no result."""
-        self._stay_signed_in()
+        self._come_back()
         self._run(list(arguments))
 
     def client(self, **settings: Any) -> Client:
-        """The library with the same sign-in."""
-        self._stay_signed_in()
-        kept = self._sign_in()
-        return Client(self._address, self._root, token=kept["token"], memory=self._memory(kept), **settings)
+        """The library with the same sign-in, which both renew."""
+        self._come_back()
+        return Client(self._address, self._root, refresh=FileKeeper(self._config), memory=self._memory(), **settings)
 
     def certified(self, folder: Path, **settings: Any) -> Client:
         """The library with a project certificate, at the certificate port."""
         pair = (folder / "certificate.pem", folder / "key.pem")
-        return Client(self._certificate_address, self._root, certificate=pair, memory=self._memory(self._sign_in()), **settings)
+        return Client(self._certificate_address, self._root, certificate=pair, memory=self._memory(), **settings)
 
     @property
     def _config(self) -> Path:
         return self.folder / "sign-in.json"
 
-    def _memory(self, kept: dict[str, str]) -> FileMemory:
-        return FileMemory(self._config.with_name(self._config.name + ".facts"), kept["session_id"])
-
-    def _sign_in(self) -> dict[str, str]:
-        kept: dict[str, str] = json.loads(self._config.read_text())
-        return kept
-
-    def _stay_signed_in(self) -> None:
-        ends = datetime.fromisoformat(self._sign_in()["token_expires_at"])
-        if (ends - datetime.now(UTC)).total_seconds() < FRESH_SECONDS:
+    def _come_back(self) -> None:
+        """Sign in anew after having been away for long: a session that nobody uses ends after 15 minutes."""
+        if time.monotonic() - self._seen > LONG_AWAY_SECONDS:
             self.sign_in()
+        self._seen = time.monotonic()
+
+    def _memory(self) -> FileMemory:
+        return FileMemory(self._config.with_name(self._config.name + ".facts"), FileKeeper(self._config).read().session_id)
 
     def _run(self, arguments: list[str], **more: str) -> str:
         command = [sys.executable, "-m", "hortus.cli", *arguments]
