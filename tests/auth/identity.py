@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
@@ -173,6 +174,11 @@ class RealProvider:
         give_back(self.port)
 
 
+@cache
+def _signing_key() -> RSAKey:
+    return RSAKey.generate_key(2048, {"kid": "one", "use": "sig"})
+
+
 Answers = dict[str, Callable[[dict[str, str]], tuple[int, object]]]
 
 
@@ -188,7 +194,7 @@ class FakeProvider:
     tls: Tls
     answers: Answers = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
-    key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "one", "use": "sig"}))
+    key: RSAKey = field(default_factory=_signing_key)
 
     def __post_init__(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -264,7 +270,7 @@ def faking(tls: Tls) -> Iterator[FakeProvider]:
         fake.close()
 
 
-def settings_for(folder: Path, issuer: str, tls: Tls, **other: object) -> dict[str, Any]:
+def settings_for(folder: Path, issuer: str, tls: Tls, /, **other: object) -> dict[str, Any]:
     """Settings of auth with one identity provider, ``hospital``."""
     secret = folder / "client.secret"
     secret.write_text(SECRET + "\n")

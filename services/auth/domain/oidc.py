@@ -310,6 +310,11 @@ def demand_group(told: Vouched, provider: IdentityProvider) -> None:
         raise GroupMissing
 
 
+def group_names(told: Vouched, provider: IdentityProvider) -> set[str]:
+    """What a person's groups are called among the external names of groups here: no provider can name another's, or a directory's."""
+    return {f"{provider.name}:{group}" for group in told.groups or ()}
+
+
 def demand_active(user: User) -> None:
     """Refuse who was blocked or deactivated. Raises AccountNotOpen."""
     if user.status != UserStatus.ACTIVE:

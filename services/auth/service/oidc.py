@@ -138,15 +138,17 @@ async def _admit(
         domain.oidc.demand_active(user)
     except domain.oidc.GroupMissing as refused:
         if user is not None and vouched.groups is not None:
-            await groups.set_from_directory(uow, user, vouched.groups)
+            callers.acts(uow, user)
+            uow.note(user_id=user.user_id, provider=config.name)
+            await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
             await sessions.end_all(uow, user.user_id, NOT_ADMITTED)
         return refused
     except Problem as refused:
         return refused
-    if vouched.groups is not None:
-        await groups.set_from_directory(uow, user, vouched.groups)
     callers.acts(uow, user)
     uow.note(user_id=user.user_id, provider=config.name)
+    if vouched.groups is not None:
+        await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
     method = f"oidc:{config.name}"
     from_provider = About(about.client, about.source, about.device, config.name, vouched.session, token)
     if vouched.factor and await factors.policy(uow, tools, user) is not Policy.PASSKEY:

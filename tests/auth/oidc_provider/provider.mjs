@@ -56,6 +56,7 @@ function renew() {
     acrValues: ['gold'],
     features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true }, rpInitiatedLogout: { enabled: true } },
     interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
+    fetch: (url, { dispatcher, ...options }) => fetch(url, options), // its own dispatcher refuses addresses of this machine
     findAccount: (ctx, id) => people[id] && { accountId: id, claims: () => ({ sub: id, ...people[id] }) },
   });
   const serve = provider.callback();

@@ -1,0 +1,361 @@
+"""Answers of an identity provider that do not hold: none of them signs anybody in."""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from joserfc.jwk import ECKey, OctKey, RSAKey
+
+from services.auth.provider import BadProviderFile, read_file
+from services.auth.routes import cookies
+from tests.auth.identity import CLIENT_ID, SECRET, Browser, FakeProvider, Tls, faking, public, settings_for
+from tests.world import World, Worlds, reason
+
+LOGOUT: dict[str, dict[str, str]] = {"http://schemas.openid.net/event/backchannel-logout": {}}
+ACCESS = "an access token"
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return Tls.make(tmp_path_factory.mktemp("provider"))
+
+
+@pytest.fixture
+def fake(tls: Tls) -> Iterator[FakeProvider]:
+    with faking(tls) as made:
+        yield made
+
+
+@pytest.fixture
+async def world(worlds: Worlds, settings: dict[str, Any], tmp_path: Path, fake: FakeProvider) -> World:
+    return await worlds.open("auth", **settings, **settings_for(tmp_path, fake.issuer, fake.tls, algorithms=["RS256", "ES256"]))
+
+
+@pytest.fixture
+async def browser(world: World, tls: Tls) -> AsyncIterator[Browser]:
+    made = Browser(world, tls)
+    yield made
+    await made.close()
+
+
+async def asked_of(browser: Browser) -> dict[str, str]:
+    """Begin; what the browser is sent to the provider with."""
+    answer = await browser.begin()
+    assert answer.status_code == 303, answer.text
+    return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["location"]).query).items()}
+
+
+async def come_back(browser: Browser, state: str, **other: str) -> Any:
+    return await browser.client.get("/api/v1/oidc/hospital/callback", params={"state": state, "code": "c0de", **other})
+
+
+async def sign_in_with(
+    browser: Browser, fake: FakeProvider, header: dict[str, Any] | None = None, key: Any = None, **claims: Any
+) -> Any:
+    """Sign in, the provider answering with these claims in place of the right ones."""
+    asked = await asked_of(browser)
+    token = fake.sign(fake.claims(**{"nonce": asked["nonce"], **claims}), header, key)
+    fake.answers["/token"] = lambda _: (200, {"id_token": token, "access_token": ACCESS, "token_type": "Bearer"})
+    return await come_back(browser, asked["state"])
+
+
+def half_hash(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).rstrip(b"=").decode()
+
+
+async def refused(world: World, answer: Any, slug: str = "provider-not-believed", status: int = 403) -> None:
+    assert (answer.status_code, answer.headers["hortus-reason"]) == (status, slug)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert cookies.REFRESH not in str(answer.headers)
+    assert cookies.PENDING not in str(answer.headers)
+    assert await world.said() == []
+    assert await world.sql("SELECT 1 FROM users") == []
+
+
+async def test_with_everything_right_the_same_provider_signs_in(world: World, browser: Browser, fake: FakeProvider) -> None:
+    answer = await sign_in_with(browser, fake, at_hash=half_hash(ACCESS), aud=[CLIENT_ID], azp=CLIENT_ID, sid="s1")
+    assert answer.status_code == 303, answer.text
+    assert "#enrolment=" in answer.headers["location"]
+    _, form, headers = next(each for each in fake.asked if each[0] == "/token")
+    assert (form["grant_type"], form["code"]) == ("authorization_code", "c0de")
+    assert len(form["code_verifier"]) >= 43
+    assert "client_secret" not in form
+    shown = base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode()
+    assert shown == f"{CLIENT_ID}:{SECRET.replace('%', '%25').replace(' ', '%20').replace(':', '%3A')}"  # RFC 6749 section 2.3.1
+
+
+NOW = int(time.time())
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://evil.example.org"},
+        {"iss": None},
+        {"aud": "another client"},
+        {"aud": [CLIENT_ID, "another client"]},
+        {"aud": None},
+        {"azp": "another client"},
+        {"exp": NOW - 3600},
+        {"exp": None},
+        {"exp": "tomorrow"},
+        {"iat": NOW + 3600},
+        {"iat": NOW - 7200},
+        {"iat": None},
+        {"iat": True},
+        {"nbf": NOW + 3600},
+        {"nonce": "another nonce"},
+        {"nonce": None},
+        {"nonce": 5},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": "x" * 256},
+        {"sub": "a\x00b"},
+        {"sub": 5},
+        {"at_hash": half_hash("another token")},
+        {"sid": 5},
+    ],
+    ids=str,
+)
+async def test_a_claim_that_does_not_hold_signs_nobody_in(
+    world: World, browser: Browser, fake: FakeProvider, claims: dict[str, Any]
+) -> None:
+    await refused(world, await sign_in_with(browser, fake, **claims))
+
+
+async def test_a_signature_of_another_key_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider) -> None:
+    await refused(world, await sign_in_with(browser, fake, key=RSAKey.generate_key(2048)))
+
+
+async def test_no_other_algorithm_is_taken_than_those_configured(world: World, browser: Browser, fake: FakeProvider) -> None:
+    await refused(world, await sign_in_with(browser, fake, {"alg": "PS256"}))
+    await refused(world, await sign_in_with(browser, fake, {"alg": "HS256"}, OctKey.import_key(public(fake.key)["n"])))
+    asked = await asked_of(browser)
+    parts = [json.dumps(part).encode() for part in ({"alg": "none"}, fake.claims(nonce=asked["nonce"]))]
+    unsigned = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + "."
+    fake.answers["/token"] = lambda _: (200, {"id_token": unsigned, "access_token": ACCESS})
+    await refused(world, await come_back(browser, asked["state"]))
+
+
+async def test_a_key_of_another_kind_or_use_or_too_short_does_not_count(world: World, browser: Browser, fake: FakeProvider) -> None:
+    for key in (
+        {**public(fake.key), "use": "enc"},
+        {**public(fake.key), "alg": "PS256"},
+        public(ECKey.generate_key("P-256", {"kid": "one"})),
+    ):
+        fake.answers["/jwks"] = lambda _, key=key: (200, {"keys": [key, "nonsense", {"kty": "oct", "k": "AAAA", "kid": "one"}]})  # type: ignore[misc]
+        world.runtime.extra["tools"].providers["hospital"]._keys.clear()
+        await refused(world, await sign_in_with(browser, fake))
+
+
+async def test_a_key_name_that_nobody_has_makes_us_ask_once_and_not_again_and_again(
+    world: World, browser: Browser, fake: FakeProvider
+) -> None:
+    assert (await sign_in_with(browser, fake)).status_code == 303
+    await world.said()
+    for number in range(5):
+        answer = await sign_in_with(browser, fake, {"kid": f"invented {number}"})
+        assert answer.headers["hortus-reason"] == "provider-not-believed"
+    assert fake.asks("/jwks") <= 2
+    assert fake.asks("/.well-known/openid-configuration") == 1
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "a.b", "a.b.c.d.e", "." * 70_000, 5, None])
+async def test_what_is_no_token_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider, token: object) -> None:
+    asked = await asked_of(browser)
+    fake.answers["/token"] = lambda _: (200, {"id_token": token, "access_token": ACCESS})
+    await refused(world, await come_back(browser, asked["state"]))
+
+
+async def test_userinfo_of_somebody_else_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider) -> None:
+    fake.answers["/userinfo"] = lambda _: (200, {"sub": "somebody else", "email": "root@x.org"})
+    await refused(world, await sign_in_with(browser, fake, email=None))
+
+
+@pytest.mark.parametrize(
+    "change", [{"issuer": "https://evil.example.org"}, {"token_endpoint": "http://127.0.0.1/token"}, {"jwks_uri": None}]
+)
+async def test_a_discovery_document_that_does_not_hold_is_not_believed(
+    world: World, browser: Browser, fake: FakeProvider, change: dict[str, Any]
+) -> None:
+    fake.discovery |= change
+    await refused(world, await browser.begin())
+
+
+async def test_a_provider_that_names_itself_has_to_do_so_in_each_answer(world: World, browser: Browser, fake: FakeProvider) -> None:
+    fake.discovery["authorization_response_iss_parameter_supported"] = True
+    for other in ({}, {"iss": "https://evil.example.org"}):
+        asked = await asked_of(browser)
+        await refused(world, await come_back(browser, asked["state"], **other))
+    assert fake.asks("/token") == 0
+
+
+async def test_an_issuer_that_is_named_has_to_be_right_also_where_none_is_promised(
+    world: World, browser: Browser, fake: FakeProvider
+) -> None:
+    asked = await asked_of(browser)
+    await refused(world, await come_back(browser, asked["state"], iss="https://evil.example.org"))
+    assert fake.asks("/token") == 0
+
+
+async def test_a_state_that_is_not_this_browsers_is_not_even_asked_about(world: World, browser: Browser, fake: FakeProvider) -> None:
+    await asked_of(browser)
+    await refused(world, await come_back(browser, "state_another"), "answer-not-expected")
+    answer = await browser.client.get("/api/v1/oidc/hospital/callback")
+    await refused(world, answer, "answer-not-expected")
+    assert fake.asks("/token") == 0
+
+
+async def test_a_provider_that_is_not_configured_does_not_exist(world: World, browser: Browser) -> None:
+    await refused(world, await browser.begin(provider="evil"), "unknown-provider", 404)
+    unknown = await browser.client.post("/api/v1/oidc/evil/logout", data={"logout_token": "x"})
+    assert (unknown.status_code, reason(unknown)) == (404, "unknown-provider")
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "slug", "expected"),
+    [
+        (500, {}, "provider-away", 503),
+        (400, {"error": "invalid_grant", "error_description": "<script>"}, "provider-not-believed", 403),
+        (200, b"<html>not JSON</html>", "provider-not-believed", 403),
+        (200, b"[]", "provider-not-believed", 403),
+        (200, b" " * (2 << 20), "provider-not-believed", 403),
+        (302, {}, "provider-away", 503),
+    ],
+)
+async def test_an_exchange_that_fails_ends_on_a_page(
+    world: World, browser: Browser, fake: FakeProvider, status: int, content: object, slug: str, expected: int
+) -> None:
+    asked = await asked_of(browser)
+    fake.answers["/token"] = lambda _: (status, content)
+    answer = await come_back(browser, asked["state"])
+    await refused(world, answer, slug, expected)
+    assert "script" not in answer.text
+
+
+async def test_a_provider_that_is_away_is_said_to_be_and_not_asked_by_everybody_at_once(
+    world: World, browser: Browser, fake: FakeProvider
+) -> None:
+    fake.answers["/.well-known/openid-configuration"] = lambda _: (503, {})
+    for _ in range(3):
+        answer = await browser.begin()
+        await refused(world, answer, "provider-away", 503)
+        assert answer.headers["retry-after"] == "5"
+    assert fake.asks("/.well-known/openid-configuration") == 1
+
+
+async def test_answers_that_fail_are_counted_by_where_they_come_from(world: World, browser: Browser, fake: FakeProvider) -> None:
+    fake.answers["/token"] = lambda _: (400, {})
+    await world.sql("UPDATE attempts SET failures = 0")
+    await come_back(browser, (await asked_of(browser))["state"])
+    assert (await world.sql("SELECT sum(failures) FROM attempts"))[0][0] == 1
+    await world.sql("UPDATE attempts SET next_at = now() + interval '30 s'")
+    answer = await come_back(browser, (await asked_of(browser))["state"])
+    assert (answer.status_code, answer.headers["hortus-reason"]) == (429, "slow-down")
+    assert fake.asks("/token") == 1
+
+
+# Back-channel logout
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"nonce": "any"},
+        {"events": None},
+        {"events": {}},
+        {"events": {"http://schemas.openid.net/event/backchannel-logout": True}},
+        {"jti": None},
+        {"sub": None},
+        {"aud": "another client"},
+        {"iss": "https://evil.example.org"},
+        {"iat": NOW - 7200},
+        {"exp": NOW - 3600},
+        {"sid": ""},
+    ],
+    ids=str,
+)
+async def test_a_logout_token_that_does_not_hold_ends_nothing(
+    world: World, browser: Browser, fake: FakeProvider, claims: dict[str, Any]
+) -> None:
+    token = fake.sign(fake.claims(**{"events": LOGOUT, "jti": "j1", **claims}))
+    answer = await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
+    assert (answer.status_code, reason(answer)) == (400, "bad-logout-token")
+    assert await world.said() == []
+
+
+async def test_a_logout_token_counts_once_and_needs_no_session_to_end(world: World, browser: Browser, fake: FakeProvider) -> None:
+    token = fake.sign(fake.claims(events=LOGOUT, jti="j1"))
+    assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
+    again = await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
+    assert (again.status_code, reason(again)) == (400, "bad-logout-token")
+
+
+@pytest.mark.parametrize("body", [b"", b"logout_token=", b"logout_token=a&logout_token=b", b"\xff\xfe", b"other=1"])
+async def test_a_form_without_one_logout_token_is_refused(world: World, browser: Browser, body: bytes) -> None:
+    answer = await browser.client.post("/api/v1/oidc/hospital/logout", content=body)
+    assert (answer.status_code, reason(answer)) == (400, "bad-logout-token")
+
+
+# The file
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"issuer": "http://127.0.0.1:1"},
+        {"issuer": "https://user@x.org"},
+        {"issuer": "https://x.org?a=b"},
+        {"issuer": "ftp://x.org"},
+        {"algorithms": ["HS256"]},
+        {"algorithms": ["none"]},
+        {"algorithms": []},
+        {"scopes": ["email"]},
+        {"name": "No Slug"},
+        {"unknown": 1},
+        {"client_secret_file": "/nowhere"},
+        {"trust": "/nowhere"},
+    ],
+    ids=str,
+)
+def test_a_file_that_cannot_be_right_stops_the_service(tmp_path: Path, tls: Tls, change: dict[str, Any]) -> None:
+    with pytest.raises(BadProviderFile) as caught:
+        read_file(settings_for(tmp_path, "https://id.example.org", tls, **change)["oidc_file"])
+    assert SECRET not in str(caught.value)
+
+
+def test_two_providers_of_one_name_and_an_empty_secret_stop_the_service_too(tmp_path: Path, tls: Tls) -> None:
+    file: Path = settings_for(tmp_path, "https://id.example.org", tls)["oidc_file"]
+    one = json.loads(file.read_text())["provider"]
+    file.write_text(json.dumps({"provider": one + one}))
+    with pytest.raises(BadProviderFile, match="the same name"):
+        read_file(file)
+    (tmp_path / "client.secret").write_text("\n")
+    file.write_text(json.dumps({"provider": one}))
+    with pytest.raises(BadProviderFile, match="empty"):
+        read_file(file)
+
+
+async def test_the_file_may_be_toml_as_in_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/architecture.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "secret").write_text("x")
+    file = tmp_path / "providers.toml"
+    file.write_text(
+        example.replace("/etc/hortus/hospital.secret", str(tmp_path / "secret")).replace('trust = "/etc/hortus/hospital-ca.pem"', "")
+    )
+    found = read_file(file)
+    assert [each.config.name for each in found.values()] == ["hospital"]
+    for each in found.values():
+        await each.close()
+
+
+async def test_without_a_file_there_is_no_provider(worlds: Worlds, settings: dict[str, Any]) -> None:
+    world = await worlds.open("auth", **settings)
+    assert (await world.get("/oidc")).json() == {"items": [], "next": None}
