@@ -2,14 +2,20 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from services.auth import domain
 from services.auth.models import Attempts
-from tests.auth.people import another_code, join
-from tests.world import World, reason
+from services.auth.routes.cookies import DEVICE
+from services.auth.service import patience
+from services.auth.service.tools import About
+from services.auth.vault import Passwords, Vault
+from tests.auth.people import PASSWORD, another_code, begin, cookie, invite, join
+from tests.world import World, Worlds, administrator, reason
 
 NOW = datetime(2026, 3, 1, 12, 0, 10, tzinfo=UTC)
 
@@ -143,6 +149,228 @@ async def test_guesses_sent_at_once_do_not_get_around_the_wait(world: World) -> 
     await world.sql("UPDATE attempts SET failures = 60")
     answers = await asyncio.gather(*[ada.sign_in(code=wrong) for _ in range(8)])
     assert sorted(answer.status_code for answer in answers) == [401] + [429] * 7
+
+
+async def failures_of(world: World, bucket: str) -> int | None:
+    rows = await world.sql("SELECT failures FROM attempts WHERE name = :name", name=world.runtime.extra["tools"].vault.blind(bucket))
+    return rows[0].failures if rows else None
+
+
+async def has_failed(world: World, bucket: str, failures: int) -> None:
+    """So many failures were counted before, and the wait for them is over."""
+    await world.sql(
+        """INSERT INTO attempts (name, failures, next_at, seen_at) VALUES (:name, :failures, now(), now())
+           ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = now(), seen_at = now()""",
+        name=world.runtime.extra["tools"].vault.blind(bucket),
+        failures=failures,
+    )
+
+
+async def test_an_attacker_with_many_addresses_slows_the_name_down_but_not_the_owner_on_their_device(world: World) -> None:
+    ada = await join(world)
+    device = cookie(await ada.sign_in(source="192.0.2.1"), DEVICE)
+    for number in range(20):
+        assert (await ada.sign_in(source=f"198.51.100.{number}", password="wrong password")).status_code == 401
+    await stretch(world)
+    elsewhere = await ada.sign_in(source="203.0.113.7")
+    assert (elsewhere.status_code, reason(elsewhere)) == (429, "slow-down")
+    for source in ("192.0.2.1", "203.0.113.7", "198.51.100.3"):
+        assert (await ada.sign_in(source=source, device=device)).status_code == 201
+
+
+async def test_a_success_forgets_failures_of_the_name_from_there_and_of_the_device_only(world: World) -> None:
+    ada = await join(world)
+    for _ in range(2):
+        await ada.sign_in(password="wrong password")
+    device = cookie(await ada.sign_in(), DEVICE)
+    assert device is not None
+    assert [await failures_of(world, f"{bucket}") for bucket in ("name 192.0.2.1/32 ada00000", "name ada00000", "source 192.0.2.1/32")] == [
+        None,
+        2,
+        2,
+    ]
+    nonce = device.split(".")[1]
+    await ada.sign_in(device=device, password="wrong password")
+    assert await failures_of(world, f"device {nonce}") == 1
+    await ada.sign_in(device=device)
+    assert await failures_of(world, f"device {nonce}") is None
+    assert await failures_of(world, "name ada00000") == 2
+
+
+async def test_an_attacker_with_an_account_of_their_own_does_not_begin_anew_by_signing_in(world: World) -> None:
+    ada, eve = await join(world), await join(world, "eve@x.org")
+    await has_failed(world, "source 192.0.2.66/32", 49)
+    assert (await eve.sign_in(source="192.0.2.66")).status_code == 201
+    assert (await ada.sign_in(source="192.0.2.66", password="wrong password")).status_code == 401
+    await stretch(world)
+    device = cookie(await eve.sign_in(source="192.0.2.67"), DEVICE)
+    for name in ("ada00000", "nobody00", "eve00000"):
+        assert (await ada.sign_in(username=name, source="192.0.2.66")).status_code == 429
+    assert (await eve.sign_in(source="192.0.2.66", device=device)).status_code == 201
+    assert (await ada.sign_in(source="192.0.2.66", device=device)).status_code == 429
+    assert (await ada.sign_in(source="192.0.2.67")).status_code == 201
+
+
+async def test_the_addresses_of_one_household_are_one_source(world: World) -> None:
+    ada = await join(world)
+    for number in range(5):
+        await ada.sign_in(source=f"2001:db8:0:7::{number}", password="wrong password")
+    await stretch(world)
+    assert (await ada.sign_in(source="2001:db8:0:7:ffff::1")).status_code == 429
+    assert (await ada.sign_in(source="2001:db8:0:8::1")).status_code == 201
+
+
+async def test_an_abused_device_cookie_waits_as_well_and_slows_down_nobody_who_has_another(world: World) -> None:
+    ada = await join(world)
+    stolen = cookie(await ada.sign_in(), DEVICE)
+    kept = cookie(await ada.sign_in(device=stolen), DEVICE)
+    for _ in range(10):
+        assert (await ada.sign_in(device=stolen, source="198.51.100.9", password="wrong password")).status_code == 401
+    await stretch(world)
+    assert (await ada.sign_in(device=stolen)).status_code == 429
+    assert (await ada.sign_in(device=kept)).status_code == 201
+    assert (await ada.sign_in()).status_code == 201
+
+
+@pytest.mark.parametrize("damage", ["another account's", "nonce", "older", "signature", "words", "too old"])
+async def test_a_device_cookie_that_is_not_the_accounts_own_is_none(world: World, damage: str) -> None:
+    ada, bob = await join(world), await join(world, "bob@x.org")
+    good = str(cookie(await ada.sign_in(), DEVICE))
+    safe: Vault = world.runtime.extra["tools"].vault
+    user, nonce, issued, mac = good.split(".")
+    now = await world.now()
+    shown = {
+        "another account's": cookie(await bob.sign_in(), DEVICE),
+        "nonce": ".".join([user, nonce[::-1], issued, mac]),
+        "older": ".".join([user, nonce, str(int(issued) + 1), mac]),
+        "signature": good[:-2] + ("AA" if good[-2:] != "AA" else "BB"),
+        "words": "remember me",
+        "too old": safe.new_device(ada.user_id, now - timedelta(days=180, seconds=5)),
+    }[damage]
+    assert safe.device_of(str(shown), ada.user_id, now) is None
+    assert safe.device_of(good, ada.user_id, now) == nonce
+    await has_failed(world, "name 192.0.2.1/32 ada00000", 5)
+    await ada.sign_in(device=shown, password="wrong password")
+    await stretch(world)
+    assert (await ada.sign_in(device=shown)).status_code == 429
+    assert (await ada.sign_in(device=good)).status_code == 201
+
+
+async def test_failures_count_across_replicas(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
+    replica = await worlds.open("auth", beside=world, **settings)
+    ada = await join(world)
+    for each in (world, replica, world, replica, world):
+        assert (await ada.sign_in(world=each, password="wrong password")).status_code == 401
+    await stretch(world)
+    assert {(await ada.sign_in(world=each)).status_code for each in (world, replica)} == {429}
+
+
+async def test_known_and_unknown_names_are_answered_alike_however_often_they_are_tried(world: World) -> None:
+    ada = await join(world)
+    answers: dict[str, list[tuple[int, str | None]]] = {"ada00000": [], "ada@example.org": [], "nobody00": [], "no@example.org": []}
+    for _ in range(7):
+        for name, seen in answers.items():
+            answer = await ada.sign_in(username=name, password="wrong password")
+            seen.append((answer.status_code, answer.headers.get("retry-after")))
+        await world.sql("UPDATE attempts SET next_at = next_at - interval '2 seconds' WHERE failures > 5")
+        await world.sql("UPDATE attempts SET next_at = seen_at + interval '30 seconds' WHERE failures = 5")
+    assert {len(set(seen)) > 1 for seen in answers.values()} == {True}
+    assert len({tuple(status for status, _ in seen) for seen in answers.values()}) == 1
+
+
+async def test_tries_that_share_some_counts_never_wait_for_each_other_in_a_circle(
+    world: World, worlds: Worlds, settings: dict[str, Any]
+) -> None:
+    replica = await worlds.open("auth", beside=world, **settings)
+
+    async def try_once(each: World, name: str, source: str) -> None:
+        tools = each.runtime.extra["tools"]
+        watched = await patience.look(tools, patience.sign_in(tools, About(source=source), name, None, NOW))
+        async with each.work() as uow:
+            (await patience.take(uow, watched)).failed()
+
+    tries = [(name, f"192.0.2.{number}") for name in "abc" for number in range(4)]
+    await asyncio.gather(*[try_once(each, *one) for one in tries for each in (world, replica)])
+    for _ in range(3):
+        async with world.work() as uow:
+            await patience.forget(uow)
+    assert [await failures_of(world, f"name {name}") for name in "abc"] == [8, 8, 8]
+    assert [await failures_of(world, f"source 192.0.2.{number}/32") for number in range(4)] == [6] * 4
+
+
+async def test_a_count_that_somebody_is_at_is_not_forgotten(world: World) -> None:
+    await has_failed(world, "session 00000000-0000-0000-0000-000000000001", 3)
+    await world.sql("UPDATE attempts SET seen_at = now() - interval '16 minutes'")
+    watched = await patience.look(world.runtime.extra["tools"], patience.in_session(UUID(int=1)))
+    async with world.work() as uow:
+        turn = await patience.take(uow, watched)
+        async with world.work() as other:
+            await patience.forget(other)
+        turn.failed()
+    assert await failures_of(world, f"session {UUID(int=1)}") == 1
+
+
+async def test_failures_in_a_session_make_that_session_wait_and_no_sign_in(world: World) -> None:
+    ada = await join(world)
+    session_id, _ = await begin(ada)
+    actor = ada.actor(session_id)
+    await has_failed(world, f"session {session_id}", 9)
+    wrong = await world.post("/sessions/current/factor", actor, json={"code": another_code(ada.totp)})
+    assert wrong.status_code == 401
+    await stretch(world)
+    waits = await world.post("/sessions/current/factor", actor, json={"code": await ada.new_code()})
+    assert (waits.status_code, reason(waits)) == (429, "slow-down")
+    other, _ = await begin(ada)
+    stepped = await world.post("/sessions/current/factor", ada.actor(other), json={"code": await ada.new_code()})
+    assert stepped.status_code == 200
+
+
+# The same work, whatever is wrong
+
+
+@pytest.mark.parametrize("factor", ["code", "recovery_code"])
+async def test_every_refusal_asks_the_database_the_same_and_hashes_once(
+    world: World, statements: list[str], monkeypatch: pytest.MonkeyPatch, factor: str
+) -> None:
+    ada, bob = await join(world), await join(world, "bob@x.org")
+    await invite(world, "cyd@x.org")
+    await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "blocked"}, version=2)
+    hashed = 0
+    passwords: Passwords = world.runtime.extra["tools"].passwords
+    verify = passwords._hasher.verify
+
+    def counted(stored: str, password: str) -> bool:
+        nonlocal hashed
+        hashed += 1
+        return verify(stored, password)
+
+    monkeypatch.setattr(passwords, "_hasher", SimpleNamespace(verify=counted, check_needs_rehash=lambda _: False))
+    shown = {"code": another_code(ada.totp), "recovery_code": "aaaaa-aaaaa"}[factor]
+    work = {}
+    for who, password in (
+        ("ada00000", "wrong password"),
+        ("ada00000", PASSWORD),
+        ("bob00000", PASSWORD),
+        ("cyd00000", PASSWORD),
+        ("nobody00", PASSWORD),
+        ("nobody@example.org", PASSWORD),
+    ):
+        await world.sql("DELETE FROM attempts")
+        statements.clear()
+        hashed = 0
+        answer = await world.post("/sessions", json={"username": who, "password": password, factor: shown})
+        assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+        work[who, password] = (hashed, tuple(statements))
+    assert {count for count, _ in work.values()} == {1}
+    first = next(iter(work.values()))
+    assert len(first[1]) > 8
+    assert {who: asked for who, (_, asked) in work.items() if asked != first[1]} == {}
+
+
+async def test_a_refusal_that_counts_is_remembered_although_it_is_refused(world: World) -> None:
+    ada = await join(world)
+    await ada.sign_in(code=another_code(ada.totp))
+    assert await failures_of(world, "name 192.0.2.1/32 ada00000") == 1
 
 
 async def test_somebody_elses_failures_slow_nobody_down(world: World) -> None:

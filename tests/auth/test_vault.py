@@ -108,6 +108,16 @@ async def test_too_many_at_once_are_asked_to_come_back() -> None:
     assert passwords._room == 3
 
 
+async def test_one_source_that_asks_without_end_leaves_room_for_the_others() -> None:
+    passwords = Passwords(threads=1, waiting=64)
+    flood = [asyncio.create_task(passwords.check("x", None, "192.0.2.66/32")) for _ in range(100)]
+    others = [asyncio.create_task(passwords.check("x", None, f"192.0.2.{number}/32")) for number in range(10)]
+    answers = await asyncio.gather(*flood, *others, return_exceptions=True)
+    passwords.close()
+    assert [isinstance(answer, CannotDecide) for answer in answers] == [False] * 8 + [True] * 92 + [False] * 10
+    assert (passwords._room, passwords._of_source) == (65, {})
+
+
 def test_a_name_is_hashed_with_a_key() -> None:
     assert Vault(KEY).blind("ada") == Vault(KEY).blind("ada")
     assert Vault(KEY).blind("ada") != Vault(bytes(32)).blind("ada")
