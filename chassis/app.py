@@ -62,13 +62,17 @@ class InternalError(Problem):
 
 @dataclass
 class Runtime:
-    """What a running service holds. ``extra`` is the service's own, made in its ``lifespan``."""
+    """What a running service holds. ``extra`` is the service's own, made in its ``lifespan``.
+
+    ``checks`` say what keeps it from being ready, ``warnings`` what somebody should look at although it is.
+    """
 
     settings: Any
     engine: AsyncEngine
     heard: frozenset[str]
     extra: dict[str, Any] = field(default_factory=dict)
     checks: list[Callable[[], list[str]]] = field(default_factory=list)
+    warnings: list[Callable[[], list[str]]] = field(default_factory=list)
 
     def missing(self) -> list[str]:
         """What keeps the service from being ready, in words."""
@@ -129,7 +133,8 @@ def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
                 missing.append(f"clock: this machine's is {ahead:+.1f} s off the database's")
         except (DBAPIError, OSError, TimeoutError) as error:
             missing.append(f"database: {type(error).__name__}")
-        return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        warnings = [warning for check in runtime.warnings for warning in check()]
+        return JSONResponse({"ready": not missing, "missing": missing, "warnings": warnings}, 503 if missing else 200)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from chassis.app import Runtime, Spec
 from chassis.outbox import unit_of_work
 from contracts.policy import Service
-from services.auth import post, provider, vault
+from services.auth import directory, post, provider, vault
 from services.auth.handlers import hears
 from services.auth.routes import router
 from services.auth.service import (
@@ -22,8 +22,9 @@ from services.auth.service import (
     sessions,
     signing,
 )
+from services.auth.service import directory as following
 from services.auth.service.tools import Tools
-from services.auth.settings import AuthSettings
+from services.auth.settings import AuthSettings, BadDirectoryFile, read_directory
 
 TEND_S = 60.0
 POST_S = 1.0
@@ -31,21 +32,27 @@ POST_S = 1.0
 
 @contextlib.asynccontextmanager
 async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
-    """Open the master key, the threads that hash passwords, and the connections to identity providers."""
+    """Open the master key, the threads that hash passwords, and the ways to the directory and to identity providers."""
     safe = vault.Vault(vault.read_master_key(runtime.settings.master_key_file))
     passwords = vault.Passwords(runtime.settings.hash_threads)
     waits_for: list[str] = []
     providers = provider.read_file(runtime.settings.oidc_file)
-    tools = Tools(runtime.engine, safe, passwords, runtime.settings, providers)
+    source = directory.Directory(read_directory(runtime.settings.ldap_file)) if runtime.settings.ldap_file else None
+    if source is not None and source.settings.name in providers:
+        raise BadDirectoryFile(f"{runtime.settings.ldap_file}: name: an identity provider has this name as well")
+    tools = Tools(runtime.engine, safe, passwords, runtime.settings, providers, source)
     office = post.Post(runtime.settings) if letters.possible(tools) else None
     runtime.extra |= {"tools": tools, "waits_for": waits_for, "post": office}
     runtime.checks.append(lambda: list(waits_for))
+    runtime.warnings.append(lambda: [source.trouble] if source and source.trouble else [])
     try:
         yield
     finally:
         passwords.close()
         for each in providers.values():
             await each.close()
+        if source is not None:
+            source.close()
 
 
 async def set_up(runtime: Runtime) -> None:
@@ -108,11 +115,20 @@ async def deliver(runtime: Runtime) -> None:
     await asyncio.Event().wait()
 
 
+async def follow(runtime: Runtime) -> None:
+    """Compare accounts with the directory that they come from, where one is configured."""
+    tools: Tools = runtime.extra["tools"]
+    while tools.directory is not None:
+        await following.sync(tools, tools.directory)
+        await asyncio.sleep(runtime.settings.ldap_sync_s)
+    await asyncio.Event().wait()
+
+
 spec = Spec(
     service=Service.AUTH,
     settings=AuthSettings,
     router=router,
     hears=hears,
-    background=(tend, tidy, end_sessions, deliver),
+    background=(tend, tidy, end_sessions, deliver, follow),
     lifespan=lifespan,
 )

@@ -21,7 +21,8 @@ class User(Table, table=True):
 
     ``own_roles`` are the cluster roles that an administrator gave, ``cluster_roles`` these and the groups' together; ``groups``
     are the names of the person's groups. ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
-    person is at ``provider``. ``factor_enrolled_at``: when they first had a second factor.
+    person is at ``provider``. ``gone_at``: since when the directory does not let them in any more. ``factor_enrolled_at``: when they
+    first had a second factor.
     """
 
     __tablename__ = "users"
@@ -37,6 +38,7 @@ class User(Table, table=True):
     source: str = "local"
     provider: str | None = None
     external_id: str | None = None
+    gone_at: datetime | None = Field(default=None, sa_type=TIME)
     own_roles: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
     groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
     factor_enrolled_at: datetime | None = Field(default=None, sa_type=TIME)

@@ -1,13 +1,16 @@
-"""The settings of auth."""
+"""The settings of auth, of the directory that it may ask, and of identity providers."""
 
+import json
+import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from chassis.settings import Settings
 
+TLS_SCHEMES = ("ldaps", "ldap")
 Claim = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClaimName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
 
@@ -35,6 +38,7 @@ class AuthSettings(Settings):
     smtp_from: str = "hortus@localhost"
     smtp_trust: Path | None = None
     ldap_file: Path | None = None
+    ldap_sync_s: float = Field(default=300.0, gt=0)
     oidc_file: Path | None = None
 
 
@@ -101,3 +105,80 @@ def is_https(address: object) -> bool:
         return parts.scheme == "https" and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment and parts.port != 0
     except ValueError:
         return False
+
+
+class BadDirectoryFile(Exception):
+    """The file that describes the directory cannot be used; the message is one sentence."""
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in TLS_SCHEMES or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
+        raise ValueError("is no ldaps://host[:port] or ldap://host[:port]")
+    _ = parts.port
+    return value
+
+
+def _there(value: Path) -> Path:
+    if not value.is_file() or not value.read_bytes().strip():
+        raise ValueError("is no file, or an empty one")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Attribute = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")]
+
+
+class DirectorySettings(BaseModel):
+    """A directory (LDAP or Active Directory) that checks passwords and says who is in which group.
+
+    ``account`` and the password in ``password_file`` are for looking people up. ``login_attributes``: what people may type.
+    ``active_directory``: nested groups by its own matching rule, else step by step. ``only_groups``: who may sign in at all.
+    ``mail_domain``: the domain of the address of somebody without one; without it they cannot sign in.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    urls: Annotated[tuple[Annotated[str, AfterValidator(_url)], ...], Field(min_length=1, max_length=8)]
+    starttls: bool = False
+    trust_file: Annotated[Path, AfterValidator(_there)] | None = None
+    account: Text
+    password_file: Annotated[Path, AfterValidator(_there)]
+    people_base: Text
+    people_filter: Text = "(objectClass=person)"
+    login_attributes: Annotated[tuple[Literal["uid", "sAMAccountName", "userPrincipalName", "mail"], ...], Field(min_length=1)]
+    id_attribute: Literal["entryUUID", "objectGUID"]
+    mail_attribute: Attribute = "mail"
+    mail_domain: Text | None = None
+    group_base: Text | None = None
+    group_style: Literal["memberOf", "member"] = "memberOf"
+    nested: bool = False
+    active_directory: bool = False
+    only_groups: tuple[Text, ...] = ()
+    timeout_s: Annotated[int, Field(ge=1, le=60)] = 5
+    threads: Annotated[int, Field(ge=1, le=64)] = 8
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        schemes = {urlsplit(url).scheme for url in self.urls}
+        if schemes != ({"ldap"} if self.starttls else {"ldaps"}):
+            raise ValueError("urls: nothing is sent without TLS: use ldaps://, or ldap:// with starttls = true")
+        if self.group_base is None and (self.group_style == "member" or (self.nested and self.active_directory)):
+            raise ValueError("group_base: is needed to search for groups")
+        if not (self.people_filter.startswith("(") and self.people_filter.endswith(")")):
+            raise ValueError("people_filter: is no filter in parentheses (RFC 4515)")
+        return self
+
+
+def read_directory(path: Path) -> DirectorySettings:
+    """The directory that a TOML file (or a JSON file, by its name) describes. Raises BadDirectoryFile."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return DirectorySettings.model_validate(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadDirectoryFile(f"{path}: {place + ': ' if place else ''}{first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise BadDirectoryFile(f"{path}: cannot be read: {error}") from None

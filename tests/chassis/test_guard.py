@@ -206,7 +206,7 @@ async def test_the_operators_doors_say_what_is_missing(projects: Side) -> None:
     app = create_app(Spec(Service.PROJECTS, Settings, router, Hears("projects")), runtime)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="https://service") as client:
         ready = await client.get("/readyz")
-        assert (ready.status_code, ready.json()) == (503, {"ready": False, "missing": ["the broker"]})
+        assert (ready.status_code, ready.json()) == (503, {"ready": False, "missing": ["the broker"], "warnings": []})
         assert (await client.get("/livez")).json() == {"status": "alive"}
         assert "hortus_relay_published_total" in (await client.get("/metrics")).text
 

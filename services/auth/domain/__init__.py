@@ -3,6 +3,7 @@
 from services.auth.domain import (
     accounts,
     client_codes,
+    directory,
     factors,
     groups,
     keys,
@@ -20,6 +21,7 @@ from services.auth.domain import (
 __all__ = [
     "accounts",
     "client_codes",
+    "directory",
     "factors",
     "groups",
     "keys",

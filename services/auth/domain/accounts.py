@@ -224,10 +224,12 @@ def change(
     """Block, unblock, deactivate, activate again, or give cluster roles; whether that changed anything.
 
     ``groups`` are the person's, ``administrators`` the active ones. Who never confirmed becomes invited again by being
-    unblocked; who was deactivated comes back as somebody new: invited, without roles and groups.
+    unblocked; who was deactivated comes back as somebody new: invited, without roles and groups, or active where it is not
+    Hortus that knows who they are. From here on it is the administrator's word that counts, not that of a directory.
     Raises NotConfirmedYet, HasLeft, LastAdministratorStays.
     """
     wanted_status = _next_status(user, status)
+    user.gone_at = user.gone_at if status is None else None
     leaves, left = wanted_status is UserStatus.DEACTIVATED, user.status == UserStatus.DEACTIVATED
     if leaves and left and roles:
         raise HasLeft
@@ -239,7 +241,8 @@ def change(
         demand_administrator_stays(administrators, [user.user_id])
     if leaves:
         user.groups = []
-        user.confirmed_at = user.factor_enrolled_at = None
+        user.confirmed_at = None if user.source == LOCAL else user.confirmed_at
+        user.factor_enrolled_at = None
     user.status = wanted_status.value
     user.own_roles = wanted_own
     user.cluster_roles = wanted_roles

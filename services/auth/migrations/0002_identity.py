@@ -11,6 +11,7 @@ STATEMENTS = """
 ALTER TABLE users ADD COLUMN source text NOT NULL DEFAULT 'local' CHECK (source IN ('local', 'ldap', 'oidc'));
 ALTER TABLE users ADD COLUMN provider text;
 ALTER TABLE users ADD COLUMN external_id text;
+ALTER TABLE users ADD COLUMN gone_at timestamptz;
 ALTER TABLE users ADD COLUMN own_roles text[] NOT NULL DEFAULT '{}' CHECK (own_roles <@ ARRAY['administrator', 'auditor']);
 ALTER TABLE users ADD COLUMN groups text[] NOT NULL DEFAULT '{}';
 ALTER TABLE users ADD COLUMN factor_enrolled_at timestamptz;

@@ -3,6 +3,7 @@
 from services.auth.repository import (
     accounts,
     client_codes,
+    directory,
     factors,
     groups,
     keys,
@@ -23,6 +24,7 @@ __all__ = [
     "accounts",
     "client_codes",
     "clock",
+    "directory",
     "factors",
     "groups",
     "keys",

@@ -1,35 +1,61 @@
 """Passwords: the first factor, checked outside of transactions because it is slow."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository
 from services.auth.models import User
+from services.auth.service import directory
 from services.auth.service.tools import Tools
+
+METHOD = "password"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A password that was looked at: whether it was right, against which stored hash, and a new hash where parameters changed."""
+    """A password that was looked at: whether it was right, against which stored hash, and a new hash where parameters changed.
+
+    ``user_id``: whose it is; a directory may have named somebody whom the typed name alone did not. ``method``: who checked it.
+    ``away``: the directory could not be asked.
+    """
 
     right: bool
-    against: str | None
+    user_id: UUID
+    against: str | None = None
     rehashed: str | None = None
+    method: str = METHOD
+    away: bool = False
 
 
 async def check(tools: Tools, user: User | None, password: str, source: str = "") -> Checked:
-    """Look at a password; without an account the work is the same, and it is not right. ``source`` waits its turn. Raises CannotDecide."""
+    """Look at a password that is kept here; without an account the work is the same, and it is not right.
+
+    ``source`` waits its turn. Raises CannotDecide.
+    """
+    user_id = user.user_id if user else domain.accounts.NO_ONE
     async with repository.reading(tools.engine) as session:
-        credential = await repository.factors.credential(session, user.user_id if user else domain.accounts.NO_ONE)
+        credential = await repository.factors.credential(session, user_id)
     stored = credential.password_hash if credential else None
     right, rehashed = await tools.passwords.check(password, stored, domain.patience.source_prefix(source))
-    return Checked(right, stored, rehashed)
+    return Checked(right, user_id, stored, rehashed)
+
+
+async def check_anywhere(tools: Tools, user: User | None, name: str, password: str, source: str = "") -> Checked:
+    """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``."""
+    asked = await directory.ask(tools, user, name, password)
+    checked = await check(tools, user, password, source)
+    if asked.user_id is not None:
+        return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE)
+    return replace(checked, away=asked.away)
 
 
 async def confirm(uow: UnitOfWork, user: User | None, checked: Checked, now: datetime) -> bool:
     """Whether what was looked at still holds under the transaction's lock; keeps a new hash."""
     credential = await repository.factors.credential(uow.session, user.user_id if user else domain.accounts.NO_ONE, lock=True)
+    if checked.method == domain.directory.SOURCE:
+        return checked.right and user is not None and user.source == domain.directory.SOURCE
     right = domain.passwords.still_right(credential, checked.right, checked.against)
     if right and credential is not None and checked.rehashed is not None:
         credential.password_hash = checked.rehashed

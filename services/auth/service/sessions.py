@@ -18,6 +18,7 @@ from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.tools import About, Tools
 
+AWAY_S = 5
 ERASE_BATCH = 200
 END_BATCH = 200
 SHORTEST_S = 1.0
@@ -42,27 +43,28 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
     """Open a session. A refusal is returned, not raised, so that the failure it counts is committed.
 
     The slow check of the password runs outside the transaction; what it rested on is compared again under lock. Whatever
-    is wrong, the work is the same. Raises SlowDown, CannotDecide.
+    is wrong, the work is the same. What a directory that is away might have said is answered with DirectoryAway. Raises SlowDown,
+    CannotDecide.
     """
     normal = domain.accounts.normal_name(name)
     async with repository.reading(tools.engine) as session:
         known = await repository.accounts.user_named(session, normal)
         now = await repository.clock(session)
     watched = await patience.look(tools, patience.sign_in(tools, about, normal, known, now))
-    checked = await passwords.check(tools, known, password, about.source)
+    checked = await passwords.check_anywhere(tools, known, normal, password, about.source)
 
     uow = await later()
     turn = await patience.take(uow, watched)
-    user = await repository.accounts.user(uow.session, known.user_id if known else domain.accounts.NO_ONE, lock=True)
+    user = await repository.accounts.user(uow.session, checked.user_id, lock=True)
     right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
     weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
     if user is None or weighed.verdict is Verdict.REFUSED:
         turn.failed()
-        return domain.sessions.SignInRefused()
+        return domain.directory.DirectoryAway(retry_after=AWAY_S) if checked.away else domain.sessions.SignInRefused()
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
-    return await open_session(uow, tools, user, "+".join(filter(None, ("password", weighed.factor))), turn.now, about)
+    return await open_session(uow, tools, user, "+".join(filter(None, (checked.method, weighed.factor))), turn.now, about)
 
 
 async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey, about: About) -> SignedIn | Problem:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.auth import repository
+from services.auth.directory import Directory
 from services.auth.provider import Provider
 from services.auth.settings import AuthSettings
 from services.auth.vault import Passwords, Vault
@@ -11,13 +12,17 @@ from services.auth.vault import Passwords, Vault
 
 @dataclass(frozen=True)
 class Tools:
-    """The database outside of transactions, the master key, the threads that hash passwords, the settings, and identity providers by name."""
+    """What use cases work with: the database outside of transactions, the master key, the threads that hash passwords, the settings.
+
+    And who else may say who somebody is: identity providers by name, and a directory, if there is one.
+    """
 
     engine: repository.Engine
     vault: Vault
     passwords: Passwords
     settings: AuthSettings
     providers: Mapping[str, Provider] = field(default_factory=dict)
+    directory: Directory | None = None
 
 
 @dataclass(frozen=True)

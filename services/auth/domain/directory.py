@@ -1,0 +1,158 @@
+"""The rules of people in directories: who they are there, whether they may sign in, and what becomes of their accounts."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from chassis.errors import CannotDecide, Unprocessable
+from contracts.events import UserStatus
+from services.auth.domain.accounts import normal_email, normal_name
+from services.auth.domain.groups import compared
+from services.auth.models import User
+from services.auth.settings import DirectorySettings
+
+SOURCE = "ldap"
+LEFT = "directory"
+ACCOUNT_DISABLED = 0x2
+NEVER_EXPIRES = frozenset({0, 0x7FFF_FFFF_FFFF_FFFF})
+FILETIME_BEGINS = datetime(1601, 1, 1, tzinfo=UTC)
+LOCKED_FOR_GOOD = b"000001010000Z"
+FEW = 10
+
+Attributes = Mapping[str, Sequence[bytes]]
+
+
+class DirectoryAway(CannotDecide):
+    """What is not right here may be right in the directory, and that cannot be asked."""
+
+    title = "The directory that checks passwords does not answer"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody as a directory knows them; ``email`` is None where they have no address that can be one of an account."""
+
+    external_id: str
+    dn: str
+    logins: frozenset[str]
+    email: str | None
+    enabled: bool
+
+
+def person(dn: str, attributes: Attributes, settings: DirectorySettings, now: datetime) -> Person | None:
+    """Somebody from their attributes (names in lower case), or None without an id."""
+    raw_ids = attributes.get(settings.id_attribute.lower(), ())
+    external_id = read_id(raw_ids[0], settings) if len(raw_ids) == 1 else None
+    if external_id is None:
+        return None
+    logins = [normal_name(text) for name in settings.login_attributes for text in _texts(attributes, name)]
+    return Person(
+        external_id=external_id,
+        dn=dn,
+        logins=frozenset(logins),
+        email=_email(_texts(attributes, settings.mail_attribute), logins, settings.mail_domain),
+        enabled=enabled(attributes, now),
+    )
+
+
+def read_id(raw: bytes, settings: DirectorySettings) -> str | None:
+    """An entryUUID or objectGUID ([MS-DTYP] 2.3.4.2: little-endian) as a UUID's text."""
+    try:
+        return str(UUID(bytes_le=raw) if settings.id_attribute == "objectGUID" else UUID(raw.decode("ascii")))
+    except ValueError:
+        return None
+
+
+def raw_id(external_id: str, settings: DirectorySettings) -> bytes:
+    """The same as the directory stores it."""
+    return UUID(external_id).bytes_le if settings.id_attribute == "objectGUID" else external_id.encode()
+
+
+def _texts(attributes: Attributes, name: str) -> list[str]:
+    return [raw.decode("utf-8", errors="replace") for raw in attributes.get(name.lower(), ())]
+
+
+def _email(given: Sequence[str], logins: Sequence[str], mail_domain: str | None) -> str | None:
+    made = [f"{login}@{mail_domain}" for login in logins if "@" not in login] if mail_domain else []
+    for address in (*given, *made):
+        try:
+            return normal_email(address)
+        except Unprocessable:
+            continue
+    return None
+
+
+def is_called(somebody: Person, login: str) -> bool:
+    """Whether a login as typed is one of a person's own; directories compare more loosely than accounts are told apart."""
+    return normal_name(login) in somebody.logins
+
+
+def enabled(attributes: Attributes, now: datetime) -> bool:
+    """Whether a directory lets somebody in: not disabled, expired or locked for good.
+
+    A lock after failed tries, which ends by itself, is none: others can bring it about.
+    """
+    control = _number(attributes, "userAccountControl")
+    expires = _number(attributes, "accountExpires")
+    if control is not None and control & ACCOUNT_DISABLED:
+        return False
+    if expires is not None and expires not in NEVER_EXPIRES and expires // 10 < (now - FILETIME_BEGINS) // timedelta(microseconds=1):
+        return False
+    locked = LOCKED_FOR_GOOD in attributes.get("pwdaccountlockedtime", ())
+    return not locked and not any(text.lower() == "true" for text in _texts(attributes, "nsAccountLock"))
+
+
+def _number(attributes: Attributes, name: str) -> int | None:
+    try:
+        return int(attributes[name.lower()][0])
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+def may_sign_in(somebody: Person, groups: Collection[str], settings: DirectorySettings) -> bool:
+    """Whether somebody is let in: enabled, and in one of the groups that may sign in, if there are any."""
+    wanted = {compared(name) for name in settings.only_groups}
+    return somebody.enabled and (not wanted or bool(wanted & {compared(name) for name in groups}))
+
+
+def account(user_id: UUID, username: str, email: str, somebody: Person, settings: DirectorySettings, now: datetime) -> User:
+    """The account of somebody who signs in for the first time: the directory has confirmed who they are."""
+    return User(
+        user_id=user_id,
+        username=username,
+        email=email,
+        status=UserStatus.ACTIVE.value,
+        cluster_roles=[],
+        version=1,
+        created_at=now,
+        confirmed_at=now,
+        source=SOURCE,
+        provider=settings.name,
+        external_id=somebody.external_id,
+    )
+
+
+def leave(user: User, now: datetime) -> bool:
+    """The directory does not let somebody in any more; whether the account's status changed. A blocked one stays blocked."""
+    user.gone_at = user.gone_at or now
+    if user.status != UserStatus.ACTIVE:
+        return False
+    user.status = UserStatus.DEACTIVATED.value
+    user.version += 1
+    return True
+
+
+def come_back(user: User) -> bool:
+    """The directory lets somebody in again; whether the account's status changed: what an administrator did stays."""
+    gone, user.gone_at = user.gone_at, None
+    if gone is None or user.status != UserStatus.DEACTIVATED:
+        return False
+    user.status = UserStatus.ACTIVE.value
+    user.version += 1
+    return True
+
+
+def is_too_much(leaving: int, active: int) -> bool:
+    """Whether so many leave at once that the answer is not to be believed: more than half of ten or more."""
+    return active >= FEW and 2 * leaving > active

@@ -1,0 +1,199 @@
+"""People who come from a directory: their sign-in, and what follows here from what changes there.
+
+A sign-in with a directory is alike for every name: one search, one Argon2id hash (`service/passwords.py`) and one bind, of the
+person or of nobody. Local accounts and unknown names take the same steps, so neither the time nor the answer says whose a name is;
+when the directory is away, whatever is not right is answered with 503.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from chassis.log import logger
+from chassis.outbox import UnitOfWork, unit_of_work
+from contracts.events import UserStatus
+from contracts.policy import Service
+from services.auth import domain, repository
+from services.auth.directory import Away, Directory, Entry
+from services.auth.domain.directory import Person
+from services.auth.models import Credential, User
+from services.auth.service import accounts, callers, groups, keys, sessions
+from services.auth.service.tools import Tools
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a directory says of a name and a password: whose account it is if both are right, or that it is away."""
+
+    user_id: UUID | None = None
+    away: bool = False
+
+
+async def ask(tools: Tools, known: User | None, name: str, password: str) -> Asked:
+    """Ask the directory, if there is one, about somebody who signs in; ``known`` is the account that the name belongs to, if any.
+
+    Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now.
+    """
+    directory = tools.directory
+    if directory is None:
+        return Asked()
+    try:
+        somebody, entry = await _find(directory, known, name)
+        right = await directory.check(somebody.dn if somebody else None, password)
+        if not right or somebody is None or entry is None:
+            return Asked()
+        found = await directory.groups(entry)
+    except Away as error:
+        log.warning("directory away", directory=directory.settings.name, error=str(error))
+        return Asked(away=True)
+    if not domain.directory.may_sign_in(somebody, found, directory.settings):
+        log.info("sign-in refused: not let in by the directory's groups or state", external_id=somebody.external_id)
+        return Asked()
+    return Asked(user_id=await _admit(tools, directory, somebody, found))
+
+
+async def _find(directory: Directory, known: User | None, name: str) -> tuple[Person | None, Entry | None]:
+    """Whose name it is in the directory. The name of an account that is none of its own is looked for as well, in vain."""
+    settings = directory.settings
+    own = known is not None and (known.source, known.provider) == (domain.directory.SOURCE, settings.name)
+    if known is not None and own and known.external_id is not None:
+        entries = await directory.find_id(domain.directory.raw_id(known.external_id, settings))
+    else:
+        entries = await directory.find(name)
+    if len(entries) != 1 or (known is not None and not own):
+        return None, None
+    somebody = domain.directory.person(entries[0].dn, entries[0].attributes, settings, datetime.now(UTC))
+    if somebody is None or not (own or domain.directory.is_called(somebody, name)):
+        return None, None
+    return somebody, entries[0]
+
+
+async def _admit(tools: Tools, directory: Directory, somebody: Person, found: Collection[str]) -> UUID | None:
+    """The account of somebody whom the directory has confirmed, made or brought up to date; None where there can be none."""
+    settings = directory.settings
+    try:
+        async with unit_of_work(tools.engine, Service.AUTH.value, "directory.admit") as uow:
+            user = await repository.directory.user_of(uow.session, settings.name, somebody.external_id)
+            if user is None:
+                user = await _make(uow, directory, somebody)
+            if user is None:
+                return None
+            await _bring_up(uow, user, somebody, found)
+            callers.acts(uow, user)
+    except domain.accounts.LastAdministratorStays:
+        log.error("the directory would take the last administrator's role; it stays", external_id=somebody.external_id)
+        async with repository.reading(tools.engine) as session:
+            kept = await repository.directory.user_of(session, settings.name, somebody.external_id)
+        return kept.user_id if kept else None
+    return user.user_id
+
+
+async def _make(uow: UnitOfWork, directory: Directory, somebody: Person) -> User | None:
+    settings = directory.settings
+    if somebody.email is None:
+        log.warning("sign-in refused: no e-mail address in the directory", external_id=somebody.external_id)
+        return None
+    await repository.accounts.lock_names(uow.session)
+    known = await repository.directory.user_of(uow.session, settings.name, somebody.external_id)
+    if known is not None:
+        return known
+    if await repository.accounts.user_with_email(uow.session, somebody.email) is not None:
+        log.warning("sign-in refused: another account has the address that the directory gives", external_id=somebody.external_id)
+        return None
+    username = await accounts.free_username(uow, somebody.email)
+    user = domain.directory.account(uow.new_id(), username, somebody.email, somebody, settings, uow.now)
+    uow.session.add(user)
+    await uow.session.flush()
+    uow.session.add(Credential(user_id=user.user_id))
+    uow.emit(domain.accounts.user_fact(user))
+    uow.note(user_id=user.user_id, provider=settings.name)
+    return user
+
+
+async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collection[str]) -> None:
+    """Make an account what the directory says of its person now."""
+    await groups.set_from_directory(uow, user, found)
+    locked = await repository.accounts.user(uow.session, user.user_id, lock=True)
+    if locked is None:
+        return
+    if domain.directory.come_back(locked):
+        uow.emit(domain.accounts.user_fact(locked))
+        uow.note(user_id=locked.user_id, status=locked.status)
+    if somebody.email not in (None, locked.email) and await repository.accounts.user_with_email(uow.session, str(somebody.email)) is None:
+        locked.email = str(somebody.email)
+        uow.note(user_id=locked.user_id)
+
+
+async def sync(tools: Tools, directory: Directory) -> None:
+    """Compare all accounts of the directory with it, and let follow what has changed; one replica at a time does.
+
+    When it cannot be asked, shows nobody, or shows so few that this is not to be believed, nothing changes: ``directory.trouble``
+    says so, and so do the log and the readiness.
+    """
+    settings = directory.settings
+    async with repository.directory.alone(tools.engine) as mine:
+        if not mine:
+            return
+        async with repository.reading(tools.engine) as session:
+            users = await repository.directory.users_of(session, domain.directory.SOURCE, settings.name)
+        try:
+            shown = await directory.look_up([domain.directory.raw_id(str(user.external_id), settings) for user in users])
+        except Away as error:
+            log.warning("directory away: nothing follows from it", directory=settings.name, error=str(error))
+            return
+        now = datetime.now(UTC)
+        there: dict[str, tuple[Person, frozenset[str]]] = {}
+        for entry, found in shown:
+            somebody = domain.directory.person(entry.dn, entry.attributes, settings, now)
+            if somebody is not None and domain.directory.may_sign_in(somebody, found, settings):
+                there[somebody.external_id] = (somebody, found)
+        await _compare(tools, directory, users, there)
+
+
+async def _compare(tools: Tools, directory: Directory, users: list[User], there: dict[str, tuple[Person, frozenset[str]]]) -> None:
+    gone = [user for user in users if user.external_id not in there]
+    active = [user for user in users if user.status == UserStatus.ACTIVE]
+    leaving = [user for user in gone if user.status == UserStatus.ACTIVE]
+    if domain.directory.is_too_much(len(leaving), len(active)):
+        directory.trouble = f"directory: it lacks {len(leaving)} of {len(active)} people; nobody is deactivated until it is believable"
+        log.error("too many would be deactivated at once: nothing follows", directory=directory.settings.name, count=len(leaving))
+        return
+    directory.trouble = None
+    for user in gone:
+        if user.gone_at is None or user.status == UserStatus.ACTIVE:
+            await _let_go(tools, user)
+    async with repository.reading(tools.engine) as session:
+        known = await repository.directory.groups_with_names(session)
+        has = await repository.directory.groups_by_directory(session, directory.settings.name)
+    for user in users:
+        if user.external_id not in there:
+            continue
+        somebody, found = there[user.external_id]
+        wanted = {group.group_id for group in known if set(group.external) & {domain.groups.compared(name) for name in found}}
+        if wanted != has[user.user_id] or user.gone_at is not None or somebody.email not in (None, user.email):
+            await _follow(tools, user, somebody, found)
+
+
+async def _follow(tools: Tools, user: User, somebody: Person, found: Collection[str]) -> None:
+    try:
+        async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
+            await _bring_up(uow, user, somebody, found)
+    except domain.accounts.LastAdministratorStays:
+        log.error("the directory would take the last administrator's role; it stays", user_id=str(user.user_id))
+
+
+async def _let_go(tools: Tools, user: User) -> None:
+    """Deactivate somebody whom the directory does not let in any more. The last administrator keeps the account, without sessions."""
+    async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
+        locked, administrators = await repository.accounts.user_and_administrators(uow.session, user.user_id)
+        if locked is None:
+            return
+        if administrators == [locked.user_id]:
+            log.error("the directory would deactivate the last administrator; the account stays", user_id=str(user.user_id))
+        elif domain.directory.leave(locked, uow.now):
+            uow.emit(domain.accounts.user_fact(locked))
+        ended = await sessions.end_all(uow, locked.user_id, domain.directory.LEFT) + await keys.end_all(uow, locked.user_id)
+        uow.note(user_id=locked.user_id, status=locked.status, ended=ended)

@@ -1,0 +1,688 @@
+"""A directory: signing in with it, and what follows here from what changes there. Against a real OpenLDAP server."""
+
+import asyncio
+import json
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import ldap3
+import pyotp
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as bounded
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from contracts.events import Fact, Session, User, UserStatus
+from services.auth import domain
+from services.auth.app import follow
+from services.auth.directory import Away, Directory
+from services.auth.domain.directory import NEVER_EXPIRES
+from services.auth.service import directory as following
+from services.auth.settings import BadDirectoryFile, DirectorySettings, read_directory
+from tests.auth import slapd as openldap
+from tests.auth.people import Account, invite, join
+from tests.auth.slapd import GROUPS, LOOKING, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, group, person
+from tests.world import World, Worlds, administrator, reason
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd]:
+    with openldap.running(tmp_path_factory.mktemp("slapd")) as running:
+        yield running
+
+
+@pytest.fixture
+def slapd(server: Slapd) -> Slapd:
+    server.fill()
+    return server
+
+
+def configuration(slapd: Slapd, folder: Path, **other: Any) -> dict[str, Any]:
+    password = folder / "looking"
+    password.write_text(LOOKING_PASSWORD + "\n")
+    values: dict[str, Any] = {
+        "name": "hospital",
+        "urls": [slapd.ldaps],
+        "trust_file": str(slapd.trust),
+        "account": LOOKING,
+        "password_file": str(password),
+        "people_base": PEOPLE,
+        "login_attributes": ["uid", "mail"],
+        "id_attribute": "entryUUID",
+        "group_base": GROUPS,
+        "nested": True,
+    }
+    return values | other
+
+
+def written(values: dict[str, Any], folder: Path) -> Path:
+    file = folder / "ldap.json"
+    file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.fixture
+def settings(settings: dict[str, Any], slapd: Slapd, tmp_path: Path) -> dict[str, Any]:
+    return settings | {"ldap_file": written(configuration(slapd, tmp_path), tmp_path)}
+
+
+@pytest.fixture
+def source(slapd: Slapd, tmp_path: Path) -> Iterator[Directory]:
+    made = Directory(DirectorySettings(**configuration(slapd, tmp_path)))
+    yield made
+    made.close()
+
+
+async def show(world: World, name: str = "ada", password: str = PASSWORD, **more: Any) -> httpx2.Response:
+    return await world.post("/sessions", json={"username": name, "password": password, **more})
+
+
+async def enrol(world: World, name: str = "ada", password: str = PASSWORD) -> Account:
+    """Somebody's first sign-in with the directory, and their second factor."""
+    answer = await show(world, name, password)
+    assert (answer.status_code, reason(answer)) == (401, "factor-enrolment-needed"), answer.text
+    token = answer.json()["enrolment"]
+    totp = pyotp.TOTP((await world.post("/factor-enrolments/acceptance", json={"token": token})).json()["totp_secret"])
+    confirmed = await world.post("/factor-enrolments/confirmation", json={"token": token, "code": totp.now()})
+    assert confirmed.status_code == 200, confirmed.text
+    return Account(world, confirmed.json(), totp, password)
+
+
+async def sync(world: World) -> None:
+    tools = world.runtime.extra["tools"]
+    await following.sync(tools, tools.directory)
+
+
+async def make_group(world: World, name: str, *external: str, roles: tuple[str, ...] = ()) -> UUID:
+    body = {"name": name, "cluster_roles": list(roles), "external": list(external)}
+    answer = await world.post("/groups", administrator(), json=body)
+    assert answer.status_code == 201, answer.text
+    return UUID(answer.json()["group_id"])
+
+
+def change(slapd: Slapd, dn: str, **attributes: Any) -> None:
+    """An independent client replaces attributes; None takes one away."""
+    with slapd.root() as root:
+        modify = {name: [(ldap3.MODIFY_REPLACE, [] if value is None else [value])] for name, value in attributes.items()}
+        root.modify(dn, modify)
+
+
+def people(facts: list[Fact]) -> list[tuple[str, list[str], list[str]]]:
+    return [
+        (fact.status.value, sorted(fact.groups), sorted(role.value for role in fact.cluster_roles))
+        for fact in facts
+        if isinstance(fact, User)
+    ]
+
+
+async def row(world: World, user_id: UUID) -> Any:
+    return (await world.sql("SELECT * FROM users WHERE user_id = :id", id=user_id))[0]
+
+
+# Signing in
+
+
+async def test_the_first_sign_in_makes_an_account_that_enrols_a_second_factor_and_then_opens_sessions(world: World) -> None:
+    ada = await enrol(world)
+    user = await row(world, ada.user_id)
+    assert (user.username, user.email, user.status) == ("ada00000", "ada@example.org", "active")
+    assert (user.source, user.provider, str(UUID(user.external_id))) == ("ldap", "hospital", user.external_id)
+    for name in ("ada", "ADA ", "ada@example.org", "Ada@Example.org", user.username):
+        answer = await ada.sign_in(username=name)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["user"]["user_id"] == str(ada.user_id)
+    assert {each.method for each in await world.sql("SELECT method FROM sessions")} == {"ldap+totp"}
+    assert [each.count for each in await world.sql("SELECT count(*) FROM users WHERE source = 'ldap'")] == [1]
+    hashes = await world.sql("SELECT password_hash FROM credentials WHERE user_id = :id", id=ada.user_id)
+    assert [each.password_hash for each in hashes] == [None]
+
+
+@pytest.mark.parametrize("scheme", ["ldaps", "starttls"])
+@pytest.mark.parametrize("style", ["memberOf", "member"])
+async def test_over_either_kind_of_tls_and_either_way_to_find_groups(
+    worlds: Worlds, settings: dict[str, Any], slapd: Slapd, tmp_path: Path, scheme: str, style: str
+) -> None:
+    reach = {"urls": [slapd.plain], "starttls": True} if scheme == "starttls" else {}
+    file = written(configuration(slapd, tmp_path, group_style=style, **reach), tmp_path)
+    world = await worlds.open("auth", **(settings | {"ldap_file": file}))
+    await make_group(world, "everybody", group("all"))
+    await make_group(world, "staff", f"CN=Staff, {GROUPS.upper()}")
+    ada = await enrol(world)
+    assert (await row(world, ada.user_id)).groups == ["everybody", "staff"]
+
+
+async def test_without_nesting_a_group_of_groups_brings_only_its_own_people(
+    worlds: Worlds, settings: dict[str, Any], slapd: Slapd, tmp_path: Path
+) -> None:
+    world = await worlds.open("auth", **(settings | {"ldap_file": written(configuration(slapd, tmp_path, nested=False), tmp_path)}))
+    await make_group(world, "everybody", group("all"))
+    ada, bob = await enrol(world), await enrol(world, "bob")
+    assert ((await row(world, ada.user_id)).groups, (await row(world, bob.user_id)).groups) == ([], ["everybody"])
+
+
+async def test_groups_that_hold_each_other_end(world: World, slapd: Slapd) -> None:
+    with slapd.root() as root:
+        root.modify(group("staff"), {"member": [(ldap3.MODIFY_ADD, [group("all")])]})
+    await make_group(world, "everybody", group("all"))
+    ada = await enrol(world)
+    assert (await row(world, ada.user_id)).groups == ["everybody"]
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        ("ada", "wrong horse"),
+        ("nobody", PASSWORD),
+        ("*", PASSWORD),
+        ("ada)(uid=*", PASSWORD),
+        ("a*", PASSWORD),
+        (f"uid=ada,{PEOPLE}", PASSWORD),
+        ("\\61da", PASSWORD),
+        ("hortus", LOOKING_PASSWORD),
+    ],
+)
+async def test_whatever_is_wrong_is_refused_in_one_way_and_makes_no_account(world: World, name: str, password: str) -> None:
+    answer = await show(world, name, password)
+    assert answer.status_code == 401, answer.text
+    assert reason(answer) == "sign-in-refused"
+    assert (await world.sql("SELECT count(*) AS n FROM users WHERE source = 'ldap'"))[0].n == 0
+
+
+async def test_an_empty_password_never_reaches_the_directory(world: World, source: Directory) -> None:
+    assert (await show(world, "ada", "")).status_code == 422
+    assert not await source.check(person("ada"), "")
+    assert not await source.check("", PASSWORD)
+    assert await source.check(person("ada"), PASSWORD)
+    assert not await source.check(None, PASSWORD)
+
+
+async def test_a_right_password_with_a_wrong_code_is_refused_like_anything_wrong(world: World) -> None:
+    ada = await enrol(world)
+    answer = await ada.sign_in(code="000000" if ada.totp.now() != "000000" else "000001")
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+
+
+async def test_failures_are_slowed_down_before_the_directory_is_asked(world: World, slapd: Slapd) -> None:
+    for _ in range(5):
+        assert (await show(world, "ada", "wrong horse")).status_code == 401
+    with slapd.away():
+        answer = await show(world, "ada", PASSWORD)
+    assert (answer.status_code, reason(answer)) == (429, "slow-down")
+
+
+async def test_an_address_of_a_local_account_is_never_linked(world: World) -> None:
+    await join(world, "ada@example.org")
+    with capture_logs() as logs:
+        answer = await show(world, "ada")
+    assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+    assert any("another account has the address" in line["event"] for line in logs)
+    assert (await world.sql("SELECT count(*) AS n FROM users WHERE source = 'ldap'"))[0].n == 0
+
+
+async def test_a_local_account_signs_in_as_ever_and_its_password_never_goes_to_the_directory(world: World, slapd: Slapd) -> None:
+    await join(world, "eve@elsewhere.org")
+    eve = await join(world, "ada@elsewhere.org")
+    with slapd.root() as root:
+        slapd.add_person(root, eve.username, mail="other@example.org")
+    assert (await eve.sign_in()).status_code == 201
+    assert (await eve.sign_in(password=PASSWORD)).status_code == 401
+    with slapd.away():
+        assert (await eve.sign_in()).status_code == 201
+
+
+async def test_when_the_directory_is_away_whatever_is_not_right_is_503(world: World, slapd: Slapd) -> None:
+    ada, local = await enrol(world), await join(world, "local@elsewhere.org")
+    with slapd.away():
+        for answer in (
+            await ada.sign_in(),
+            await show(world, "nobody"),
+            await local.sign_in(password="wrong horse battery"),
+            await local.sign_in(code="000000" if local.totp.now() != "000000" else "000001"),
+        ):
+            assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "directory-away", "5")
+        assert (await local.sign_in()).status_code == 201
+
+
+async def test_somebody_without_an_address_signs_in_where_a_domain_for_them_is_configured(
+    world: World, worlds: Worlds, settings: dict[str, Any], slapd: Slapd, tmp_path: Path
+) -> None:
+    change(slapd, person("ada"), mail=None)
+    assert reason(await show(world)) == "sign-in-refused"
+    file = written(configuration(slapd, tmp_path, mail_domain="hospital.example"), tmp_path)
+    other = await worlds.open("auth", beside=world, **(settings | {"ldap_file": file}))
+    ada = await enrol(other)
+    assert (ada.username, (await row(world, ada.user_id)).email) == ("ada00000", "ada@hospital.example")
+
+
+async def test_only_people_of_named_groups_sign_in(worlds: Worlds, settings: dict[str, Any], slapd: Slapd, tmp_path: Path) -> None:
+    file = written(configuration(slapd, tmp_path, only_groups=[group("staff").upper()]), tmp_path)
+    world = await worlds.open("auth", **(settings | {"ldap_file": file}))
+    assert reason(await show(world, "bob")) == "sign-in-refused"
+    ada = await enrol(world)
+    await ada.sign_in()
+    await world.said()
+    with slapd.root() as root:
+        root.modify(group("staff"), {"member": [(ldap3.MODIFY_REPLACE, [person("bob")])]})
+    assert reason(await ada.sign_in()) == "sign-in-refused"
+    await sync(world)
+    assert people(await world.said()) == [("deactivated", [], [])]
+
+
+async def test_two_first_sign_ins_at_once_make_one_account(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
+    replica = await worlds.open("auth", beside=world, **settings)
+    answers = await asyncio.gather(*[show(each) for each in (world, replica) * 2])
+    assert {reason(answer) for answer in answers} == {"factor-enrolment-needed"}
+    assert (await world.sql("SELECT count(*) AS n FROM users"))[0].n == 1
+
+
+async def test_two_people_with_one_login_are_nobody(world: World, slapd: Slapd) -> None:
+    with slapd.root() as root:
+        slapd.add_person(root, "twin", mail="ada@example.org")
+    assert reason(await show(world, "ada@example.org")) == "sign-in-refused"
+    await enrol(world, "ada")
+
+
+async def test_unknown_local_and_directory_names_take_about_the_same_time(world: World) -> None:
+    await enrol(world)
+    local = await join(world, "local@elsewhere.org")
+
+    async def seconds(name: str) -> float:
+        taken = []
+        for _ in range(5):
+            await world.sql("DELETE FROM attempts")
+            began = time.perf_counter()
+            assert (await show(world, name, "wrong horse", code="000000")).status_code == 401
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
+
+    times = {name: await seconds(name) for name in ("ada", "nobody", local.username)}
+    assert max(times.values()) < 2 * min(times.values()), times
+
+
+# TLS
+
+
+async def asked(slapd: Slapd, folder: Path, **other: Any) -> str:
+    """What is said of a directory that cannot be asked like this."""
+    made = Directory(DirectorySettings(**configuration(slapd, folder, **other)))
+    try:
+        with pytest.raises(Away) as caught:
+            await made.find("ada")
+    finally:
+        made.close()
+    return str(caught.value)
+
+
+async def test_a_certificate_for_another_name_or_of_another_authority_is_not_believed(slapd: Slapd, tmp_path: Path) -> None:
+    port = slapd.ldaps.rpartition(":")[2]
+    assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://localhost:{port}"])
+    assert "verified TLS" in await asked(slapd, tmp_path, trust_file=None)
+    plain = slapd.plain.rpartition(":")[2]
+    assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldap://localhost:{plain}"], starttls=True)
+
+
+async def test_a_server_without_tls_or_without_an_answer_gets_no_password(slapd: Slapd, tmp_path: Path) -> None:
+    port = slapd.plain.rpartition(":")[2]
+    assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{port}"])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = silent.getsockname()[1]
+        began = time.monotonic()
+        assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{dead}"], timeout_s=1)
+        assert time.monotonic() - began < 4
+
+
+async def test_another_server_is_asked_when_the_first_does_not_answer(slapd: Slapd, tmp_path: Path) -> None:
+    urls = [f"ldaps://127.0.0.1:{openldap.free_port()}", slapd.ldaps]
+    made = Directory(DirectorySettings(**configuration(slapd, tmp_path, urls=urls)))
+    assert [entry.dn for entry in await made.find("ada")] == [person("ada")]
+    made.close()
+
+
+async def test_an_account_that_looks_people_up_with_a_wrong_password_is_no_answer(slapd: Slapd, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong")
+    assert "refused" in await asked(slapd, tmp_path, password_file=str(wrong))
+
+
+# Names
+
+
+typed = st.one_of(
+    st.text(max_size=20), st.text("adbove*()\\=,&|!<>~ \x00", max_size=12), st.sampled_from(["ada", "Bob", "eve@example.org"])
+)
+
+
+@bounded(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(typed)
+def test_no_typed_name_finds_anybody_but_whose_login_it_is(source: Directory, name: str) -> None:
+    async def find() -> list[str]:
+        entries = await source.find(domain.accounts.normal_name(name) or "-")
+        shown = [domain.directory.person(entry.dn, entry.attributes, source.settings, NOW) for entry in entries]
+        return [each.dn for each in shown if each is not None and domain.directory.is_called(each, name)]
+
+    normal = domain.accounts.normal_name(name)
+    expected = [person(login) for login in openldap.NAMES if normal in (login, f"{login}@example.org")]
+    assert asyncio.run(find()) == expected
+
+
+# Following the directory
+
+
+async def test_who_is_taken_out_of_a_group_loses_its_roles_with_the_next_sync(world: World, slapd: Slapd) -> None:
+    await join(world, "root@elsewhere.org", ["administrator"])
+    await make_group(world, "admins", group("staff"), roles=("administrator",))
+    ada = await enrol(world)
+    await enrol(world, "bob")
+    assert (await row(world, ada.user_id)).cluster_roles == ["administrator"]
+    await world.said()
+    await sync(world)
+    assert await world.said() == []
+    with slapd.root() as root:
+        root.modify(group("staff"), {"member": [(ldap3.MODIFY_REPLACE, [person("bob")])]})
+    await sync(world)
+    assert sorted(people(await world.said())) == [("active", [], []), ("active", ["admins"], ["administrator"])]
+    await sync(world)
+    assert await world.said() == []
+
+
+async def test_the_background_work_follows_the_directory_by_itself(worlds: Worlds, settings: dict[str, Any], slapd: Slapd) -> None:
+    world = await worlds.open("auth", **settings, ldap_sync_s=0.05)
+    await make_group(world, "staff", group("staff"))
+    ada = await enrol(world)
+    await world.said()
+    async with world.running(follow):
+        with slapd.root() as root:
+            root.delete(group("staff"))
+        said: list[Fact] = []
+        async with asyncio.timeout(10):
+            while not said:
+                await asyncio.sleep(0.01)
+                said = await world.said()
+    assert people(said) == [("active", [], [])]
+    assert (await row(world, ada.user_id)).groups == []
+
+
+async def disable(slapd: Slapd, how: str) -> None:
+    with slapd.root() as root:
+        if how == "gone":
+            root.delete(person("ada"))
+        else:
+            root.modify(person("ada"), {"pwdAccountLockedTime": [(ldap3.MODIFY_REPLACE, ["000001010000Z"])]})
+
+
+@pytest.mark.parametrize("how", ["gone", "locked"])
+async def test_who_is_gone_or_locked_in_the_directory_is_deactivated_and_their_sessions_end(world: World, slapd: Slapd, how: str) -> None:
+    ada = await enrol(world)
+    await enrol(world, "bob")
+    assert (await ada.sign_in()).status_code == 201
+    await world.said()
+    await disable(slapd, how)
+    await sync(world)
+    said = await world.said()
+    assert people(said) == [("deactivated", [], [])]
+    assert [fact.live for fact in said if isinstance(fact, Session)] == [False]
+    assert (await world.sql("SELECT ended_because FROM sessions"))[0].ended_because == "directory"
+    assert reason(await ada.sign_in()) == "sign-in-refused"
+    await sync(world)
+    assert await world.said() == []
+
+
+async def test_who_comes_back_is_active_again_unless_an_administrator_blocked_them(world: World, slapd: Slapd) -> None:
+    ada, bob = await enrol(world), await enrol(world, "bob")
+    locked = {"pwdAccountLockedTime": "000001010000Z"}
+    for name in ("ada", "bob"):
+        change(slapd, person(name), **locked)
+    await sync(world)
+    version = (await row(world, bob.user_id)).version
+    await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "blocked"}, version=version)
+    await world.said()
+    for name in ("ada", "bob"):
+        change(slapd, person(name), pwdAccountLockedTime=None)
+    await sync(world)
+    assert people(await world.said()) == [("active", [], [])]
+    assert ((await row(world, ada.user_id)).status, (await row(world, bob.user_id)).status) == ("active", "blocked")
+    assert (await ada.sign_in()).status_code == 201
+
+
+async def test_an_account_that_an_administrator_blocked_stays_blocked(world: World) -> None:
+    ada = await enrol(world)
+    version = (await row(world, ada.user_id)).version
+    assert (await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "blocked"}, version=version)).status_code == 200
+    assert reason(await ada.sign_in()) == "sign-in-refused"
+    await sync(world)
+    assert (await row(world, ada.user_id)).status == "blocked"
+
+
+async def test_who_comes_back_between_two_syncs_signs_in_at_once(world: World, slapd: Slapd) -> None:
+    ada = await enrol(world)
+    await enrol(world, "bob")
+    change(slapd, person("ada"), pwdAccountLockedTime="000001010000Z")
+    await sync(world)
+    change(slapd, person("ada"), pwdAccountLockedTime=None)
+    assert (await ada.sign_in()).status_code == 201
+
+
+async def test_a_new_address_in_the_directory_is_taken_up_and_somebody_elses_is_not(world: World, slapd: Slapd) -> None:
+    ada = await enrol(world)
+    change(slapd, person("ada"), mail="ada.l@example.org")
+    await sync(world)
+    assert (await row(world, ada.user_id)).email == "ada.l@example.org"
+    await invite(world, "taken@example.org")
+    change(slapd, person("ada"), mail="taken@example.org")
+    await sync(world)
+    assert (await row(world, ada.user_id)).email == "ada.l@example.org"
+
+
+async def test_a_directory_that_is_away_changes_nothing(world: World, slapd: Slapd) -> None:
+    await make_group(world, "staff", group("staff"))
+    ada = await enrol(world)
+    await world.said()
+    with slapd.away():
+        await sync(world)
+    assert await world.said() == []
+    assert ((await row(world, ada.user_id)).status, (await row(world, ada.user_id)).groups) == ("active", ["staff"])
+
+
+async def test_an_answer_without_anybody_changes_nothing(world: World, slapd: Slapd) -> None:
+    await enrol(world)
+    await world.said()
+    with slapd.root() as root:
+        for name in openldap.NAMES:
+            root.delete(person(name))
+    with capture_logs() as logs:
+        await sync(world)
+    assert any("nobody at all" in str(line.get("error")) for line in logs)
+    assert await world.said() == []
+
+
+async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_said(world: World, slapd: Slapd) -> None:
+    names = [f"p{number}" for number in range(10)]
+    with slapd.root() as root:
+        for name in names:
+            slapd.add_person(root, name)
+    for name in names:
+        assert reason(await show(world, name)) == "factor-enrolment-needed"
+    await world.said()
+    with slapd.root() as root:
+        for name in names[:6]:
+            root.delete(person(name))
+    with capture_logs() as logs:
+        await sync(world)
+    assert await world.said() == []
+    assert any("too many would be deactivated" in line["event"] for line in logs)
+    assert (await world.client.get("/readyz")).json()["warnings"][0].startswith("directory: it lacks 6 of 10")
+    with slapd.root() as root:
+        slapd.add_person(root, names[0])
+    await sync(world)  # a person with the same name is another person: six are still gone
+    assert await world.said() == []
+    await world.sql("UPDATE users SET status = 'blocked' WHERE username IN ('p0000000', 'p1000000')")
+    await sync(world)
+    assert [status for status, _, _ in people(await world.said())] == ["deactivated"] * 4
+    assert (await world.client.get("/readyz")).json()["warnings"] == []
+
+
+async def test_the_last_administrator_keeps_the_account_but_no_session(world: World, slapd: Slapd) -> None:
+    await make_group(world, "admins", group("staff"), roles=("administrator",))
+    ada = await enrol(world)
+    assert (await ada.sign_in()).status_code == 201
+    await world.said()
+    with slapd.root() as root:
+        root.delete(group("staff"))
+    with capture_logs() as logs:
+        await sync(world)
+    assert await world.said() == []
+    assert any("last administrator" in line["event"] for line in logs)
+    with slapd.root() as root:
+        root.delete(person("ada"))
+    await sync(world)
+    said = await world.said()
+    assert people(said) == []
+    assert [fact.live for fact in said if isinstance(fact, Session)] == [False]
+    assert (await row(world, ada.user_id)).status == "active"
+
+
+async def test_one_replica_at_a_time_compares(world: World, worlds: Worlds, settings: dict[str, Any], slapd: Slapd) -> None:
+    from services.auth import repository  # noqa: PLC0415 - the lock as the other replica takes it
+
+    replica = await worlds.open("auth", beside=world, **settings)
+    await make_group(world, "staff", group("staff"))
+    await enrol(world)
+    with slapd.root() as root:
+        root.delete(group("staff"))
+    await world.said()
+    async with repository.directory.alone(replica.runtime.engine) as mine:
+        assert mine
+        await sync(world)
+        assert await world.said() == []
+    await sync(world)
+    assert people(await world.said()) == [("active", [], [])]
+
+
+async def test_many_people_are_compared_page_by_page(source: Directory, slapd: Slapd) -> None:
+    with slapd.root() as root:
+        for number in range(120):
+            slapd.add_person(root, f"p{number:03}")
+        root.search(PEOPLE, "(uid=p*)", attributes=["entryUUID"])
+        ids = [each["raw_attributes"]["entryUUID"][0] for each in root.response]
+    assert len(ids) == 120
+    assert len(await source.look_up(ids)) == 120
+    assert await source.look_up([]) == []
+
+
+async def test_more_calls_than_there_is_room_for_are_refused_at_once(source: Directory) -> None:
+    source._room = 2
+    answers = await asyncio.gather(*[source.find("ada") for _ in range(5)], return_exceptions=True)
+    assert len([answer for answer in answers if isinstance(answer, Away)]) == 3
+
+
+# The file
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"urls": ["ldap://127.0.0.1"]}, "TLS"),
+        ({"urls": ["ldaps://127.0.0.1"], "starttls": True}, "TLS"),
+        ({"urls": ["ldaps://a", "ldap://b"]}, "TLS"),
+        ({"urls": ["https://a"]}, "urls.0"),
+        ({"urls": ["ldaps://a/dc=x"]}, "urls.0"),
+        ({"urls": []}, "urls"),
+        ({"url": "ldaps://a"}, "url"),
+        ({"name": "The Hospital"}, "name"),
+        ({"login_attributes": ["cn"]}, "login_attributes"),
+        ({"id_attribute": "uid"}, "id_attribute"),
+        ({"password_file": "/nowhere"}, "password_file"),
+        ({"trust_file": "/nowhere"}, "trust_file"),
+        ({"group_base": None, "group_style": "member"}, "group_base"),
+        ({"people_filter": "objectClass=person"}, "people_filter"),
+        ({"timeout_s": 0}, "timeout_s"),
+    ],
+)
+def test_a_file_that_is_not_right_is_refused_with_one_sentence(slapd: Slapd, tmp_path: Path, other: dict[str, Any], says: str) -> None:
+    file = written(configuration(slapd, tmp_path, **other), tmp_path)
+    with pytest.raises(BadDirectoryFile) as caught:
+        read_directory(file)
+    message = str(caught.value)
+    assert says in message
+    assert "\n" not in message
+    assert LOOKING_PASSWORD not in message
+
+
+def test_the_file_is_toml_or_json(slapd: Slapd, tmp_path: Path) -> None:
+    values = configuration(slapd, tmp_path)
+    file = tmp_path / "ldap.toml"
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    file.write_text("\n".join(lines))
+    assert read_directory(file) == read_directory(written(values, tmp_path))
+    file.write_text("name = ")
+    with pytest.raises(BadDirectoryFile):
+        read_directory(file)
+    with pytest.raises(BadDirectoryFile):
+        read_directory(tmp_path / "absent")
+
+
+def test_what_is_no_dn_is_refused_at_the_start(slapd: Slapd, tmp_path: Path) -> None:
+    with pytest.raises(BadDirectoryFile):
+        Directory(DirectorySettings(**configuration(slapd, tmp_path, people_base="people")))
+
+
+# The rules alone
+
+
+@pytest.mark.parametrize(
+    ("attributes", "lets_in"),
+    [
+        ({}, True),
+        ({"useraccountcontrol": [b"512"]}, True),
+        ({"useraccountcontrol": [b"514"]}, False),
+        ({"useraccountcontrol": [b"x"]}, True),
+        ({"accountexpires": [b"0"]}, True),
+        ({"accountexpires": [b"9223372036854775807"]}, True),
+        ({"accountexpires": [b"133000000000000000"]}, False),
+        ({"accountexpires": [b"140000000000000000"]}, True),
+        ({"pwdaccountlockedtime": [b"000001010000Z"]}, False),
+        ({"pwdaccountlockedtime": [b"20260301110000Z"]}, True),
+        ({"nsaccountlock": [b"TRUE"]}, False),
+        ({"nsaccountlock": [b"false"]}, True),
+    ],
+)
+def test_a_directory_lets_in_whom_it_has_not_disabled_for_good(attributes: dict[str, list[bytes]], lets_in: bool) -> None:
+    assert domain.directory.enabled(attributes, NOW) is lets_in
+    assert {0, 2**63 - 1} == set(NEVER_EXPIRES)
+
+
+@pytest.mark.parametrize(("leaving", "active", "too_much"), [(9, 9, False), (5, 10, False), (6, 10, True), (0, 10, False), (51, 100, True)])
+def test_more_than_half_of_ten_or_more_is_too_much(leaving: int, active: int, too_much: bool) -> None:
+    assert domain.directory.is_too_much(leaving, active) is too_much
+
+
+def test_every_status_leaves_and_comes_back_as_it_should() -> None:
+    from services.auth.models import User as Row  # noqa: PLC0415 - beside the fact of the same name
+
+    for status in UserStatus:
+        user = Row(
+            user_id=UUID(int=1),
+            username="ada00000",
+            email="a@b",
+            status=status.value,
+            cluster_roles=[],
+            version=1,
+            created_at=NOW,
+            confirmed_at=NOW,
+        )
+        assert domain.directory.leave(user, NOW) is (status is UserStatus.ACTIVE)
+        assert user.status == ("deactivated" if status is UserStatus.ACTIVE else status)
+        again = domain.directory.come_back(user)
+        assert again is (status in (UserStatus.ACTIVE, UserStatus.DEACTIVATED))
+        assert user.gone_at is None
+        assert not domain.directory.come_back(user)
