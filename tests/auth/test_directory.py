@@ -437,20 +437,20 @@ async def test_who_is_gone_or_locked_in_the_directory_is_deactivated_and_their_s
     assert await world.said() == []
 
 
-async def test_who_comes_back_is_active_again_unless_an_administrator_blocked_them(world: World, slapd: Slapd) -> None:
+async def test_who_comes_back_is_active_again_unless_an_administrator_deactivated_them_too(world: World, slapd: Slapd) -> None:
     ada, bob = await enrol(world), await enrol(world, "bob")
     locked = {"pwdAccountLockedTime": "000001010000Z"}
     for name in ("ada", "bob"):
         change(slapd, person(name), **locked)
     await sync(world)
     version = (await row(world, bob.user_id)).version
-    await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "blocked"}, version=version)
+    await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "deactivated"}, version=version)
     await world.said()
     for name in ("ada", "bob"):
         change(slapd, person(name), pwdAccountLockedTime=None)
     await sync(world)
     assert people(await world.said()) == [("active", [], [])]
-    assert ((await row(world, ada.user_id)).status, (await row(world, bob.user_id)).status) == ("active", "blocked")
+    assert ((await row(world, ada.user_id)).status, (await row(world, bob.user_id)).status) == ("active", "deactivated")
     assert (await ada.sign_in()).status_code == 201
 
 
@@ -461,6 +461,20 @@ async def test_an_account_that_an_administrator_blocked_stays_blocked(world: Wor
     assert reason(await ada.sign_in()) == "sign-in-refused"
     await sync(world)
     assert (await row(world, ada.user_id)).status == "blocked"
+
+
+async def test_whom_an_administrator_lets_in_again_sets_up_a_second_factor_anew(world: World) -> None:
+    await make_group(world, "staff", group("staff"))
+    ada = await enrol(world)
+    for status in ("deactivated", "active"):
+        version = (await row(world, ada.user_id)).version
+        answer = await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": status}, version=version)
+        assert (answer.status_code, answer.json()["status"]) == (200, status), answer.text
+        await sync(world)
+        assert (await row(world, ada.user_id)).groups == (["staff"] if status == "active" else [])
+    again = await enrol(world)
+    assert again.user_id == ada.user_id
+    assert (await again.sign_in()).status_code == 201
 
 
 async def test_who_comes_back_between_two_syncs_signs_in_at_once(world: World, slapd: Slapd) -> None:

@@ -11,9 +11,8 @@ from ldap3.core.exceptions import LDAPInvalidDnError
 from ldap3.utils.dn import parse_dn
 
 from chassis.errors import Conflict, FactorTooOld
-from contracts.events import UserStatus
 from contracts.roles import ClusterRole
-from services.auth.domain.accounts import LastAdministratorStays, effective
+from services.auth.domain.accounts import effective
 from services.auth.models import Group, User
 
 MOST_MEMBERS = 10_000
@@ -140,15 +139,6 @@ def follow(user: User, groups: Collection[Group]) -> bool:
     return True
 
 
-def administers(user: User) -> bool:
-    """Whether somebody is an administrator whose account is active."""
-    return user.status == UserStatus.ACTIVE and ClusterRole.ADMINISTRATOR in user.cluster_roles
-
-
-def demand_an_administrator(before: Collection[UUID], now: Iterable[User]) -> None:
-    """Condition.LAST_ADMINISTRATOR_STAYS: refuse what leaves none where there was one. Raises LastAdministratorStays.
-
-    ``before``: who administered until now; ``now``: the same accounts, and whoever else was changed.
-    """
-    if before and not any(administers(user) for user in now):
-        raise LastAdministratorStays
+def no_longer_administer(administrators: Collection[UUID], people: Iterable[User]) -> list[UUID]:
+    """Which of those who administered until now do not after a change; ``people`` are they, and whoever else was changed."""
+    return [user.user_id for user in people if user.user_id in administrators and ClusterRole.ADMINISTRATOR not in user.cluster_roles]

@@ -114,7 +114,9 @@ async def _make(uow: UnitOfWork, directory: Directory, somebody: Person) -> User
 
 
 async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collection[str]) -> None:
-    """Make an account what the directory says of its person now."""
+    """Make an account what the directory says of its person now; whom an administrator deactivated stays as they are."""
+    if user.status == UserStatus.DEACTIVATED and user.gone_at is None:
+        return
     await groups.set_from_directory(uow, user, found)
     locked = await repository.accounts.user(uow.session, user.user_id, lock=True)
     if locked is None:
@@ -173,6 +175,8 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
             continue
         somebody, found = there[user.external_id]
         wanted = {group.group_id for group in known if set(group.external) & {domain.groups.compared(name) for name in found}}
+        if user.status == UserStatus.DEACTIVATED and user.gone_at is None:
+            continue
         if wanted != has[user.user_id] or user.gone_at is not None or somebody.email not in (None, user.email):
             await _follow(tools, user, somebody, found)
 

@@ -133,7 +133,7 @@ async def _follow(uow: UnitOfWork, people: dict[UUID, User], administrators: Col
     for user in people.values():
         if domain.groups.follow(user, groups[user.user_id]):
             uow.emit(domain.accounts.user_fact(user))
-    domain.groups.demand_an_administrator(administrators, people.values())
+    domain.accounts.demand_administrator_stays(administrators, domain.groups.no_longer_administer(administrators, people.values()))
 
 
 def _many(value: object) -> Collection[object]:
