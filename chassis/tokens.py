@@ -5,6 +5,7 @@ in DER or PEM could be taken for an HMAC secret.
 """
 
 import base64
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from jose import jwt
+from jose import jwk, jwt
 from jose.exceptions import JOSEError
 from uuid_utils.compat import uuid7
 
@@ -79,7 +80,7 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
             raise InvalidToken
         claims = jwt.decode(
             token,
-            dict(key),
+            _ready(key["x"], key["y"]),
             algorithms=[ALGORITHM],
             audience=ISSUER,
             issuer=ISSUER,
@@ -97,6 +98,12 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
         return Claims(UUID(claims["sub"]), UUID(claims["sid"]), int(claims["exp"]))
     except (JOSEError, KeyError, ValueError, TypeError) as error:
         raise InvalidToken from error
+
+
+@functools.lru_cache(maxsize=64)
+def _ready(x: str, y: str) -> jwk.Key:
+    """The public key at a point of the curve P-256, for ES256 alone; to make it takes a good part of a check."""
+    return jwk.construct({"kty": "EC", "crv": "P-256", "x": x, "y": y}, ALGORITHM)
 
 
 def key_id(token: str) -> str | None:
