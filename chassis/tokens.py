@@ -6,6 +6,7 @@ in DER or PEM could be taken for an HMAC secret.
 
 import base64
 import functools
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ ALGORITHM = "ES256"
 ISSUER = "hortus"
 LEEWAY_S = 5
 MAX_LENGTH = 4096
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")  # RFC 7515 section 7.1 and appendix C, RFC 7518 section 3.4
 
 Jwk = Mapping[str, str]
 
@@ -96,7 +98,7 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
         if int(claims["iat"]) > time.time() + LEEWAY_S:
             raise InvalidToken
         return Claims(UUID(claims["sub"]), UUID(claims["sid"]), int(claims["exp"]))
-    except (JOSEError, KeyError, ValueError, TypeError) as error:
+    except (JOSEError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise InvalidToken from error
 
 
@@ -119,5 +121,5 @@ def key_id(token: str) -> str | None:
 
 
 def _has_form(token: str) -> bool:
-    """Whether a text is short enough and has three parts, like a signed token (RFC 7515 section 7.1); five would be an encrypted one."""
-    return len(token) <= MAX_LENGTH and token.count(".") == 2  # noqa: PLR2004
+    """Whether a text is short enough and has the three parts of a token signed with ES256; an encrypted one would have five."""
+    return len(token) <= MAX_LENGTH and _FORM.fullmatch(token) is not None

@@ -329,9 +329,9 @@ class Plane:
         return await self._projection.reached(facts_named(facts))
 
     async def _show(self, request: Request, page: Page, send: Send) -> int:
+        request.access.action = page.action
         if request.method != "GET":
             raise MethodNotAllowed(["GET"])
-        request.access.action = page.action
         await self._credential(request)
         if page.known:
             await self._projection.fresh()

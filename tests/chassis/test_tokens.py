@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chassis.tokens import InvalidToken, issue, private_jwk, public_jwk, verify
+from chassis.tokens import InvalidToken, issue, key_id, private_jwk, public_jwk, verify
+from tests.forgeries import claims_of, forgeries, sign
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER = ec.generate_private_key(ec.SECP256R1())
@@ -73,6 +74,30 @@ def test_an_hmac_made_with_our_public_key_is_refused(encoding: serialization.Enc
 def test_an_unsigned_token_is_refused() -> None:
     with pytest.raises(InvalidToken):
         verify(forged({"alg": "none", "kid": "k1"}, None), KEYS)
+
+
+def test_every_known_forgery_is_refused() -> None:
+    for name, text in forgeries(private_jwk(KEY), "k1", claims_of(USER, SESSION)).items():
+        with pytest.raises(InvalidToken):
+            pytest.fail(f"{name} was taken for {verify(text, KEYS)}")
+
+
+def test_a_token_made_by_hand_is_taken_so_that_it_is_the_forgery_which_is_refused() -> None:
+    assert verify(sign(private_jwk(KEY), {"alg": "ES256", "kid": "k1"}, claims_of(USER, SESSION)), KEYS).user_id == USER
+
+
+def test_a_key_id_is_read_from_what_has_our_form_alone() -> None:
+    assert key_id(token(kid="k9")) == "k9"
+    for name in (
+        "HS256 with the DER public key",
+        "alg none, signed",
+        "no kid",
+        "kid of another form",
+        "an encrypted bomb",
+        "noise",
+        "too large",
+    ):
+        assert key_id(forgeries(private_jwk(KEY), "k1", claims_of(USER, SESSION))[name]) is None, name
 
 
 @pytest.mark.parametrize("damage", ["", "x", "a.b", "a.b.c", "a.b.c.d.e", "é.é.é", "a" * 5000, ".."])

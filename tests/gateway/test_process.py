@@ -24,7 +24,7 @@ from chassis.audit import canonical
 from chassis.settings import ProcessSettings
 from compose.local.kafka import Kafka
 from compose.local.ports import free_port
-from contracts.events import TOPICS, AuditRecord, Fact, Membership, Session, SigningKey, User, UserStatus
+from contracts.events import ACTIVITY, TOPICS, Activity, AuditRecord, Fact, Membership, Session, SigningKey, User, UserStatus
 from contracts.policy import API
 from contracts.roles import Role
 from tests.gateway.stage import Certificates
@@ -233,6 +233,44 @@ async def _metrics(process: Process) -> str:
     with pytest.raises(httpx2.TransportError):
         await process.operators("/livez", "projects")
     return (await process.operators("/metrics")).text
+
+
+async def test_the_use_of_a_session_is_told_on_its_topic_once_in_a_while_and_the_last_one_when_the_gateway_stops(
+    kafka: Kafka, certificates: Certificates, tellers: Tellers, tmp_path: Path
+) -> None:
+    key = tokens.private_jwk(ec.generate_private_key(ec.SECP256R1()))
+    token, _ = somebody(tellers, key, "third")
+    async with service(certificates, answers) as upstream, Process(kafka, certificates, tmp_path, upstream) as process:
+        await process.start()
+        async with process.client(token) as client:
+            began = datetime.now(UTC)
+            for _ in range(5):
+                assert (await client.get(f"/projects/{PROJECT}")).status_code == 200
+            (first,) = await uses(tellers, began, 1)
+            assert (await client.get(f"/projects/{PROJECT}")).status_code == 200
+        last = datetime.now(UTC)
+        assert process.end(signal.SIGTERM) == 0
+        first, second = await uses(tellers, began, 2)
+        assert first.subject == second.subject == f"session:{tokens.verify(token, {'third': key}).session_id}"
+        assert began <= first.at < second.at <= last
+
+
+async def uses(tellers: Tellers, since: datetime, count: int) -> list[Activity]:
+    """What auth hears on the topic ``activity`` of uses after an instant, once there are ``count``."""
+    client = bus.consumer(tellers.settings["auth"])
+    found: list[Activity] = []
+    await client.start()
+    try:
+        client.assign([TopicPartition(ACTIVITY.name, number) for number in range(ACTIVITY.partitions)])
+        await client.seek_to_beginning()
+        async with asyncio.timeout(20):
+            while len(found) < count:
+                for records in (await client.getmany(timeout_ms=200)).values():
+                    read = [bus.read(record) for record in records]
+                    found += [fact for fact in read if isinstance(fact, Activity) and fact.at >= since]
+    finally:
+        await client.stop()
+    return sorted(found, key=lambda fact: fact.version)
 
 
 async def test_a_revocation_is_in_force_on_every_replica_within_a_second_and_nothing_is_allowed_while_kafka_is_away(

@@ -21,6 +21,18 @@ def test_a_start_that_fails_stops_what_had_started(home: Home, tmp_path: Path, m
     assert not list((home.run / "processes").iterdir())
 
 
+def test_browsers_reach_each_gateway_under_each_name_and_the_usual_port_is_not_written(home: Home) -> None:
+    assert Suite(home, people_port=9443).origins == ["https://localhost:9443"]
+    named = Suite(home, people_port=443, names=["Hortus.hospital.example"], replicas=2)
+    second = named.addresses[1].rpartition(":")[2]
+    assert named.origins == [
+        "https://hortus.hospital.example",
+        f"https://hortus.hospital.example:{second}",
+        "https://localhost",
+        f"https://localhost:{second}",
+    ]
+
+
 def test_a_suite_says_what_each_part_takes(suite: Suite) -> None:
     taken = suite.resident()
     assert set(taken) == {"postgres", "kafka", "elasticsearch", "valkey"}
