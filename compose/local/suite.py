@@ -281,6 +281,7 @@ class Suite:
         """What `make status` needs to know, as JSON."""
         return {
             "address": self.address,
+            "origins": self.origins,
             "root": str(self.root),
             "parts": {name: self._ports.get(name) for name in self.parts},
         }

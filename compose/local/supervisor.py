@@ -140,14 +140,14 @@ def recover(arguments: list[str]) -> int:
     if _supervisor(home) is None or not _description(home).exists():
         raise SetupProblem("Hortus is not running; `make up` starts it, then recover the account.")
     address, _ = Postgres(home).provision(Service.AUTH)
-    environment = base_environment(
-        HORTUS_DATABASE_URL=address,
-        HORTUS_MASTER_KEY_FILE=str(home.secret_file(f"{Service.AUTH}.master-key")),
-        HORTUS_ORIGINS=json.dumps([_described(home)["address"]]),
-        **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
-    )
+    environment = {
+        "HORTUS_DATABASE_URL": address,
+        "HORTUS_MASTER_KEY_FILE": str(home.secret_file(f"{Service.AUTH}.master-key")),
+        "HORTUS_ORIGINS": json.dumps(_described(home)["origins"]),
+    }
+    environment |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return subprocess.run(
-        [sys.executable, "-m", "services.auth.recover", *arguments], cwd=REPOSITORY, env=environment, check=False
+        [sys.executable, "-m", "services.auth.recover", *arguments], cwd=REPOSITORY, env=base_environment(**environment), check=False
     ).returncode
 
 
