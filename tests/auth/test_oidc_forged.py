@@ -55,9 +55,7 @@ async def come_back(browser: Browser, state: str, **other: str) -> Any:
     return await browser.client.get("/api/v1/oidc/hospital/callback", params={"state": state, "code": "c0de", **other})
 
 
-async def sign_in_with(
-    browser: Browser, fake: FakeProvider, header: dict[str, Any] | None = None, key: Any = None, **claims: Any
-) -> Any:
+async def sign_in_with(browser: Browser, fake: FakeProvider, header: dict[str, Any] | None = None, key: Any = None, **claims: Any) -> Any:
     """Sign in, the provider answering with these claims in place of the right ones."""
     asked = await asked_of(browser)
     token = fake.sign(fake.claims(**{"nonce": asked["nonce"], **claims}), header, key)
