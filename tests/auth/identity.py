@@ -187,6 +187,10 @@ def public(key: RSAKey | ECKey) -> dict[str, Any]:
     return {name: value for name, value in key.dict_value.items() if name in ("kty", "n", "e", "crv", "x", "y", "kid", "use", "alg")}
 
 
+def _not_there(_form: dict[str, str]) -> tuple[int, object]:
+    return 404, {}
+
+
 @dataclass
 class FakeProvider:
     """A provider that says what a test has it say. ``answers`` gives status and content (JSON, or bytes) for a path and a form."""
@@ -212,7 +216,7 @@ class FakeProvider:
             def answer(self, form: dict[str, str]) -> None:
                 path = urlsplit(self.path).path
                 fake.asked.append((path, form, dict(self.headers)))
-                status, content = fake.answers.get(path, lambda _: (404, {}))(form)
+                status, content = fake.answers.get(path, _not_there)(form)
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
