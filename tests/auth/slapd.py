@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ldap3
 import pytest
+from ldap3.core.exceptions import LDAPNoSuchObjectResult
 
 from tests.auth.authority import Authority
 
@@ -109,7 +111,7 @@ class Slapd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [self._program, "-f", self._configuration, "-h", f"{self.ldaps} {self.plain}", "-d", "0"]
+        command: list[str | Path] = [self._program, "-f", self._configuration, "-h", f"{self.ldaps} {self.plain}", "-d", "0"]
         log = (self.folder / "log").open("wb")
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -142,8 +144,8 @@ class Slapd:
         return True
 
     @contextmanager
-    def root(self) -> Iterator[ldap3.Connection]:
-        """An independent client that may change everything."""
+    def root(self) -> Iterator[Any]:
+        """An independent client (an ldap3.Connection) that may change everything."""
         server = ldap3.Server(self.ldaps, tls=ldap3.Tls(ca_certs_file=str(self.trust)), get_info=ldap3.NONE)
         with ldap3.Connection(server, ROOT, ROOT_PASSWORD, auto_bind=True, raise_exceptions=True) as connection:
             yield connection
@@ -161,15 +163,15 @@ class Slapd:
             root.add(group("staff"), ["groupOfNames"], {"member": [person("ada")]})
             root.add(group("all"), ["groupOfNames"], {"member": [group("staff"), person("bob")]})
 
-    def _empty(self, root: ldap3.Connection) -> None:
+    def _empty(self, root: Any) -> None:
         try:
             root.search(BASE, "(objectClass=*)", attributes=["1.1"])
-        except ldap3.core.exceptions.LDAPNoSuchObjectResult:
+        except LDAPNoSuchObjectResult:
             return
         for entry in sorted((each["dn"] for each in root.response), key=len, reverse=True):
             root.delete(entry)
 
-    def add_person(self, root: ldap3.Connection, name: str, **more: object) -> None:
+    def add_person(self, root: Any, name: str, **more: object) -> None:
         attributes = {"sn": name, "cn": name, "mail": f"{name}@example.org", "userPassword": PASSWORD, **more}
         root.add(person(name), ["inetOrgPerson"], attributes)
 
