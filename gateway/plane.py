@@ -24,7 +24,7 @@ from gateway.browser import Origins, cookie_line
 from gateway.connection import BODILESS, Connection
 from gateway.doors import Doors, MethodNotAllowed
 from gateway.forward import Forwarder
-from gateway.inflight import BODY_S, CLIENT_LEFT, STALL_S, Flight, InFlight, Over
+from gateway.inflight import BODY_S, CLIENT_LEFT, STALL_S, Flight, InFlight, Over, TooManyAtOnce
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
@@ -42,6 +42,7 @@ _STOPPED = "gateway-stopped"
 _UPSTREAM_BROKE = "upstream-broke"
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _SUCCESS = range(200, 300)
+MOST_WAITING = 32
 
 
 class GatewayFailed(Problem):
@@ -86,6 +87,7 @@ class Plane:
         self._pages = pages
         self._origins = origins
         self._measures = measures
+        self._waiting: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -158,8 +160,7 @@ class Plane:
             return self._authenticator.credential(request.authorization, request.der)
         except NotKnownYet as unknown:
             await self._projection.fresh()
-            topic, key = unknown.topic, unknown.key
-            await self._projection.until(lambda: self._projection.knowledge.version(topic, key) > 0, WAIT_S)
+            await self._arrival(request, unknown, WAIT_S)
         try:
             return self._authenticator.credential(request.authorization, request.der)
         except NotKnownYet as unknown:
@@ -181,10 +182,25 @@ class Plane:
             try:
                 return self._authority.standing(credential, project_id, time.time())
             except NotKnownYet as unknown:
-                topic, key = unknown.topic, unknown.key
                 deadline = deadline or self._loop.time() + WAIT_S
-                if not await projection.until(lambda: projection.knowledge.version(topic, key) > 0, deadline - self._loop.time()):  # noqa: B023 - awaited here
+                if not await self._arrival(request, unknown, deadline - self._loop.time()):
                     raise unknown.refusal from None
+
+    async def _arrival(self, request: Request, unknown: NotKnownYet, seconds: float) -> bool:
+        """Wait for what a credential rests on; whether it has come. Raises TooManyAtOnce.
+
+        Anybody can make up credentials that have to be waited for, so one address has few of them waiting.
+        """
+        waiting = self._waiting
+        if waiting.get(request.peer, 0) >= MOST_WAITING:
+            raise TooManyAtOnce(retry_after=1)
+        waiting[request.peer] = waiting.get(request.peer, 0) + 1
+        try:
+            return await self._projection.until(lambda: self._projection.knowledge.version(unknown.topic, unknown.key) > 0, seconds)
+        finally:
+            waiting[request.peer] -= 1
+            if not waiting[request.peer]:
+                del waiting[request.peer]
 
     async def _forward(self, request: Request, rule: Rule, flight: Flight, receive: Receive, send: Send) -> int:
         def begin(connection: Connection) -> None:

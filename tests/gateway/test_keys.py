@@ -15,7 +15,7 @@ from chassis.keys import new_key
 from contracts.events import CertificateKind, User, UserStatus
 from contracts.policy import Action
 from contracts.roles import ClusterRole, Principal, Role
-from gateway import authenticate, authority
+from gateway import authenticate, authority, plane
 from gateway.authenticate import Authenticator
 from tests.gateway.stage import Key, Someone, Stage, problem, until
 from tests.gateway.test_transfers import FILE, PROJECT, cut
@@ -140,6 +140,21 @@ async def test_a_young_key_that_nobody_heard_of_is_401_after_a_second(stage: Sta
     began = time.monotonic()
     assert await refused(stage, new_key(uuid7())) == "invalid-credential"
     assert 0.9 < time.monotonic() - began < 2
+
+
+async def test_one_address_cannot_have_many_made_up_keys_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "MOST_WAITING", 3)
+    ada = owner(stage)
+    client = await stage.client()
+
+    async def ask() -> tuple[int, str]:
+        answer = await client.get("/projects", headers={"Authorization": f"Bearer {new_key(uuid7())}"})
+        return answer.status_code, problem(answer)
+
+    answers = await asyncio.gather(*[ask() for _ in range(8)])
+    assert sorted(answers) == [(401, "invalid-credential")] * 3 + [(429, "too-many-at-once")] * 5
+    assert await ask() == (401, "invalid-credential")
+    assert (await (await stage.client(stage.makes_key(ada))).get("/projects")).status_code == 200
 
 
 async def test_while_the_newest_facts_are_not_known_an_unknown_key_is_not_called_wrong(stage: Stage) -> None:
