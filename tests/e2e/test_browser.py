@@ -23,7 +23,7 @@ from services.auth.routes import cookies
 from tests.auth.identity import RealProvider, Tls, settings_for
 from tests.auth.people import PASSWORD, Account, join
 from tests.gateway.stage import Certificates, Stage, opened
-from tests.world import World, Worlds
+from tests.world import World, Worlds, administrator
 
 FLAGS = [
     "--no-sandbox",
@@ -36,7 +36,10 @@ FLAGS = [
     "--no-first-run",
     "--no-pings",
 ]
-PEOPLE = {"alice": {"email": "alice@example.org", "email_verified": True, "groups": ["staff"]}}
+PEOPLE = {
+    "alice": {"email": "alice@example.org", "email_verified": True, "groups": ["staff"]},
+    "gold": {"email": "gold@example.org", "email_verified": True, "groups": [], "acr": "gold"},
+}
 EVIL = "https://evil.example.org"
 
 
@@ -122,7 +125,7 @@ async def world(worlds: Worlds, settings: dict[str, Any], stage: Stage) -> World
 
 @pytest.fixture
 async def world_with_provider(worlds: Worlds, settings: dict[str, Any], stage: Stage, provider: RealProvider, tmp_path: Path) -> World:
-    scopes = {"scopes": ["openid", "email", "groups"], "groups_claim": "groups"}
+    scopes = {"scopes": ["openid", "email", "groups"], "groups_claim": "groups", "trusts_factor": ["gold"]}
     made = await worlds.open("auth", **{**settings_for(tmp_path, provider.issuer, provider.tls, **scopes), **settings})
     await set_up(made.runtime)
     stage.answer = in_front(made, stage)
@@ -145,6 +148,13 @@ class Window:
         every = (await session.send("Network.getAllCookies"))["cookies"]
         await session.detach()
         return next((cookie for cookie in every if cookie["name"] == name), None)
+
+    async def has_authenticator(self) -> None:
+        """From here on the machine has an authenticator for passkeys, whose person is always there."""
+        session = await self.context.new_cdp_session(self.page)
+        await session.send("WebAuthn.enable")
+        about = {"protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True, "isUserVerified": True}
+        await session.send("WebAuthn.addVirtualAuthenticator", {"options": {**about, "automaticPresenceSimulation": True}})
 
     def policy_complaints(self) -> list[str]:
         return [each for each in self.complaints if "Content Security Policy" in each]
@@ -221,10 +231,7 @@ ADD_PASSKEY = """async ([token, password]) => {
 async def test_a_passkey_is_added_and_signs_in_alone(world: World, stage: Stage, window: Window) -> None:
     ada = await join(world)
     page = window.page
-    session = await window.context.new_cdp_session(page)
-    await session.send("WebAuthn.enable")
-    about = {"protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True, "isUserVerified": True}
-    await session.send("WebAuthn.addVirtualAuthenticator", {"options": {**about, "automaticPresenceSimulation": True}})
+    await window.has_authenticator()
     await page.goto(f"{stage.people}{API}/sign-in")
     async with page.expect_response(lambda answer: answer.url.endswith("/sessions")) as opened_session:
         await enter(page, ada)
@@ -247,11 +254,11 @@ async def test_a_passkey_is_added_and_signs_in_alone(world: World, stage: Stage,
     assert window.policy_complaints() == []
 
 
-async def at_the_provider(page: Page, stage: Stage) -> None:
+async def at_the_provider(page: Page, stage: Stage, login: str = "alice") -> None:
     """Choose the provider on the page, and sign in there."""
     await page.goto(f"{stage.people}{API}/sign-in")
     await page.get_by_role("link", name="The hospital").click()
-    await page.get_by_label("Login").fill("alice")
+    await page.get_by_label("Login").fill(login)
     await page.get_by_role("button", name="Continue").click()
 
 
@@ -286,6 +293,31 @@ async def test_an_identity_provider_a_second_factor_and_the_state_cookie_that_is
     assert window.policy_complaints() == []
     await page.get_by_role("button", name="Sign out").click()
     await page.wait_for_url("**/session/end?**")  # the provider asks whether its session ends, too
+
+
+async def test_a_second_factor_of_the_provider_that_counts_is_enough(world_with_provider: World, stage: Stage, window: Window) -> None:
+    await at_the_provider(window.page, stage, "gold")
+    await window.page.get_by_role("heading", name="You are signed in as gold0000").wait_for()
+    assert window.page.url == f"{stage.people}{API}/sign-in"
+    assert window.policy_complaints() == []
+
+
+async def test_where_a_passkey_is_asked_for_the_page_sets_one_up(world_with_provider: World, stage: Stage, window: Window) -> None:
+    strict = {"name": "strict", "factor_policy": "passkey", "external": ["hospital:staff"]}
+    assert (await world_with_provider.post("/groups", administrator(), json=strict)).status_code == 201
+    await window.has_authenticator()
+    page = window.page
+    await at_the_provider(page, stage)
+    await page.get_by_role("heading", name="Set up your second factor").wait_for()
+    assert not await page.locator("#authenticator").is_visible()
+    await page.get_by_role("button", name="Set up a passkey").click()
+    await page.get_by_text("Your passkey is set up").wait_for()
+    await page.locator("#pending-form").get_by_label("Passkey").check()
+    await page.locator("#pending-form").get_by_role("button").click()
+    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    (row,) = await world_with_provider.sql("SELECT method FROM sessions")
+    assert row.method == "oidc:hospital+passkey"
+    assert window.policy_complaints() == []
 
 
 async def test_were_the_state_cookie_strict_the_browser_would_not_bring_it_back(

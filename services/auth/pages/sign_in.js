@@ -42,24 +42,34 @@ function requestOptions(options) {
   return { ...options, challenge: toBytes(options.challenge), allowCredentials: allowed };
 }
 
+function creationOptions(options) {
+  if (PublicKeyCredential.parseCreationOptionsFromJSON) return PublicKeyCredential.parseCreationOptionsFromJSON(options);
+  const excluded = (options.excludeCredentials ?? []).map((each) => ({ ...each, id: toBytes(each.id) }));
+  const user = { ...options.user, id: toBytes(options.user.id) };
+  return { ...options, challenge: toBytes(options.challenge), user, excludeCredentials: excluded };
+}
+
 function credentialAsJson(credential) {
   if (credential.toJSON) return credential.toJSON();
-  const { authenticatorData, clientDataJSON, signature, userHandle } = credential.response;
-  const response = { authenticatorData: toText(authenticatorData), clientDataJSON: toText(clientDataJSON), signature: toText(signature) };
-  if (userHandle) response.userHandle = toText(userHandle);
+  const response = {};
+  for (const name of ["clientDataJSON", "authenticatorData", "signature", "userHandle", "attestationObject"]) {
+    if (credential.response[name]) response[name] = toText(credential.response[name]);
+  }
   return { id: credential.id, rawId: toText(credential.rawId), type: credential.type, response, clientExtensionResults: {} };
 }
 
-async function passkey() {
+async function withPasskey(work) {
   if (!window.PublicKeyCredential) throw new Error("This browser knows no passkeys.");
-  const { challenge, options } = (await call("POST", "/passkey-challenges", {})).content;
-  let credential;
   try {
-    credential = await navigator.credentials.get({ publicKey: requestOptions(options.publicKey ?? options) });
+    return credentialAsJson(await work());
   } catch {
     throw new Error("No passkey was shown.");
   }
-  return { challenge, credential: credentialAsJson(credential) };
+}
+
+async function passkey() {
+  const { challenge, options } = (await call("POST", "/passkey-challenges", {})).content;
+  return { challenge, credential: await withPasskey(() => navigator.credentials.get({ publicKey: requestOptions(options) })) };
 }
 
 async function factorIn(form) {
@@ -133,12 +143,19 @@ async function signOut() {
 let enrolment = null;
 
 async function enrol(token) {
-  enrolment = token;
-  const factor = (await call("POST", "/factor-enrolments/acceptance", { token })).content;
-  const drawing = new DOMParser().parseFromString(factor.totp_svg, "image/svg+xml").documentElement;
+  const given = (await call("POST", "/factor-enrolments/acceptance", { token })).content;
+  enrolment = { token, ...given };
+  const drawing = new DOMParser().parseFromString(given.totp_svg, "image/svg+xml").documentElement;
   byId("qr").replaceChildren(document.adoptNode(drawing));
-  byId("secret").textContent = factor.totp_secret;
+  byId("secret").textContent = given.totp_secret;
+  byId("authenticator").hidden = given.policy === "passkey";
   show("enrolment");
+}
+
+async function enrolled(shown, sentence) {
+  await call("POST", "/factor-enrolments/confirmation", { token: enrolment.token, ...shown });
+  show(arrived.has("enrolment") ? "pending" : "sign-in");
+  say(sentence);
 }
 
 on("password-form", "submit", async () => {
@@ -148,9 +165,13 @@ on("password-form", "submit", async () => {
 on("passkey", "click", async () => signIn({ passkey: await passkey() }));
 on("pending-form", "submit", async () => signIn({ pending: true, ...(await factorIn(byId("pending-form"))) }));
 on("enrolment-form", "submit", async () => {
-  await call("POST", "/factor-enrolments/confirmation", { token: enrolment, code: byId("enrolment-code").value.replaceAll(" ", "") });
-  show(arrived.has("enrolment") ? "pending" : "sign-in");
-  say("Your second factor is set up. Sign in with the next code that it shows.");
+  const code = byId("enrolment-code").value.replaceAll(" ", "");
+  await enrolled({ code }, "Your second factor is set up. Sign in with the next code that it shows.");
+});
+on("enrolment-passkey", "click", async () => {
+  const { challenge, options } = enrolment.passkey;
+  const credential = await withPasskey(() => navigator.credentials.create({ publicKey: creationOptions(options) }));
+  await enrolled({ passkey: { challenge, credential, name: "passkey" } }, "Your passkey is set up. Sign in with it.");
 });
 on("client-yes", "click", async () => {
   const { port, challenge, state } = client();
