@@ -8,12 +8,13 @@ import asyncio
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from ldap3 import BASE, DEREF_NEVER, NONE, SUBTREE, SYNC, Connection, Server, Tls
 from ldap3.core.exceptions import LDAPException, LDAPInvalidDnError
@@ -92,6 +93,7 @@ class Directory:
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="ldap")
         self._room = settings.threads + WAITING
         self._quiet_until = 0.0
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._attributes = [settings.id_attribute, settings.mail_attribute, *settings.login_attributes, *STATE]
         if settings.group_style == "memberOf":
             self._attributes.append("memberOf")
@@ -105,6 +107,18 @@ class Directory:
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """One try of a name at a time: of many at once, all but the first few find that they have to wait before they are asked about.
+
+        Otherwise a burst would use up the tries after which the directory locks an account.
+        """
+        lock = self._turns.get(name)
+        if lock is None:
+            lock = self._turns[name] = asyncio.Lock()
+        async with lock:
+            yield
 
     async def find(self, login: str) -> list[Entry]:
         """Whoever has this login, at most two: one is somebody, two are nobody. Raises Away."""

@@ -220,6 +220,23 @@ async def test_failures_are_slowed_down_before_the_directory_is_asked(world: Wor
     assert (answer.status_code, reason(answer)) == (429, "slow-down")
 
 
+async def test_a_burst_of_tries_does_not_use_up_those_after_which_the_directory_locks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = world.runtime.extra["tools"].directory
+    binds: list[str] = []
+    check = source._check
+
+    def counted(dn: str, password: str) -> bool:
+        binds.append(dn)
+        return bool(check(dn, password))
+
+    monkeypatch.setattr(source, "_check", counted)
+    answers = await asyncio.gather(*[show(world, "ada", f"wrong {number}") for number in range(20)])
+    assert {answer.status_code for answer in answers} == {401, 429}
+    assert len(binds) <= 7
+
+
 async def test_an_address_of_a_local_account_is_never_linked(world: World) -> None:
     await join(world, "ada@example.org")
     with capture_logs() as logs:

@@ -6,6 +6,7 @@ when the directory is away, whatever is not right is answered with 503.
 """
 
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -30,6 +31,11 @@ class Asked:
 
     user_id: UUID | None = None
     away: bool = False
+
+
+def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
+    """Where there is a directory: one try of a name (from one address) at a time, so that patience comes before each of them."""
+    return tools.directory.turn(name) if tools.directory is not None else nullcontext()
 
 
 async def ask(tools: Tools, known: User | None, name: str, password: str) -> Asked:

@@ -13,7 +13,7 @@ from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, Verdict
 from services.auth.domain.letters import Kind
 from services.auth.models import Session, User
-from services.auth.service import callers, factors, letters, passkeys, passwords, patience, signing
+from services.auth.service import callers, directory, factors, letters, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.tools import About, Tools
@@ -47,6 +47,11 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
     CannotDecide.
     """
     normal = domain.accounts.normal_name(name)
+    async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {normal}"):
+        return await _sign_in(later, tools, normal, password, shown, about)
+
+
+async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, shown: ShownFactor, about: About) -> SignedIn | Problem:
     async with repository.reading(tools.engine) as session:
         known = await repository.accounts.user_named(session, normal)
         now = await repository.clock(session)
