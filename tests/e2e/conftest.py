@@ -10,7 +10,7 @@ from compose.local.suite import Suite
 from tests.e2e.scene import Scene
 
 HERE = Path(__file__).parent
-LONG = {"HORTUS_TOKEN_S": "3600", "HORTUS_IDLE_S": "7200", "HORTUS_STEP_UP_S": "3600"}
+LONG = {"HORTUS_TOKEN_S": "3600", "HORTUS_IDLE_S": "7200", "HORTUS_STEP_UP_S": "3600", "HORTUS_ACTIVITY_S": "1"}
 
 
 @pytest.fixture(scope="package")

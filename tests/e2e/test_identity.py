@@ -37,7 +37,7 @@ class Door:
 
 def cookie(answer: httpx2.Response, name: str) -> str:
     (found,) = [line for line in answer.headers.get_list("set-cookie") if line.startswith(f"{name}=")]
-    assert {"Secure", "HttpOnly", "Path=/", "SameSite=Strict"} <= {part.strip() for part in found.split(";")}
+    assert {"secure", "httponly", "path=/", "samesite=strict"} <= {part.strip().lower() for part in found.split(";")}
     return str(found.split(";")[0].partition("=")[2])
 
 
@@ -84,6 +84,30 @@ def test_a_refresh_token_that_comes_back_late_ends_the_sign_in_at_both_gateways(
         until(lambda door=door: door.get("/users/me", token).status_code == 401, "the session is over at both gateways", 1.0)  # type: ignore[misc]
     owner = doors[0].post("/sessions/refresh", {REFRESH: cookie(third, REFRESH)})
     assert (owner.status_code, owner.headers["hortus-reason"]) == (401, "session-ended")
+
+
+def test_a_session_that_nobody_uses_ends_at_both_gateways_and_one_in_use_goes_on(doubled: Scene, doors: list[Door]) -> None:
+    person = doubled.invite()
+    used, unused = (signs_in(person, door) for door in doors)
+    sessions = {answer.json()["session_id"]: answer.json()["access_token"] for answer in (used, unused)}
+    idle = int(doubled.suite.settings["HORTUS_IDLE_S"])
+    names = ", ".join(f"'{session_id}'" for session_id in sessions)
+    nearly = f"UPDATE sessions SET last_used_at = now() - interval '{idle - 5} seconds' WHERE session_id IN ({names});"
+    doubled.suite.postgres.run_sql(nearly, "auth")
+    first, second = sessions.values()
+
+    def unused_is_refused() -> bool:
+        assert [door.get("/users/me", first).status_code for door in doors] == [200, 200]
+        ended = f"SELECT ended_because FROM sessions WHERE session_id = '{unused.json()['session_id']}';"
+        return doubled.suite.postgres.run_sql(ended, "auth").strip() == "idle"
+
+    until(unused_is_refused, "the session that nobody uses has ended", 60)
+    for door in doors:
+        until(lambda door=door: door.get("/users/me", second).status_code == 401, "its access token is refused", 1.0)  # type: ignore[misc]
+        refused = door.post("/sessions/refresh", {REFRESH: cookie(unused, REFRESH)})
+        assert (refused.status_code, refused.headers["hortus-reason"]) == (401, "session-ended")
+        assert door.get("/users/me", first).status_code == 200
+    assert doors[0].post("/sessions/refresh", {REFRESH: cookie(used, REFRESH)}).status_code == 200
 
 
 def test_a_guessed_refresh_token_ends_nothing(doubled: Scene, doors: list[Door]) -> None:
