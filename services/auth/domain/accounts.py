@@ -260,7 +260,7 @@ def _next_status(user: User, wanted: UserStatus | None) -> UserStatus:
         return wanted
     if now is UserStatus.INVITED:
         raise NotConfirmedYet
-    return UserStatus.INVITED if user.source == LOCAL and user.confirmed_at is None else UserStatus.ACTIVE
+    return UserStatus.INVITED if user.confirmed_at is None else UserStatus.ACTIVE
 
 
 def demand_active(user: User) -> None:

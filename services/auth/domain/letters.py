@@ -44,7 +44,7 @@ _TEXTS = {
         (
             "You were invited to Hortus with the username {username}.\n\n"
             "Choose your password and set up your second factor with this link. It works once, for 24 hours:\n\n{origin}/setup#{token}\n\n"
-            "On a command line, `hortus setup` asks for it.\n\n"
+            "On a command line, `hortus accept` asks for it.\n\n"
             "If you did not expect this, do nothing: without you the account never becomes active."
         ),
     ),
@@ -53,7 +53,7 @@ _TEXTS = {
         (
             "Somebody asked for a new password for your account {username}.\n\n"
             "Choose it with this link. It works once, for {hours} h, and your second factor stays as it is:\n\n"
-            "{origin}/password-reset#{token}\n\n"
+            "{origin}/password-reset#{token}\n\nOn a command line, `hortus password reset` asks for it.\n\n"
             "If you did not ask for this, do nothing: your password stays as it is. If it happens again, tell an administrator."
         ),
     ),
@@ -62,6 +62,7 @@ _TEXTS = {
         (
             "An administrator removed the second factors of your account {username} and ended its sessions.\n\n"
             "Set up a new second factor with this link. It works once, for {hours} h:\n\n{origin}/factor-enrolment#{token}\n\n"
+            "On a command line, `hortus factors enrol` asks for it.\n\n"
             "If you did not ask an administrator for this, do not use the link, and tell another administrator at once."
         ),
     ),
