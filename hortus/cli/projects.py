@@ -123,8 +123,11 @@ def remove_member(user: User, project: ProjectOption) -> None:
     with signed_in() as client:
         project = project_id(client, project)
         member = client.members.find(project, user)
-        client.members.remove(project, member["user_id"])
-    show.say(f"{member['username']} is no member any more.")
+        left = client.members.remove(project, member["user_id"])
+    if left is None:
+        show.say(f"{member['username']} is no member any more.")
+    else:
+        show.say(f"{left['username']} has no role of their own any more, and is {left['role']} by the group {left.get('by_group')}.")
 
 
 @certificate.command("create")

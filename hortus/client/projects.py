@@ -84,9 +84,12 @@ class Members:
         given = {name: value for name, value in body.items() if value is not None or (name == "ends_at" and open_end)}
         return cast("Member", self._wire.call("PATCH", f"/projects/{project_id}/members/{user_id}", given, version=version))
 
-    def remove(self, project_id: str, user_id: str) -> None:
-        """Take the role away; when this returns it is in force at the gateway, or about to be (202)."""
-        self._wire.call("DELETE", f"/projects/{project_id}/members/{user_id}")
+    def remove(self, project_id: str, user_id: str) -> Member | None:
+        """Take the person's own role away; when this returns it is in force at the gateway, or about to be (202).
+
+        What remains is given back where a group gives them a role as well.
+        """
+        return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/{user_id}"))
 
 
 class Certificates:

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from uuid_utils.compat import uuid7
 
-from contracts.events import Fact, Session, User, UserStatus
+from contracts.events import Fact, Membership, Session, User, UserStatus
 from services.auth import domain
 from services.auth.app import follow
 from services.auth.directory import Away, Directory
@@ -30,6 +31,7 @@ from services.auth.settings import BadDirectoryFile, DirectorySettings, read_dir
 from tests.auth import slapd as openldap
 from tests.auth.people import Account, invite, join
 from tests.auth.slapd import GROUPS, LOOKING, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, group, person
+from tests.projects.people import found
 from tests.world import World, Worlds, administrator, reason
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -410,6 +412,29 @@ async def test_who_is_taken_out_of_a_group_loses_its_roles_with_the_next_sync(wo
     assert sorted(people(await world.said())) == [("active", [], []), ("active", ["admins"], ["administrator"])]
     await sync(world)
     assert await world.said() == []
+
+
+async def test_who_is_taken_out_of_a_group_of_the_directory_is_out_of_the_projects_it_has_a_role_in(
+    world: World, worlds: Worlds, slapd: Slapd
+) -> None:
+    projects = await worlds.open("projects")
+    study = await found(projects, ada=uuid7())
+    given = await projects.post(f"{study.path}/group-roles", study.owner, json={"group": "staff", "role": "data_scientist"})
+    assert given.status_code == 201
+    await make_group(world, "staff", group("staff"))
+    ada = await enrol(world)
+    await enrol(world, "bob")
+    await projects.hear(*[fact for fact in await world.said() if isinstance(fact, User)])
+    assert [(fact.user_id, fact.role) for fact in await projects.said() if isinstance(fact, Membership)] == [
+        (ada.user_id, "data_scientist")
+    ]
+    assert (await projects.get(study.path, study.as_scientist(ada.user_id))).status_code == 200
+    with slapd.root() as root:
+        root.modify(group("staff"), {"member": [(ldap3.MODIFY_REPLACE, [person("eve")])]})
+    await sync(world)
+    await projects.hear(*[fact for fact in await world.said() if isinstance(fact, User)])
+    assert [(fact.user_id, fact.role) for fact in await projects.said() if isinstance(fact, Membership)] == [(ada.user_id, None)]
+    assert (await projects.get(study.path, study.as_scientist(ada.user_id))).status_code == 404
 
 
 async def test_the_background_work_follows_the_directory_by_itself(worlds: Worlds, settings: dict[str, Any], slapd: Slapd) -> None:
