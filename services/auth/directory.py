@@ -156,7 +156,9 @@ class Directory:
         self._room -= 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        except (LDAPException, OSError) as error:
+        except Away:
+            raise
+        except Exception as error:  # whatever the library trips over in an answer
             raise Away(type(error).__name__) from error
         finally:
             self._room += 1

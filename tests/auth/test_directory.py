@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import ssl
 import statistics
 import time
 from collections.abc import Iterator
@@ -358,6 +359,22 @@ async def test_a_server_without_tls_or_without_an_answer_gets_no_password(slapd:
         began = time.monotonic()
         assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{dead}"], timeout_s=1)
         assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"\x00" * 64, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x00\x04\x00\x04\x01\xff"]
+)
+async def test_a_server_that_answers_anything_else_is_away(slapd: Slapd, tmp_path: Path, said: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(said)
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(slapd.folder / "server.pem", slapd.folder / "server.key")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{port}"], timeout_s=1)
 
 
 async def test_another_server_is_asked_when_the_first_does_not_answer(slapd: Slapd, tmp_path: Path) -> None:

@@ -175,6 +175,15 @@ async def test_nobody_and_no_group_are_not_found(world: World) -> None:
     assert (await world.get(f"/groups/{uuid4()}/members", administrator())).status_code == 404
 
 
+async def test_somebody_who_left_is_put_into_no_group(world: World) -> None:
+    ada = await join(world)
+    group = await make(world)
+    answer = await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "deactivated"}, version=2)
+    assert answer.status_code == 200, answer.text
+    answer = await world.put(f"/groups/{group['group_id']}/members/{ada.user_id}", administrator())
+    assert (answer.status_code, reason(answer)) == (409, "has-left")
+
+
 async def test_a_role_that_a_group_loses_or_gets_reaches_everybody_in_it_in_one_transaction(world: World) -> None:
     people = [await join(world, f"p{number}@example.org") for number in range(3)]
     group = await make(world)

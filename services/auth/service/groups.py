@@ -6,6 +6,7 @@ from uuid import UUID
 from chassis.errors import NotFound
 from chassis.guard import expect
 from chassis.outbox import UnitOfWork
+from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain, repository
 from services.auth.models import Group, User
@@ -68,12 +69,14 @@ async def list_members(uow: UnitOfWork, group_id: UUID, after: UUID | None, limi
 
 
 async def add_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
-    """Put somebody into a group; who is in it already stays. Raises NotFound, FactorTooOld, TooManyMembers."""
+    """Put somebody into a group; who is in it already stays. Raises NotFound, FactorTooOld, HasLeft, TooManyMembers."""
     group = await _locked(uow, group_id)
     domain.groups.demand_fresh_factor_to_join(group, fresh=uow.actor.factor_fresh)
     people, administrators = await repository.groups.lock_people(uow.session, [user_id])
     if user_id not in people:
         raise NotFound
+    if people[user_id].status == UserStatus.DEACTIVATED:
+        raise domain.accounts.HasLeft
     there = await repository.groups.member_ids(uow.session, group_id)
     if user_id not in there:
         domain.groups.demand_room(len(there))
