@@ -61,7 +61,7 @@ async def accept(world: World, token: str, password: str = NEW) -> httpx2.Respon
 
 @pytest.mark.parametrize(
     "password",
-    ["aaaaaaaaaaaaaaaa", "password12345", "qwertyuiop123", "Hortus2026!!", "ada00000ada0", "ada@example.org", "abcdefghijkl", "1" * 128],
+    ["aaaaaaaaaaaaaaaa", "password12345", "qwertyuiop123", "Hortus123456", "ada00000ada0", "ada@example.org", "abcdefghijkl", "1" * 128],
 )
 async def test_a_password_that_is_easy_to_guess_is_refused_with_a_sentence_that_does_not_hold_it(world: World, password: str) -> None:
     token = (await invite(world, "ada@example.org")).json()["invitation"]
