@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 
-import pytest
-
 from services.auth import domain
 from tests.auth.factors import letters, recovery_codes, sign_in
 from tests.auth.people import join
@@ -98,10 +96,10 @@ async def test_making_codes_needs_a_fresh_factor(world: World) -> None:
     assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
 
 
-@pytest.mark.parametrize("code", ["", "AAAAA", "AAAAA-AAAA1", "AAAAAA-AAAA", "AAAAA--AAAAA", "AAAAA-AAAAA\n"])
-async def test_what_is_no_recovery_code_is_no_request(world: World, code: str) -> None:
+async def test_what_is_no_recovery_code_is_no_request(world: World) -> None:
     ada = await join(world)
-    assert (await sign_in(ada, recovery_code=code)).status_code == 422
+    for code in ("", "AAAAA", "AAAAA-AAAA1", "AAAAAA-AAAA", "AAAAA--AAAAA", "AAAAA-AAAAA\n"):
+        assert (await sign_in(ada, recovery_code=code)).status_code == 422
 
 
 def test_a_code_holds_fifty_bits() -> None:
