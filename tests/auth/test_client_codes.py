@@ -65,6 +65,18 @@ async def test_the_client_gets_a_session_of_its_own_and_the_browsers_ends(world:
     assert [tuple(row) for row in rows] == [("password+totp", rows[0].client, "handed-over"), ("password+totp", "hortus/0.1", None)]
 
 
+async def test_what_an_identity_provider_vouched_for_stays_so_and_ends_when_it_says(world: World) -> None:
+    ada = await join(world)
+    browser = await browser_of(ada)
+    sealed = world.runtime.extra["tools"].vault.seal_id_token("an id_token", UUID(browser["session_id"]))
+    await world.sql("UPDATE sessions SET provider = 'hospital', provider_session = 's1', id_token_sealed = :sealed", sealed=sealed)
+    verifier, challenge = verifier_and_challenge()
+    answer = await redeem(world, await code_for(world, ada, browser, challenge), verifier)
+    (row,) = await world.sql("SELECT session_id, provider, provider_session, id_token_sealed FROM sessions WHERE ended_at IS NULL")
+    assert (str(row.session_id), row.provider, row.provider_session) == (answer.json()["session_id"], "hospital", "s1")
+    assert world.runtime.extra["tools"].vault.open_id_token(row.id_token_sealed, row.session_id) == "an id_token"
+
+
 async def test_a_code_is_kept_as_a_hash_and_said_to_nobody(world: World) -> None:
     ada = await join(world)
     _, challenge = verifier_and_challenge()

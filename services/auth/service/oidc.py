@@ -58,7 +58,7 @@ def _problem(at: str, error: Exception) -> Problem:
     return domain.oidc.ProviderAway(retry_after=5) if isinstance(error, provider.Away) else domain.oidc.ProviderNotBelieved()
 
 
-async def begin(tools: Tools, name: str, to: str | None) -> Begun:
+async def start(tools: Tools, name: str, to: str | None) -> Begun:
     """Send a browser to a provider, with a state, a nonce and a challenge of its own. Raises UnknownProvider, ProviderAway."""
     asked = domain.oidc.known(tools.providers, name)
     async with repository.reading(tools.engine) as session:
