@@ -167,7 +167,10 @@ async def _problem(_request: Request, error: Exception) -> Response:
 async def _invalid(_request: Request, error: Exception) -> Response:
     found: list[dict[str, object]] = []
     if isinstance(error, RequestValidationError):
-        found = [{"at": ".".join(str(part) for part in each["loc"]), "problem": each["msg"]} for each in error.errors()[:20]]
+        found = [
+            {"at": ".".join(str(part) for part in each["loc"]), "problem": each["msg"].removeprefix("Value error, ")}
+            for each in error.errors()[:20]
+        ]
     first = f"{found[0]['at']}: {found[0]['problem']}." if found else ""
     return problem_response(Unprocessable(first, errors=found))
 

@@ -25,7 +25,10 @@ def code(said: str = "Code", *, needed: bool = True) -> str:
     """A one-time code: typed, or one line of standard input. Empty only where it is not ``needed``."""
     if terminal():
         return str(typer.prompt(said, err=True, default=None if needed else "", show_default=False)).strip()
-    return sys.stdin.readline().strip()
+    given = sys.stdin.readline().strip()
+    if needed and not given:
+        raise HortusError("No code came on standard input.")
+    return given
 
 
 def password(file: Path | None, *, said: str = "Password", variable: str = "HORTUS_PASSWORD", confirm: bool = False) -> str:

@@ -158,7 +158,7 @@ def list_signing_keys(machine: Json = False) -> None:
 
 @signing_keys.command("rotate")
 def rotate_signing_key(machine: Json = False) -> None:
-    """Sign with a new key from now on; nobody is signed out."""
+    """Make a new key, which signs as soon as every part knows it; nobody is signed out."""
     with signed_in() as client:
         show.one(client.signing_keys.rotate(), SIGNING_KEY, machine=machine)
 

@@ -25,6 +25,7 @@ def drawn(svg: str) -> Text | None:
             upper, lower = ((left + x, top + row) in dark for row in (y, y + 1))
             picture.append("█" if upper and lower else "▀" if upper else "▄" if lower else " ")
         picture.append("\n")
+    picture.right_crop(1)
     return picture
 
 

@@ -1,5 +1,6 @@
 """What is printed: tables for people, JSON for machines; results on standard output, everything else on standard error."""
 
+import contextlib
 import json
 import re
 import sys
@@ -41,8 +42,8 @@ def say(sentence: str) -> None:
 
 
 def moment(at: str) -> str:
-    """A time of the server by this machine's clock and zone, to the minute."""
-    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")
+    """A time of the server by this machine's clock and zone."""
+    return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def span(passed: timedelta) -> str:
@@ -62,7 +63,7 @@ def rows(items: Iterable[Mapping[str, Any]], columns: Sequence[str], *, machine:
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for item in items:
-        table.add_row(*(Text(plain(item.get(column))) for column in columns))
+        table.add_row(*(_cell(item, column) for column in columns))
     out.print(table)
 
 
@@ -75,8 +76,16 @@ def one(item: Mapping[str, Any], columns: Sequence[str], *, machine: bool) -> No
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for column in columns:
-        grid.add_row(column.replace("_", " "), Text(plain(item.get(column))))
+        grid.add_row(column.replace("_", " "), _cell(item, column))
     out.print(grid)
+
+
+def _cell(item: Mapping[str, Any], column: str) -> Text:
+    value = item.get(column)
+    if column.endswith("_at") and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = moment(value)
+    return Text(plain(value))
 
 
 def bar() -> Progress:
