@@ -91,40 +91,38 @@ async def test_with_everything_right_the_same_provider_signs_in(world: World, br
 NOW = int(time.time())
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"iss": "https://evil.example.org"},
-        {"iss": None},
-        {"aud": "another client"},
-        {"aud": [CLIENT_ID, "another client"]},
-        {"aud": None},
-        {"azp": "another client"},
-        {"exp": NOW - 3600},
-        {"exp": None},
-        {"exp": "tomorrow"},
-        {"iat": NOW + 3600},
-        {"iat": NOW - 7200},
-        {"iat": None},
-        {"iat": True},
-        {"nbf": NOW + 3600},
-        {"nonce": "another nonce"},
-        {"nonce": None},
-        {"nonce": 5},
-        {"sub": None},
-        {"sub": ""},
-        {"sub": "x" * 256},
-        {"sub": "a\x00b"},
-        {"sub": 5},
-        {"at_hash": half_hash("another token")},
-        {"sid": 5},
-    ],
-    ids=str,
-)
-async def test_a_claim_that_does_not_hold_signs_nobody_in(
-    world: World, browser: Browser, fake: FakeProvider, claims: dict[str, Any]
-) -> None:
-    await refused(world, await sign_in_with(browser, fake, **claims))
+WRONG_CLAIMS: list[dict[str, Any]] = [
+    {"iss": "https://evil.example.org"},
+    {"iss": None},
+    {"aud": "another client"},
+    {"aud": [CLIENT_ID, "another client"]},
+    {"aud": None},
+    {"azp": "another client"},
+    {"exp": NOW - 3600},
+    {"exp": None},
+    {"exp": "tomorrow"},
+    {"iat": NOW + 3600},
+    {"iat": NOW - 7200},
+    {"iat": None},
+    {"iat": True},
+    {"nbf": NOW + 3600},
+    {"nonce": "another nonce"},
+    {"nonce": None},
+    {"nonce": 5},
+    {"sub": None},
+    {"sub": ""},
+    {"sub": "x" * 256},
+    {"sub": "a\x00b"},
+    {"sub": 5},
+    {"at_hash": half_hash("another token")},
+    {"sid": 5},
+]
+
+
+async def test_a_claim_that_does_not_hold_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider) -> None:
+    for claims in WRONG_CLAIMS:
+        print(claims)
+        await refused(world, await sign_in_with(browser, fake, **claims))
 
 
 async def test_a_signature_of_another_key_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider) -> None:
@@ -164,11 +162,11 @@ async def test_a_key_name_that_nobody_has_makes_us_ask_once_and_not_again_and_ag
     assert fake.asks("/.well-known/openid-configuration") == 1
 
 
-@pytest.mark.parametrize("token", ["", "x", "a.b.c", "a.b", "a.b.c.d.e", "." * 70_000, 5, None])
-async def test_what_is_no_token_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider, token: object) -> None:
-    asked = await asked_of(browser)
-    fake.answers["/token"] = lambda _: (200, {"id_token": token, "access_token": ACCESS})
-    await refused(world, await come_back(browser, asked["state"]))
+async def test_what_is_no_token_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider) -> None:
+    for token in ("", "x", "a.b.c", "a.b", "a.b.c.d.e", "." * 70_000, 5, None):
+        asked = await asked_of(browser)
+        fake.answers["/token"] = lambda _, token=token: (200, {"id_token": token, "access_token": ACCESS})  # type: ignore[misc]
+        await refused(world, await come_back(browser, asked["state"]))
 
 
 async def test_userinfo_of_somebody_else_signs_nobody_in(world: World, browser: Browser, fake: FakeProvider) -> None:
@@ -262,30 +260,27 @@ async def test_answers_that_fail_are_counted_by_where_they_come_from(world: Worl
 # Back-channel logout
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"nonce": "any"},
-        {"events": None},
-        {"events": {}},
-        {"events": {"http://schemas.openid.net/event/backchannel-logout": True}},
-        {"jti": None},
-        {"sub": None},
-        {"aud": "another client"},
-        {"iss": "https://evil.example.org"},
-        {"iat": NOW - 7200},
-        {"exp": NOW - 3600},
-        {"sid": ""},
-    ],
-    ids=str,
-)
-async def test_a_logout_token_that_does_not_hold_ends_nothing(
-    world: World, browser: Browser, fake: FakeProvider, claims: dict[str, Any]
-) -> None:
-    token = fake.sign(fake.claims(**{"events": LOGOUT, "jti": "j1", **claims}))
-    answer = await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
-    assert (answer.status_code, reason(answer)) == (400, "bad-logout-token")
-    assert await world.said() == []
+WRONG_LOGOUT: list[dict[str, Any]] = [
+    {"nonce": "any"},
+    {"events": None},
+    {"events": {}},
+    {"events": {"http://schemas.openid.net/event/backchannel-logout": True}},
+    {"jti": None},
+    {"sub": None},
+    {"aud": "another client"},
+    {"iss": "https://evil.example.org"},
+    {"iat": NOW - 7200},
+    {"exp": NOW - 3600},
+    {"sid": ""},
+]
+
+
+async def test_a_logout_token_that_does_not_hold_ends_nothing(world: World, browser: Browser, fake: FakeProvider) -> None:
+    for claims in WRONG_LOGOUT:
+        token = fake.sign(fake.claims(**{"events": LOGOUT, "jti": "j1", **claims}))
+        answer = await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
+        assert (answer.status_code, reason(answer)) == (400, "bad-logout-token"), claims
+        assert await world.said() == []
 
 
 async def test_a_logout_token_counts_once_and_needs_no_session_to_end(world: World, browser: Browser, fake: FakeProvider) -> None:
@@ -295,10 +290,10 @@ async def test_a_logout_token_counts_once_and_needs_no_session_to_end(world: Wor
     assert (again.status_code, reason(again)) == (400, "bad-logout-token")
 
 
-@pytest.mark.parametrize("body", [b"", b"logout_token=", b"logout_token=a&logout_token=b", b"\xff\xfe", b"other=1"])
-async def test_a_form_without_one_logout_token_is_refused(world: World, browser: Browser, body: bytes) -> None:
-    answer = await browser.client.post("/api/v1/oidc/hospital/logout", content=body)
-    assert (answer.status_code, reason(answer)) == (400, "bad-logout-token")
+async def test_a_form_without_one_logout_token_is_refused(world: World, browser: Browser) -> None:
+    for body in (b"", b"logout_token=", b"logout_token=a&logout_token=b", b"\xff\xfe", b"other=1"):
+        answer = await browser.client.post("/api/v1/oidc/hospital/logout", content=body)
+        assert (answer.status_code, reason(answer)) == (400, "bad-logout-token"), body
 
 
 # The file
@@ -342,7 +337,7 @@ def test_two_providers_of_one_name_and_an_empty_secret_stop_the_service_too(tmp_
 
 async def test_the_file_may_be_toml_as_in_the_documentation(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/architecture.md").read_text()
-    example = text.split("```toml\n")[1].split("```")[0]
+    example = text.split("```toml\n[[provider]]")[1].split("```")[0]
     (tmp_path / "secret").write_text("x")
     file = tmp_path / "providers.toml"
     file.write_text(
