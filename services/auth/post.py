@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from services.auth.settings import AuthSettings
 
-SECONDS = 15.0
+SECONDS = 10.0
 SUBMISSION_PORT = 587
 SUBMISSIONS_PORT = 465
 PERMANENT = 500

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pyotp
 import pytest
 
-from contracts.events import Session, User, UserStatus
+from contracts.events import ApiKey, Session, User, UserStatus
 from services.auth import recover
 from services.auth.app import set_up
 from tests.auth.people import PASSWORD, Account, begin, join, refresh
@@ -103,6 +104,15 @@ async def test_without_its_settings_the_command_names_them(monkeypatch: pytest.M
         monkeypatch.delenv(name, raising=False)
     assert recover.main(["ada00000"]) == 1
     assert capsys.readouterr().err == "Set as for auth: HORTUS_DATABASE_URL, HORTUS_MASTER_KEY_FILE\n"
+
+
+async def test_a_recovered_accounts_keys_end(world: World, run: Run) -> None:
+    ada = await join(world, roles=["administrator"])
+    expires = (await world.now() + timedelta(days=1)).isoformat()
+    await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
+    await world.said()
+    assert (await run(ada.username)).returncode == 0
+    assert [fact.live for fact in await world.said() if isinstance(fact, ApiKey)] == [False]
 
 
 async def test_a_blocked_administrator_is_recovered_and_what_they_had_is_gone(world: World, run: Run) -> None:

@@ -184,7 +184,7 @@ async def _forget(uow: UnitOfWork, user_id: UUID) -> None:
 async def recover(uow: UnitOfWork, tools: Tools, name: str, *, make_administrator: bool) -> tuple[User, str]:
     """Give an administrator who cannot sign in a new invitation; the account and its one-time token.
 
-    What the account signed in with is erased, its sessions end, and the other administrators are told by letter.
+    What the account signed in with is erased, its sessions and API keys end, and the other administrators are told by letter.
     Raises NotFound, PasswordIsElsewhere, NoAdministrator.
     """
     known = await repository.accounts.user_named(uow.session, domain.accounts.normal_name(name))
@@ -195,6 +195,7 @@ async def recover(uow: UnitOfWork, tools: Tools, name: str, *, make_administrato
     domain.accounts.recover(user, groups, make_administrator=make_administrator)
     uow.emit(domain.accounts.user_fact(user))
     await sessions.end_all(uow, user.user_id, "recovered")
+    await keys.end_all(uow, user.user_id)
     await repository.accounts.forget_ways_in(uow.session, user.user_id)
     token = vault.new_token()
     uow.session.add(domain.accounts.invite_anew(user, None, vault.token_hash(token), uow.now))
