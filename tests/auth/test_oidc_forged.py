@@ -341,7 +341,8 @@ async def test_the_file_may_be_toml_as_in_the_documentation(tmp_path: Path) -> N
     (tmp_path / "secret").write_text("x")
     file = tmp_path / "providers.toml"
     file.write_text(
-        example.replace("/etc/hortus/hospital.secret", str(tmp_path / "secret")).replace('trust = "/etc/hortus/hospital-ca.pem"', "")
+        "[[provider]]"
+        + example.replace("/etc/hortus/hospital.secret", str(tmp_path / "secret")).replace('trust = "/etc/hortus/hospital-ca.pem"', "")
     )
     found = read_file(file)
     assert [each.config.name for each in found.values()] == ["hospital"]

@@ -3,16 +3,21 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.auth.models import Session, User
 
 
+def _is(provider: str, subject: str) -> ColumnElement[bool]:
+    """The account of a provider's subject; a directory may have the provider's name."""
+    return (col(User.source) == "oidc") & (col(User.provider) == provider) & (col(User.external_id) == subject)
+
+
 async def user_of(session: AsyncSession, provider: str, subject: str) -> User | None:
     """The account of a provider's subject, locked."""
-    query = select(User).where(col(User.source) == "oidc", col(User.provider) == provider, col(User.external_id) == subject)
+    query = select(User).where(_is(provider, subject))
     return (await session.execute(query.with_for_update().execution_options(populate_existing=True))).scalar_one_or_none()
 
 
@@ -24,7 +29,7 @@ async def sessions_of(
     if provider_session is not None:
         query = query.where(col(Session.provider_session) == provider_session)
     if subject is not None:
-        people = select(col(User.user_id)).where(col(User.provider) == provider, col(User.external_id) == subject)
+        people = select(col(User.user_id)).where(_is(provider, subject))
         query = query.where(col(Session.user_id).in_(people))
     return list((await session.execute(query.order_by(col(Session.session_id)).with_for_update())).scalars())
 
