@@ -47,7 +47,7 @@ class User(Table, table=True):
 class Group(Table, table=True):
     """Some people: what they are for the installation, how strong their second factor has to be, and their names in directories.
 
-    ``factor_policy``: optional, required, passkey, or None where the group has no say. ``external``: DNs and claim values, in
+    ``factor_policy``: optional, required, passkey, or None where the group has no say. ``external``: DNs and ``provider:value`` of claims, in
     the form in which they are compared.
     """
 

@@ -26,7 +26,7 @@ Externals = Annotated[frozenset[External], Field(max_length=MOST_NAMES)]
 
 
 class NewGroup(Request):
-    """A group to make; ``external`` are its names in directories: DNs, or values of a provider's group claim."""
+    """A group to make; ``external`` are its names in directories: DNs, or values of an identity provider's claim as ``provider:value``."""
 
     name: GroupName
     factor_policy: Policy | None = None
