@@ -90,7 +90,12 @@ def wishing(source: str) -> tuple[Bucket, ...]:
 
 def demand(attempts: Iterable[Attempts], now: datetime) -> None:
     """Refuse while one of the counts has to wait. Raises SlowDown with the seconds that are left."""
-    left = max(((each.next_at - now).total_seconds() for each in attempts), default=0.0)
+    demand_until(max((each.next_at for each in attempts), default=None), now)
+
+
+def demand_until(next_at: datetime | None, now: datetime) -> None:
+    """Refuse before ``next_at``. Raises SlowDown with the seconds that are left."""
+    left = (next_at - now).total_seconds() if next_at is not None else 0.0
     if left > 0:
         raise SlowDown(retry_after=max(1, int(left + 0.999)))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, or_, select, text
+from sqlalchemy import bindparam, delete, exists, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -37,18 +37,27 @@ async def lock_names(session: AsyncSession) -> None:
     await session.execute(text(f"SELECT pg_advisory_xact_lock({NAMES_LOCK})"))
 
 
+_USER = select(User).where(col(User.user_id) == bindparam("user_id"))
+_USER_LOCKED = _USER.with_for_update().execution_options(populate_existing=True)
+_NAMED = or_(col(User.username) == bindparam("name"), col(User.email) == bindparam("name"))
+_NOW = select(func.clock_timestamp().label("now")).subquery()
+_NAMED_AND_CLOCK = select(User, _NOW.c.now).select_from(_NOW).outerjoin(User, _NAMED)
+
+
 async def user(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> User | None:
     """An account by its id."""
-    query = select(User).where(col(User.user_id) == user_id)
-    if lock:
-        query = query.with_for_update().execution_options(populate_existing=True)
-    return (await session.execute(query)).scalar_one_or_none()
+    return (await session.execute(_USER_LOCKED if lock else _USER, {"user_id": user_id})).scalar_one_or_none()
 
 
 async def user_named(session: AsyncSession, name: str) -> User | None:
     """An account by its username or its address, both in their normal form."""
-    query = select(User).where(or_(col(User.username) == name, col(User.email) == name))
-    return (await session.execute(query)).scalar_one_or_none()
+    return (await session.execute(select(User).where(_NAMED), {"name": name})).scalar_one_or_none()
+
+
+async def user_named_and_clock(session: AsyncSession, name: str) -> tuple[User | None, datetime]:
+    """The same, and the database's clock, in one statement."""
+    row = (await session.execute(_NAMED_AND_CLOCK, {"name": name})).one()
+    return row[0], row[1]
 
 
 async def user_with_email(session: AsyncSession, email: str) -> User | None:

@@ -4,28 +4,45 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.auth.models import Credential, Group, GroupMember, Passkey, RecoveryCode
 
+_WHO = bindparam("user_id")
+_CREDENTIAL = select(Credential).where(col(Credential.user_id) == _WHO)
+_CREDENTIAL_LOCKED = _CREDENTIAL.with_for_update().execution_options(populate_existing=True)
+_PASSWORD_HASH = select(col(Credential.password_hash)).where(col(Credential.user_id) == _WHO)
+_MINE = select(col(GroupMember.group_id)).where(col(GroupMember.user_id) == _WHO)
+_STANDING = select(
+    select(func.array_agg(col(Group.factor_policy)))
+    .where(col(Group.group_id).in_(_MINE), col(Group.factor_policy).is_not(None))
+    .scalar_subquery(),
+    exists().where(col(Credential.user_id) == _WHO, col(Credential.totp_sealed).is_not(None)),
+    select(func.count()).where(col(Passkey.user_id) == _WHO).scalar_subquery(),
+)
+
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
-    """What an account signs in with."""
-    query = select(Credential).where(col(Credential.user_id) == user_id)
-    if lock:
-        query = query.with_for_update().execution_options(populate_existing=True)
-    return (await session.execute(query)).scalar_one_or_none()
+    """What an account signs in with. What this transaction has locked is not asked for again."""
+    held: dict[UUID, Credential | None] = session.info.setdefault("locked_credentials", {})
+    if user_id not in held:
+        found = (await session.execute(_CREDENTIAL_LOCKED if lock else _CREDENTIAL, {"user_id": user_id})).scalar_one_or_none()
+        if not lock or found is None:
+            return found
+        held[user_id] = found
+    return held[user_id]
+
+
+async def password_hash(session: AsyncSession, user_id: UUID) -> str | None:
+    """The hash that an account's password is compared with."""
+    return (await session.execute(_PASSWORD_HASH, {"user_id": user_id})).scalar_one_or_none()
 
 
 async def standing(session: AsyncSession, user_id: UUID) -> tuple[list[str], bool, int]:
     """What the groups of somebody ask for, where they have a say, whether they have an authenticator, and how many passkeys."""
-    mine = select(col(GroupMember.group_id)).where(col(GroupMember.user_id) == user_id)
-    policies = select(func.array_agg(col(Group.factor_policy))).where(col(Group.group_id).in_(mine), col(Group.factor_policy).is_not(None))
-    totp = exists().where(col(Credential.user_id) == user_id, col(Credential.totp_sealed).is_not(None))
-    passkeys = select(func.count()).where(col(Passkey.user_id) == user_id)
-    row = (await session.execute(select(policies.scalar_subquery(), totp, passkeys.scalar_subquery()))).one()
+    row = (await session.execute(_STANDING, {"user_id": user_id})).one()
     return list(row[0] or ()), row[1], row[2]
 
 

@@ -12,8 +12,8 @@ Engine = AsyncEngine
 
 @contextlib.asynccontextmanager
 async def reading(engine: Engine) -> AsyncIterator[AsyncSession]:
-    """A short look at the database before slow work; it holds no connection afterwards."""
-    async with AsyncSession(engine, expire_on_commit=False) as session:
+    """A short look at the database before slow work; it holds no connection afterwards. Each statement is a transaction of its own."""
+    async with AsyncSession(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False) as session:
         yield session
 
 

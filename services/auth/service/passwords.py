@@ -36,8 +36,7 @@ async def check(tools: Tools, user: User | None, password: str, source: str = ""
     """
     user_id = user.user_id if user else domain.accounts.NO_ONE
     async with repository.reading(tools.engine) as session:
-        credential = await repository.factors.credential(session, user_id)
-    stored = credential.password_hash if credential else None
+        stored = await repository.factors.password_hash(session, user_id)
     right, rehashed = await tools.passwords.check(password, stored, domain.patience.source_prefix(source))
     return Checked(right, user_id, stored, rehashed)
 

@@ -66,14 +66,13 @@ async def look(tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
     """Refuse at once, before slow work, who has to wait. Raises SlowDown."""
     watched = {tools.vault.blind(bucket.name): bucket for bucket in buckets}
     async with repository.reading(tools.engine) as session:
-        domain.patience.demand(await repository.patience.attempts(session, watched), await repository.clock(session))
+        domain.patience.demand_until(*await repository.patience.next_try(session, watched))
     return watched
 
 
 async def take(uow: UnitOfWork, watched: Watched) -> Turn:
     """Lock the counts, across all replicas, before anything else is locked. Raises SlowDown."""
-    attempts = await repository.patience.lock_attempts(uow.session, watched)
-    now = await repository.clock(uow.session)
+    attempts, now = await repository.patience.lock_attempts(uow.session, watched)
     domain.patience.demand(attempts.values(), now)
     return Turn(uow, tuple((bucket, attempts[name]) for name, bucket in watched.items()), now)
 

@@ -53,8 +53,7 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
 
 async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, shown: ShownFactor, about: About) -> SignedIn | Problem:
     async with repository.reading(tools.engine) as session:
-        known = await repository.accounts.user_named(session, normal)
-        now = await repository.clock(session)
+        known, now = await repository.accounts.user_named_and_clock(session, normal)
     watched = await patience.look(tools, patience.sign_in(tools, about, normal, known, now))
     checked = await passwords.check_anywhere(tools, known, normal, password, about.source)
 
