@@ -3,14 +3,22 @@
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import column, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.auth.models import Attempts
+from services.auth.models import TIME, Attempts
 
-_NEXT = select(func.max(col(Attempts.next_at)), func.clock_timestamp()).where(col(Attempts.name).in_(bindparam("names", expanding=True)))
+_NEXT = text("SELECT max(next_at), clock_timestamp() FROM attempts WHERE name = ANY(CAST(:names AS bytea[]))")
+_TAKE = (
+    select(Attempts, column("now", TIME))
+    .from_statement(
+        text("""INSERT INTO attempts (name, failures, next_at, seen_at) SELECT n, 0, now(), now() FROM unnest(CAST(:names AS bytea[])) AS n
+                ON CONFLICT (name) DO UPDATE SET name = excluded.name
+                RETURNING name, failures, next_at, seen_at, clock_timestamp() AS now""")
+    )
+    .execution_options(populate_existing=True)
+)
 
 
 async def next_try(session: AsyncSession, names: Collection[bytes]) -> tuple[datetime | None, datetime]:
@@ -24,12 +32,7 @@ async def lock_attempts(session: AsyncSession, names: Collection[bytes]) -> tupl
 
     Everybody locks in one order, so nobody waits in a circle.
     """
-    new = [{"name": name, "failures": 0, "next_at": func.now(), "seen_at": func.now()} for name in sorted(names)]
-    query = insert(Attempts).values(new)
-    taken = query.on_conflict_do_update(index_elements=["name"], set_={"name": query.excluded.name}).returning(
-        Attempts, func.clock_timestamp()
-    )
-    rows = (await session.execute(taken, execution_options={"populate_existing": True})).all()
+    rows = (await session.execute(_TAKE, {"names": sorted(names)})).all()
     return {row[0].name: row[0] for row in rows}, max(row[1] for row in rows)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import lru_cache
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -10,10 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 Engine = AsyncEngine
 
 
+@lru_cache(maxsize=4)
+def _autocommit(engine: Engine) -> Engine:
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 @contextlib.asynccontextmanager
 async def reading(engine: Engine) -> AsyncIterator[AsyncSession]:
     """A short look at the database before slow work; it holds no connection afterwards. Each statement is a transaction of its own."""
-    async with AsyncSession(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False) as session:
+    async with AsyncSession(_autocommit(engine), expire_on_commit=False) as session:
         yield session
 
 

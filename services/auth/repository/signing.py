@@ -6,12 +6,17 @@ from sqlmodel import col
 
 from services.auth.models import SigningKey
 
+_SIGNS = (
+    select(SigningKey)
+    .where(col(SigningKey.live) & (col(SigningKey.signs_from) <= func.clock_timestamp()))
+    .order_by(col(SigningKey.signs_from).desc(), col(SigningKey.key_id).desc())
+    .limit(1)
+)
+
 
 async def signing_key(session: AsyncSession) -> SigningKey | None:
     """The key that signs now: the newest live one whose time has come."""
-    signs = col(SigningKey.live) & (col(SigningKey.signs_from) <= func.clock_timestamp())
-    query = select(SigningKey).where(signs).order_by(col(SigningKey.signs_from).desc(), col(SigningKey.key_id).desc()).limit(1)
-    return (await session.execute(query)).scalar_one_or_none()
+    return (await session.execute(_SIGNS)).scalar_one_or_none()
 
 
 async def live_keys(session: AsyncSession) -> list[SigningKey]:
