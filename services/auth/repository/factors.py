@@ -4,13 +4,13 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import BindParameter, bindparam, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.auth.models import Credential, Group, GroupMember, Passkey, RecoveryCode
 
-_WHO = bindparam("user_id")
+_WHO: BindParameter[UUID] = bindparam("user_id")
 _CREDENTIAL = select(Credential).where(col(Credential.user_id) == _WHO)
 _CREDENTIAL_LOCKED = _CREDENTIAL.with_for_update().execution_options(populate_existing=True)
 _PASSWORD_HASH = select(col(Credential.password_hash)).where(col(Credential.user_id) == _WHO)
