@@ -25,7 +25,7 @@ ARTIFACT = f"org.keycloak:keycloak-quarkus-dist:{VERSION}:tar.gz"
 PLACE = f"org/keycloak/keycloak-quarkus-dist/{VERSION}/keycloak-quarkus-dist-{VERSION}.tar.gz"
 SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
 REALM, CLIENT, SECRET, USER, PASSWORD = "bench", "bench-client", "bench-secret", "bench-user", "correct horse battery staple"
-FIRST_START_S, START_S = 300.0, 120.0
+FIRST_START_S, START_S = 600.0, 300.0
 
 
 class NotFetched(Exception):

@@ -208,13 +208,13 @@ class Client:
 Deed = Callable[[Client], Awaitable[None]]
 
 
-async def closed_loop(
-    port: int, context: ssl.SSLContext | None, seconds: float, deed: Deed, before: Deed | None = None
-) -> dict[str, float]:
-    """Each of the clients does ``deed`` again and again; how many a second, and how long one took in ms. ``before``: once, not counted."""
-    clients = [await Client.open(port, context, number) for number in range(CLIENTS)]
-    for client in clients if before else ():
-        await before(client)  # type: ignore[misc]
+async def connected(port: int, context: ssl.SSLContext | None) -> list[Client]:
+    """As many connections as there are clients."""
+    return [await Client.open(port, context, number) for number in range(CLIENTS)]
+
+
+async def closed_loop(clients: list[Client], seconds: float, deed: Deed) -> dict[str, float]:
+    """Each of the clients does ``deed`` again and again, and hangs up; how many a second, and how long one took in ms."""
     times: list[float] = []
     began = time.perf_counter()
 
@@ -287,10 +287,13 @@ def database_processor() -> float:
 
 
 async def measured(door: Doors, seconds: float, deed: Deed, before: Deed | None = None) -> dict[str, float]:
-    """A closed loop at auth's doors with what it cost: ms of the processor for each, by who used them."""
+    """A closed loop at auth's doors with what it cost: ms of the processor for each, by who used them. ``before``: once, not counted."""
     process = psutil.Process(door.child.pid)
+    clients = await connected(door.port, door.context)
+    for client in clients if before else ():
+        await before(client)  # type: ignore[misc]
     (auth, threads), database = processor(process), database_processor()
-    result = await closed_loop(door.port, door.context, seconds, deed, before)
+    result = await closed_loop(clients, seconds, deed)
     after, database = processor(process), database_processor() - database
     each = 1000 / result["count"]
     return result | {
@@ -406,7 +409,7 @@ async def ask_keycloak(server: Keycloak, seconds: float) -> dict[str, float]:
             raise RuntimeError(f"{status}: {answer.decode()}")
 
     used = sum(sum(process.cpu_times()[:2]) for process in server.processes())
-    result = await closed_loop(server.port, None, seconds, sign_in)
+    result = await closed_loop(await connected(server.port, None), seconds, sign_in)
     used = sum(sum(process.cpu_times()[:2]) for process in server.processes()) - used
     return result | {"cpu_ms": 1000 * used / result["count"], "memory_mb": server.memory_mb()}
 
@@ -570,7 +573,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
             os.sched_setaffinity(0, {core})
             for door in opened:
                 await door.until_open()
-                await closed_loop(door.port, door.context, 2, load.sign_in)
+                await closed_loop(await connected(door.port, door.context), 2, load.sign_in)
             for server in servers.values():
                 await ask_keycloak(server, arguments.seconds)
             runs = [await one_run(number, opened, load, servers, arguments.seconds, (folder, core)) for number in range(arguments.runs)]
