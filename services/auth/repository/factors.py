@@ -25,13 +25,12 @@ _STANDING = select(
 
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
-    """What an account signs in with. What this transaction has locked is not asked for again."""
+    """What an account signs in with. Locking it again in one transaction asks for nothing, whether or not there is one."""
+    if not lock:
+        return (await session.execute(_CREDENTIAL, {"user_id": user_id})).scalar_one_or_none()
     held: dict[UUID, Credential | None] = session.info.setdefault("locked_credentials", {})
     if user_id not in held:
-        found = (await session.execute(_CREDENTIAL_LOCKED if lock else _CREDENTIAL, {"user_id": user_id})).scalar_one_or_none()
-        if not lock or found is None:
-            return found
-        held[user_id] = found
+        held[user_id] = (await session.execute(_CREDENTIAL_LOCKED, {"user_id": user_id})).scalar_one_or_none()
     return held[user_id]
 
 
