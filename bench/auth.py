@@ -27,6 +27,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import ssl
 import statistics
 import subprocess
@@ -546,6 +547,9 @@ def headline(runs: list[dict[str, Any]], opened: list[Doors]) -> dict[str, float
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Start everything, measure, stop everything, write the results."""
     core = max(os.sched_getaffinity(0))
+    mine = asyncio.current_task()
+    if mine is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)  # so that everything is stopped then, too
     pki = Pki.create(folder / "home")
     for name in ("auth", "gateway"):
         pki.issue_service_certificate(name, pki.home.tls_folder(name))
