@@ -17,9 +17,13 @@ from hortus.client.errors import Altered, HortusError, Refused, Unreachable
 from hortus.client.shapes import Session
 from hortus.client.signin import REFRESH_COOKIE, Keeper, SignIn
 
-# What begins within 5 s of the first attempt arrives within the server's 10 s: connecting takes 4 s at most, sending 1 s.
+# What begins within 5 s of the first attempt arrives within the server's 10 s: connecting takes 4 s at most, sending 1 s. A repetition
+# may wait for its answer as long as it takes, because a server that is slow has not lost it.
 REPEAT_S = 5.0
-TIMEOUT = httpx2.Timeout(4.0, connect=2.0, write=1.0)
+CONNECT_S = 2.0
+WRITE_S = 1.0
+FIRST_ANSWER_S = 4.0
+ANSWER_S = 30.0
 FIRST_PAUSE_S = 0.2
 
 
@@ -38,7 +42,7 @@ class Renewal:
     ``send`` asks for the renewal, on a connection of its own: one that lay idle may be dead without anybody knowing.
     """
 
-    def __init__(self, keeper: Keeper, address: str, send: Callable[[SignIn], httpx2.Response]) -> None:
+    def __init__(self, keeper: Keeper, address: str, send: Callable[[SignIn, httpx2.Timeout], httpx2.Response]) -> None:
         self._keeper = keeper
         self._address = address
         self._send = send
@@ -79,11 +83,12 @@ class Renewal:
             self._keeper.write(kept.ended())
             raise Refused(HTTPStatus.UNAUTHORIZED, "renewal-lost", "The connection was lost while the sign-in was being renewed")
         pause = FIRST_PAUSE_S
+        patience = FIRST_ANSWER_S
         while True:
             sent = time.time()
             self._keeper.write(replace(kept, asked_at=unknown_since or sent))
             try:
-                answer = self._ask(kept)
+                answer = self._ask(kept, patience)
             except _NoAnswer as none:
                 if none.perhaps_done:
                     unknown_since = unknown_since or sent
@@ -92,12 +97,13 @@ class Renewal:
                     raise none.failure from none
                 time.sleep(pause)
                 pause *= 2
+                patience = ANSWER_S
             else:
                 return self._take(kept, answer)
 
-    def _ask(self, kept: SignIn) -> httpx2.Response:
+    def _ask(self, kept: SignIn, patience: float) -> httpx2.Response:
         try:
-            answer = self._send(kept)
+            answer = self._send(kept, httpx2.Timeout(patience, connect=CONNECT_S, write=WRITE_S))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise _NoAnswer(Unreachable(answers.unreachable(self._address, error)), perhaps_done=False) from error
         except httpx2.TransportError as error:

@@ -224,8 +224,8 @@ class Wire:
             time.sleep(pause)
         raise Unreachable(f"{self.address} gave no answer.")
 
-    def _ask_for_renewal(self, kept: SignIn) -> httpx2.Response:
-        with self._connections(renewal.TIMEOUT) as http:
+    def _ask_for_renewal(self, kept: SignIn, timeout: httpx2.Timeout) -> httpx2.Response:
+        with self._connections(timeout) as http:
             headers = _cookies({REFRESH_COOKIE: kept.refresh_token, DEVICE_COOKIE: kept.device})
             answer = http.post(API + "/sessions/refresh", headers=headers)
         self.memory.learn(answer.headers.get("Hortus-Facts"))

@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import json
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -79,6 +80,16 @@ def problem(status: int, slug: str, title: str, detail: str = "", **headers: str
 
 
 Teller = Callable[[Asked], Answer]
+
+
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that went away, which they do on purpose here."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class Turning:
@@ -174,8 +185,7 @@ class Door:
 
             do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 (the names of the base class)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(make_certificates(folder))

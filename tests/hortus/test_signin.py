@@ -121,7 +121,7 @@ def test_threads_that_are_refused_at_once_renew_once(door: Door, turning: Turnin
     def refused_together(asked: Asked) -> Answer:
         answer = turning.guarded(asked)
         if answer.status == 401:
-            together.wait(10)
+            together.wait(30)
         return answer
 
     door.on("GET", "/users/me", refused_together)
@@ -175,6 +175,25 @@ def test_a_renewal_whose_answer_was_lost_is_asked_for_again_and_brings_the_same_
     assert (turning.turned, turning.reused) == (1, False)
     shown = [asked.cookies["__Host-hortus-refresh"] for asked in door.asked[:2]]
     assert shown == ["refresh-1-0", "refresh-1-0"]
+
+
+def test_a_slow_server_is_asked_once_more_and_then_waited_for(
+    door: Door, turning: Turning, ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    waiting: list[Answer] = []
+
+    def slow(asked: Asked) -> Answer:
+        waiting.append(turning.refresh(asked))
+        if len(waiting) > 1:
+            threading.Timer(0.5, released.set).start()
+        released.wait(30)
+        return waiting[-1]
+
+    monkeypatch.setattr(renewal, "FIRST_ANSWER_S", 0.2)
+    door.on("POST", "/sessions/refresh", slow)
+    assert ends_soon(ada).users.me()["username"] == "ada"
+    assert (turning.turned, turning.reused, len(waiting)) == (1, False, 2)
 
 
 def test_the_next_command_asks_again_for_a_renewal_that_was_interrupted_a_moment_ago(turning: Turning, ada: Client) -> None:
