@@ -93,7 +93,7 @@ def when(text: str) -> str:
 def show_factor(factor: SecondFactor, svg: Path | None, *, machine: bool) -> None:
     """Show what an authenticator application needs; this is the only time. Raises HortusError where only a passkey is enough."""
     if factor.get("policy") == "passkey":
-        raise HortusError("Your groups ask for a passkey: open the link in a browser, which makes one.")
+        raise HortusError("Your groups ask for a passkey, which a browser makes: sign in there with `hortus login --browser`.")
     if svg is not None:
         write_private(svg, factor.get("totp_svg", "").encode())
     if machine:
