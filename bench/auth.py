@@ -120,18 +120,18 @@ class Doors:
     port: int
     child: subprocess.Popen[bytes]
     context: ssl.SSLContext
+    began: float
     start_s: float = 0.0
 
     async def until_open(self) -> None:
         """Wait for the first answer; how long it took is kept."""
-        began = time.monotonic()
         async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                     client = await Client.open(self.port, self.context)
                     await client.post(f"{API}/sessions", {})
                     client.close()
-                    self.start_s = time.monotonic() - began
+                    self.start_s = time.monotonic() - self.began
                     return
                 await asyncio.sleep(0.05)
 
@@ -160,7 +160,7 @@ def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: P
         command = [sys.executable, "-m", "chassis", "auth", "--only", "api"]
         child = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
-        yield Doors(threads, port, child, tls.client_context(pki.home.tls_folder("gateway")))
+        yield Doors(threads, port, child, tls.client_context(pki.home.tls_folder("gateway")), time.monotonic())
     finally:
         child.terminate()
         child.wait(15)
@@ -564,19 +564,18 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
         url, owner = await asyncio.to_thread(postgres.provision, "auth")
         await asyncio.to_thread(db.migrate, "auth", owner)
         load = Load(await fill(db.plain_dsn(url), Vault(key)))
-        with (
-            doors(folder, pki, 1, url, master_key) as one,
-            doors(folder, pki, 2, url, master_key) as two,
-            peers(folder, wanted=not arguments.no_peer) as (servers, why_not),
-        ):
-            opened = [one, two]
+        with contextlib.ExitStack() as stack:
+            opened = []
+            for threads in (1, 2):
+                opened.append(stack.enter_context(doors(folder, pki, threads, url, master_key)))
+                await opened[-1].until_open()
+            servers, why_not = stack.enter_context(peers(folder, wanted=not arguments.no_peer))
             starts = {name: server.start_s for name, server in servers.items()}
             hashes = {name: server.hash_in_use() for name, server in servers.items()}
             idle = {name: server.memory_mb() for name, server in servers.items()}
             print(f"Keycloak: {why_not or starts}", flush=True)
             os.sched_setaffinity(0, {core})
             for door in opened:
-                await door.until_open()
                 await closed_loop(await connected(door.port, door.context), 2, load.sign_in)
             for server in servers.values():
                 await ask_keycloak(server, arguments.seconds)
