@@ -25,7 +25,7 @@ class Page:
     """Something that the gateway answers itself, to everybody.
 
     ``body`` is asked for each answer. ``known``: it shows what the projection knows, and is shown only while that is fresh.
-    ``cache`` says who may keep it.
+    ``cache`` says who may keep it. ``location``: no page, but where browsers go on to; they take the fragment along.
     """
 
     action: str
@@ -33,10 +33,17 @@ class Page:
     body: Callable[[], bytes]
     known: bool = False
     cache: bytes = _NO_STORE
+    location: bytes | None = None
+
+    @property
+    def status(self) -> int:
+        """The status of the answer."""
+        return 200 if self.location is None else 303
 
     def headers(self, length: int) -> Headers:
         """The headers of an answer whose body has ``length`` bytes."""
-        return [(b"content-type", self.media_type), (b"content-length", b"%d" % length), *_ALWAYS, (_CACHE, self.cache)]
+        there = [] if self.location is None else [(b"location", self.location)]
+        return [(b"content-type", self.media_type), (b"content-length", b"%d" % length), *there, *_ALWAYS, (_CACHE, self.cache)]
 
 
 def handed_out(received: Headers, *, cookies: bool) -> tuple[Headers, bytes | None, str | None]:

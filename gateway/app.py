@@ -34,6 +34,7 @@ from gateway.spool import Spool
 DRAIN_S = 5
 RUNNER = "runner"
 MOST_FILES = 65_536
+LINKS = ("setup", "password-reset", "factor-enrolment")  # as letters name them; the one-time token is the fragment
 OPENAPI = Path(__file__).parent.parent / "contracts" / "openapi.json"
 
 
@@ -155,7 +156,7 @@ def _server(app: Any, listen: str, context: Any, protocol_class: type) -> uvicor
 
 
 def _pages(settings: GatewaySettings, authority: Authority) -> dict[bytes, Page]:
-    """What the gateway answers itself: the root to trust, the keys that verify access tokens, and the description of the doors."""
+    """What the gateway answers itself: the root to trust, keys that verify tokens, where links lead to, the description of the doors."""
     root = settings.root.read_bytes()
 
     def key_set() -> bytes:
@@ -167,6 +168,9 @@ def _pages(settings: GatewaySettings, authority: Authority) -> dict[bytes, Page]
         f"{API}/trust".encode(): Page("trust.read", b"application/x-pem-file", lambda: root),
         f"{API}/jwks.json".encode(): Page("jwks.read", b"application/jwk-set+json", key_set, known=True, cache=b"max-age=60"),
     }
+    for link in LINKS:
+        there = f"{API}/sign-in?link={link}".encode()
+        pages[f"/{link}".encode()] = Page("link.open", b"text/plain", lambda: b"", location=there)
     if OPENAPI.exists():
         description = OPENAPI.read_bytes()
         pages[f"{API}/openapi.json".encode()] = Page("openapi.read", b"application/json", lambda: description)

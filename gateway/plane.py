@@ -352,9 +352,9 @@ class Plane:
         if page.known:
             await self._projection.fresh()
         body = page.body()
-        self._record(request, Outcome.ALLOWED, "allowed", 200, None)
-        await answer_whole(send, 200, page.headers(len(body)), body)
-        return 200
+        self._record(request, Outcome.ALLOWED, "allowed", page.status, None)
+        await answer_whole(send, page.status, page.headers(len(body)), body)
+        return page.status
 
     async def _refuse(self, request: Request, problem: Problem, reason: str, send: Send) -> int:
         """Answer with a problem document, and record it."""

@@ -170,7 +170,7 @@ async def window(browser: Browser, stage: Stage) -> AsyncIterator[Window]:
 
 async def enter(page: Page, ada: Account) -> None:
     await page.get_by_label("Username or e-mail address").fill(ada.username)
-    await page.get_by_label("Password").fill(ada.password)
+    await page.get_by_label("Password", exact=True).fill(ada.password)
     await page.locator("#shown").fill(await ada.new_code())
     await page.get_by_role("button", name="Sign in", exact=True).click()
 
@@ -186,7 +186,7 @@ async def test_password_and_code_on_the_page_with_cookies_that_no_script_and_no_
     assert headers["content-security-policy"].startswith("default-src 'none'")
     assert headers["cache-control"] == "no-store"
     await page.get_by_label("Username or e-mail address").fill(ada.username)
-    await page.get_by_label("Password").fill("not this one")
+    await page.get_by_label("Password", exact=True).fill("not this one")
     await page.locator("#shown").fill("000000")
     await page.get_by_role("button", name="Sign in", exact=True).click()
     await page.get_by_text("That was not right").wait_for()
@@ -245,7 +245,7 @@ async def test_a_passkey_is_added_and_signs_in_alone(world: World, stage: Stage,
     assert row.method == "passkey"
     await page.goto(f"{stage.people}{API}/sign-in?both")
     await page.get_by_label("Username or e-mail address").fill(ada.username)
-    await page.get_by_label("Password").fill(ada.password)
+    await page.get_by_label("Password", exact=True).fill(ada.password)
     await page.locator("#password-form").get_by_label("Passkey").check()
     await page.get_by_role("button", name="Sign in", exact=True).click()
     await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
@@ -365,6 +365,78 @@ async def test_the_page_asks_before_it_hands_the_sign_in_over_to_the_command(wor
     rows = await world.sql("SELECT ended_because FROM sessions ORDER BY session_id")
     assert [row.ended_because for row in rows] == ["handed-over", None]
     assert window.policy_complaints() == []
+
+
+async def test_no_is_told_to_the_command_at_once(world: World, stage: Stage, window: Window) -> None:
+    ada = await join(world)
+    arrived: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def loopback(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.set_result((await reader.readline()).decode().split()[1])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nNo")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(loopback, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        await window.page.goto(f"{stage.people}{API}/sign-in?client_port={port}&challenge={'A' * 43}&state=s-1")
+        await enter(window.page, ada)
+        await window.page.get_by_role("button", name="No", exact=True).click()
+        asked = urlsplit(await asyncio.wait_for(arrived, 15))
+    assert {name: values[0] for name, values in parse_qs(asked.query).items()} == {"error": "access_denied", "state": "s-1"}
+    assert [row.ended_because for row in await world.sql("SELECT ended_because FROM sessions")] == ["signed-out"]
+
+
+async def test_the_link_of_an_invitation_leads_to_a_password_and_a_second_factor(world: World, stage: Stage, window: Window) -> None:
+    token = (await world.post("/users", administrator(), json={"email": "ada@example.org"})).json()["invitation"]
+    page = window.page
+    await page.goto(f"{stage.people}/setup#{token}")
+    await page.get_by_label("New password", exact=True).fill(PASSWORD)
+    await page.get_by_label("Once more").fill(f"{PASSWORD}?")
+    await page.get_by_role("button", name="Go on").click()
+    await page.get_by_text("The two passwords differ.").wait_for()
+    await page.get_by_label("Once more").fill(PASSWORD)
+    await page.get_by_role("button", name="Go on").click()
+    await page.get_by_role("heading", name="Set up your second factor").wait_for()
+    totp = pyotp.TOTP(await page.locator("#secret").inner_text())
+    await page.locator("#enrolment-code").fill(totp.now())
+    await page.get_by_role("button", name="Confirm").click()
+    await page.get_by_text("Your second factor is set up.").wait_for()
+    assert token not in page.url
+    ada = Account(world, (await world.get("/users", administrator())).json()["items"][0], totp)
+    assert ada.user["status"] == "active"
+    await enter(page, ada)
+    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    assert window.policy_complaints() == []
+
+
+async def test_the_link_of_a_reset_leads_to_a_new_password(world: World, stage: Stage, window: Window) -> None:
+    ada = await join(world)
+    token = (await world.post(f"/users/{ada.user_id}/password-reset", administrator())).json()["link_token"]
+    page = window.page
+    await page.goto(f"{stage.people}/password-reset#{token}")
+    ada.password = "another correct horse battery"
+    await page.get_by_label("New password", exact=True).fill(ada.password)
+    await page.get_by_label("Once more").fill(ada.password)
+    await page.get_by_role("button", name="Go on").click()
+    await page.get_by_text("Your new password counts.").wait_for()
+    await enter(page, ada)
+    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+
+
+async def test_the_link_of_a_factor_reset_leads_to_a_new_factor(world: World, stage: Stage, window: Window) -> None:
+    ada = await join(world)
+    token = (await world.post(f"/users/{ada.user_id}/factor-reset", administrator())).json()["link_token"]
+    page = window.page
+    await page.goto(f"{stage.people}/factor-enrolment#{token}")
+    await page.get_by_role("heading", name="Set up your second factor").wait_for()
+    ada.totp = pyotp.TOTP(await page.locator("#secret").inner_text())
+    await page.locator("#enrolment-code").fill(ada.totp.now())
+    await page.get_by_role("button", name="Confirm").click()
+    await page.get_by_text("Your second factor is set up.").wait_for()
+    await enter(page, ada)
+    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
 
 
 async def test_a_link_with_another_place_than_this_computer_is_not_followed(world: World, stage: Stage, window: Window) -> None:

@@ -4,11 +4,13 @@ const SENTENCES = {
   "slow-down": "Too many failed attempts; wait a moment.",
   "factor-too-old": "This took too long. Load the page again and sign in once more.",
   "wrong-code": "This code is not right. Wait for the next one.",
-  "link-not-open": "This took too long. Sign in once more.",
+  "link-not-open": "This link was used, is too old, or is not known.",
+  "invitation-not-open": "This invitation was used, is too old, or is not known.",
 };
 const byId = (id) => document.getElementById(id);
 const asked = new URLSearchParams(location.search);
 const arrived = new URLSearchParams(location.hash.slice(1));
+const linkToken = location.hash.slice(1);
 history.replaceState(null, "", location.pathname + location.search);
 let signedIn = null;
 
@@ -143,17 +145,21 @@ async function signOut() {
 let enrolment = null;
 
 async function enrol(token) {
-  const given = (await call("POST", "/factor-enrolments/acceptance", { token })).content;
-  enrolment = { token, ...given };
+  confirmedAt(token, "/factor-enrolments/confirmation", (await call("POST", "/factor-enrolments/acceptance", { token })).content);
+}
+
+function confirmedAt(token, door, given) {
+  enrolment = { token, door, ...given };
   const drawing = new DOMParser().parseFromString(given.totp_svg, "image/svg+xml").documentElement;
   byId("qr").replaceChildren(document.adoptNode(drawing));
   byId("secret").textContent = given.totp_secret;
   byId("authenticator").hidden = given.policy === "passkey";
+  byId("enrolment-passkey").hidden = !given.passkey;
   show("enrolment");
 }
 
 async function enrolled(shown, sentence) {
-  await call("POST", "/factor-enrolments/confirmation", { token: enrolment.token, ...shown });
+  await call("POST", enrolment.door, { token: enrolment.token, ...shown });
   show(arrived.has("enrolment") ? "pending" : "sign-in");
   say(sentence);
 }
@@ -173,14 +179,27 @@ on("enrolment-passkey", "click", async () => {
   const credential = await withPasskey(() => navigator.credentials.create({ publicKey: creationOptions(options) }));
   await enrolled({ passkey: { challenge, credential, name: "passkey" } }, "Your passkey is set up. Sign in with it.");
 });
+on("new-password-form", "submit", async () => {
+  const password = byId("new-password").value;
+  if (password !== byId("new-password-again").value) throw new Error("The two passwords differ.");
+  const token = linkToken;
+  if (asked.get("link") === "setup") {
+    confirmedAt(token, "/invitations/confirmation", (await call("POST", "/invitations/acceptance", { token, password })).content);
+  } else {
+    await call("POST", "/password-resets/acceptance", { token, password });
+    show("sign-in");
+    say("Your new password counts. Sign in with it.");
+  }
+});
 on("client-yes", "click", async () => {
   const { port, challenge, state } = client();
   const { code } = (await call("POST", "/client-codes", { challenge })).content;
   location.replace(`http://127.0.0.1:${port}/?${new URLSearchParams({ code, state })}`);
 });
 on("client-no", "click", async () => {
-  await signOut();
-  say("The hortus command was not signed in.");
+  const { port, state } = client();
+  await call("DELETE", `/sessions/${signedIn.session_id}`);
+  location.replace(`http://127.0.0.1:${port}/?${new URLSearchParams({ error: "access_denied", state })}`);
 });
 on("sign-out", "click", signOut);
 
@@ -204,6 +223,10 @@ async function begin() {
 
 if (client() === undefined) {
   say("This address was not made by the hortus command.");
+} else if (asked.has("link") && linkToken && asked.get("link") === "factor-enrolment") {
+  await attempt(() => enrol(linkToken));
+} else if (asked.has("link") && linkToken) {
+  show("new-password-section");
 } else if (arrived.has("signed-in")) {
   await attempt(async () => welcome((await call("POST", "/sessions/refresh")).content));
   if (!signedIn) await begin();
