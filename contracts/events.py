@@ -146,7 +146,7 @@ class UserStatus(StrEnum):
 
 @fact("user.v1", USERS)
 class User(Fact):
-    """A person's account was made or changed; only an active one counts."""
+    """A person's account was made or changed; only an active one counts. ``groups``: those that a directory or provider put them into."""
 
     user_id: UUID
     username: str

@@ -44,7 +44,7 @@ class Condition(StrEnum):
     """A rule on stored state, checked in the domain of the service that owns the state."""
 
     INVITATION_IS_OPEN = "the invitation is known, unused and not older than its time"
-    SECOND_FACTOR_IS_RIGHT = "password and one-time code are right and the code was not used before"
+    SECOND_FACTOR_IS_RIGHT = "what is shown as second factor is right and was not used before; at a sign-in the password is right, too"
     REFRESH_TOKEN_IS_CURRENT = "the refresh token is the newest of its session, or was the newest one 10 seconds ago"
     CLIENT_CODE_IS_OPEN = "the code was made by a browser that signed in, for this verifier, less than a minute ago"
     SIGN_IN_IS_RECENT = "the caller signed in, or showed their second factor, less than 5 minutes ago"
@@ -294,13 +294,13 @@ POLICY: dict[Action, Rule] = {
     Action.USER_KEY_END_ALL: _administered("DELETE", _USER + "/keys"),
     Action.USER_PASSWORD_RESET: _administered("POST", _USER + "/password-reset", step_up=True),
     Action.USER_FACTOR_RESET: _administered("POST", _USER + "/factor-reset", step_up=True),
-    Action.GROUP_CREATE: _administered("POST", "/groups", Condition.ROLES_NEED_FRESH_FACTOR),
+    Action.GROUP_CREATE: _administered("POST", "/groups", step_up=True),
     Action.GROUP_LIST: _administered("GET", "/groups"),
-    Action.GROUP_CHANGE: _administered("PATCH", _GROUP, Condition.LAST_ADMINISTRATOR_STAYS, Condition.ROLES_NEED_FRESH_FACTOR),
-    Action.GROUP_REMOVE: _administered("DELETE", _GROUP, Condition.LAST_ADMINISTRATOR_STAYS),
+    Action.GROUP_CHANGE: _administered("PATCH", _GROUP, Condition.LAST_ADMINISTRATOR_STAYS, step_up=True),
+    Action.GROUP_REMOVE: _administered("DELETE", _GROUP, Condition.LAST_ADMINISTRATOR_STAYS, step_up=True),
     Action.GROUP_MEMBER_LIST: _administered("GET", _GROUP + "/members"),
-    Action.GROUP_MEMBER_ADD: _administered("PUT", _GROUP + "/members/{user_id}", Condition.ROLES_NEED_FRESH_FACTOR),
-    Action.GROUP_MEMBER_REMOVE: _administered("DELETE", _GROUP + "/members/{user_id}", Condition.LAST_ADMINISTRATOR_STAYS),
+    Action.GROUP_MEMBER_ADD: _administered("PUT", _GROUP + "/members/{user_id}", step_up=True),
+    Action.GROUP_MEMBER_REMOVE: _administered("DELETE", _GROUP + "/members/{user_id}", Condition.LAST_ADMINISTRATOR_STAYS, step_up=True),
     Action.SIGNING_KEY_LIST: _administered("GET", "/signing-keys"),
     Action.SIGNING_KEY_ROTATE: _administered("POST", "/signing-keys", step_up=True),
     Action.SIGNING_KEY_WITHDRAW: _administered("DELETE", "/signing-keys/{signing_key_id}", Condition.SIGNING_KEY_IS_SPARE, step_up=True),

@@ -240,7 +240,7 @@ def change(
     if wanted_status is not UserStatus.ACTIVE or ClusterRole.ADMINISTRATOR not in wanted_roles:
         demand_administrator_stays(administrators, [user.user_id])
     if leaves:
-        user.groups = []
+        user.groups = user.directory_groups = []
         user.confirmed_at = None if user.source == LOCAL else user.confirmed_at
         user.factor_enrolled_at = None
     user.status = wanted_status.value
@@ -294,7 +294,7 @@ def user_fact(user: User) -> events.User:
         username=user.username,
         status=UserStatus(user.status),
         cluster_roles=frozenset(ClusterRole(role) for role in user.cluster_roles),
-        groups=frozenset(user.groups),
+        groups=frozenset(user.directory_groups),
     )
 
 

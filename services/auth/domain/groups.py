@@ -10,7 +10,7 @@ from uuid import UUID
 from ldap3.core.exceptions import LDAPInvalidDnError
 from ldap3.utils.dn import parse_dn
 
-from chassis.errors import Conflict, FactorTooOld
+from chassis.errors import Conflict
 from contracts.roles import ClusterRole
 from services.auth.domain.accounts import effective
 from services.auth.models import Group, User
@@ -95,23 +95,6 @@ def create(
     )
 
 
-def demand_fresh_factor_for_members(group: Group | None, roles: Collection[str], external: Collection[str], *, fresh: bool) -> None:
-    """Condition.ROLES_NEED_FRESH_FACTOR: whoever gives a group ``roles``, or more people to a group with roles, has a ``fresh`` factor.
-
-    ``group`` is what it is now, None for a new one. Raises FactorTooOld.
-    """
-    before, names = (set(group.cluster_roles), set(group.external)) if group is not None else (set(), set())
-    more = set(roles) - before or (set(roles) and set(external) - names)
-    if more and not fresh:
-        raise FactorTooOld
-
-
-def demand_fresh_factor_to_join(group: Group, *, fresh: bool) -> None:
-    """Condition.ROLES_NEED_FRESH_FACTOR: whoever puts somebody into a group with cluster roles has a ``fresh`` factor. Raises FactorTooOld."""
-    if group.cluster_roles and not fresh:
-        raise FactorTooOld
-
-
 def change(group: Group, policy: str | None, roles: Collection[str], external: Collection[str]) -> bool:
     """Give a group these values, external names in their normal form; whether that changed anything."""
     wanted = (policy, sorted(set(roles)), sorted(set(external)))
@@ -128,12 +111,17 @@ def demand_room(members: int) -> None:
         raise TooManyMembers
 
 
-def follow(user: User, groups: Collection[Group]) -> bool:
-    """Let an account follow its groups; whether that changed anything."""
-    names, roles = sorted({group.name for group in groups}), effective(user.own_roles, groups)
-    if (names, roles) == (user.groups, user.cluster_roles):
+def follow(user: User, groups: Collection[Group], vouched: Collection[str]) -> bool:
+    """Let an account follow its groups; whether that changed anything.
+
+    ``vouched`` are the names of those that a directory or identity provider put it into. Roles in projects follow from these
+    alone: an administrator, who decides about the others, would else open projects to whom they like.
+    """
+    names, roles, vouched = sorted({group.name for group in groups}), effective(user.own_roles, groups), sorted(vouched)
+    if (names, roles, vouched) == (user.groups, user.cluster_roles, user.directory_groups):
         return False
     user.groups = names
+    user.directory_groups = vouched
     user.cluster_roles = roles
     user.version += 1
     return True

@@ -14,6 +14,7 @@ ALTER TABLE users ADD COLUMN external_id text;
 ALTER TABLE users ADD COLUMN gone_at timestamptz;
 ALTER TABLE users ADD COLUMN own_roles text[] NOT NULL DEFAULT '{}' CHECK (own_roles <@ ARRAY['administrator', 'auditor']);
 ALTER TABLE users ADD COLUMN groups text[] NOT NULL DEFAULT '{}';
+ALTER TABLE users ADD COLUMN directory_groups text[] NOT NULL DEFAULT '{}' CHECK (directory_groups <@ groups);
 ALTER TABLE users ADD COLUMN factor_enrolled_at timestamptz;
 ALTER TABLE users ADD CHECK ((source = 'local') = (external_id IS NULL) AND (external_id IS NULL) = (provider IS NULL));
 CREATE UNIQUE INDEX users_by_external_id ON users (provider, external_id) WHERE external_id IS NOT NULL;

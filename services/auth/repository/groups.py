@@ -91,6 +91,19 @@ async def groups_of(session: AsyncSession, user_ids: Collection[UUID]) -> dict[U
     return found
 
 
+async def vouched_names(session: AsyncSession, user_ids: Collection[UUID]) -> dict[UUID, list[str]]:
+    """The names of the groups that a directory or identity provider put each of these people into."""
+    query = (
+        select(col(GroupMember.user_id), col(Group.name))
+        .join(Group, col(Group.group_id) == col(GroupMember.group_id))
+        .where(col(GroupMember.user_id) == any_(cast(list(user_ids), ARRAY(Uuid))), col(GroupMember.by_directory))
+    )
+    found: dict[UUID, list[str]] = defaultdict(list)
+    for user_id, name in (await session.execute(query)).all():
+        found[user_id].append(name)
+    return found
+
+
 async def called(session: AsyncSession, names: Collection[str]) -> set[UUID]:
     """The groups that directories know by one of these names, in their normal form."""
     query = select(col(Group.group_id)).where(col(Group.external).op("&&")(cast(list(names), ARRAY(Text))))

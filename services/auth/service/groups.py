@@ -13,8 +13,7 @@ from services.auth.models import Group, User
 
 
 async def create(uow: UnitOfWork, name: str, policy: str | None, roles: frozenset[ClusterRole], external: frozenset[str]) -> Group:
-    """A new group. Raises FactorTooOld, GroupNameTaken."""
-    domain.groups.demand_fresh_factor_for_members(None, roles, external, fresh=uow.actor.factor_fresh)
+    """A new group. Raises GroupNameTaken."""
     await repository.groups.lock(uow.session)
     if await repository.groups.name_is_taken(uow.session, name):
         raise domain.groups.GroupNameTaken
@@ -33,14 +32,13 @@ async def change(uow: UnitOfWork, group_id: UUID, version: int, wanted: dict[str
     """Change what ``wanted`` names of factor_policy, cluster_roles and external.
 
     Whom a directory put in by a name that is taken away is out at once, with everybody else whom it put in; who still belongs
-    there comes back with the next sync or sign-in. Raises NotFound, PreconditionFailed, FactorTooOld, LastAdministratorStays.
+    there comes back with the next sync or sign-in. Raises NotFound, PreconditionFailed, LastAdministratorStays.
     """
     group = await _locked(uow, group_id)
     expect(version, group.version)
     policy = wanted.get("factor_policy", group.factor_policy)
     roles = [str(role) for role in _many(wanted.get("cluster_roles", group.cluster_roles))]
     external = [domain.groups.compared(str(name)) for name in _many(wanted.get("external", group.external))]
-    domain.groups.demand_fresh_factor_for_members(group, roles, external, fresh=uow.actor.factor_fresh)
     people, administrators = await repository.groups.lock_people(uow.session, await repository.groups.member_ids(uow.session, group_id))
     lost = set(group.external) - set(external)
     if not domain.groups.change(group, str(policy) if policy else None, roles, external):
@@ -69,9 +67,8 @@ async def list_members(uow: UnitOfWork, group_id: UUID, after: UUID | None, limi
 
 
 async def add_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
-    """Put somebody into a group; who is in it already stays. Raises NotFound, FactorTooOld, HasLeft, TooManyMembers."""
+    """Put somebody into a group; who is in it already stays. Raises NotFound, HasLeft, TooManyMembers."""
     group = await _locked(uow, group_id)
-    domain.groups.demand_fresh_factor_to_join(group, fresh=uow.actor.factor_fresh)
     people, administrators = await repository.groups.lock_people(uow.session, [user_id])
     if user_id not in people:
         raise NotFound
@@ -133,8 +130,9 @@ async def _follow(uow: UnitOfWork, people: dict[UUID, User], administrators: Col
     """Let locked accounts follow their groups, and tell of those that changed. Raises LastAdministratorStays."""
     await uow.session.flush()
     groups = await repository.groups.groups_of(uow.session, people)
+    vouched = await repository.groups.vouched_names(uow.session, people)
     for user in people.values():
-        if domain.groups.follow(user, groups[user.user_id]):
+        if domain.groups.follow(user, groups[user.user_id], vouched[user.user_id]):
             uow.emit(domain.accounts.user_fact(user))
     domain.accounts.demand_administrator_stays(administrators, domain.groups.no_longer_administer(administrators, people.values()))
 
