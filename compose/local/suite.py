@@ -283,6 +283,7 @@ class Suite:
             "address": self.address,
             "origins": self.origins,
             "root": str(self.root),
+            "settings": self.settings,
             "parts": {name: self._ports.get(name) for name in self.parts},
         }
 

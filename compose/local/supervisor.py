@@ -37,6 +37,11 @@ PASSED_ON = (
     "HORTUS_ORIGINS",
     "HORTUS_FACTOR_POLICY",
     "HORTUS_REGISTRATION",
+    "HORTUS_HASH_THREADS",
+    "HORTUS_SIGNING_KEY_DAYS",
+    "HORTUS_TOKEN_S",
+    "HORTUS_STEP_UP_S",
+    "HORTUS_ACTIVITY_S",
     "HORTUS_IDLE_S",
     "HORTUS_SESSION_S",
     "HORTUS_SMTP_URL",
@@ -159,8 +164,8 @@ def recover(arguments: list[str]) -> int:
         "HORTUS_DATABASE_URL": address,
         "HORTUS_MASTER_KEY_FILE": str(home.secret_file(f"{Service.AUTH}.master-key")),
         "HORTUS_ORIGINS": json.dumps(_described(home)["origins"]),
+        **_described(home)["settings"],
     }
-    environment |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return subprocess.run(
         [sys.executable, "-m", "services.auth.recover", *arguments], cwd=REPOSITORY, env=base_environment(**environment), check=False
     ).returncode

@@ -26,13 +26,13 @@ class AuthSettings(Settings):
     setup_file: Path
     administrator_email: str = "admin@localhost"
     origins: tuple[str, ...] = ("https://localhost:8443",)
-    token_s: int = 300
-    idle_s: int = 15 * 60
-    session_s: int = 12 * 3600
-    hash_threads: int = 2
+    token_s: int = Field(default=300, gt=0)
+    idle_s: int = Field(default=15 * 60, gt=0)
+    session_s: int = Field(default=12 * 3600, gt=0)
+    hash_threads: int = Field(default=2, gt=0)
     factor_policy: str = Field(default="required", pattern="^(optional|required|passkey)$")
     registration: bool = False
-    signing_key_days: int = 30
+    signing_key_days: int = Field(default=30, gt=0)
     smtp_url: str = ""
     smtp_password_file: Path | None = None
     smtp_from: str = "hortus@localhost"

@@ -20,7 +20,6 @@ FREE_OF_NAME = 20
 FREE_OF_SOURCE = 50
 FREE_OF_DEVICE = 10
 FREE_IN_SESSION = 10
-FREE_WITH_LINK = 10
 FREE_WISHES = 10
 LONGEST_WAIT_S = 60
 QUIET = timedelta(minutes=15)
@@ -73,19 +72,6 @@ def for_sign_in(name: str | None, source: str, device: str | None) -> tuple[Buck
 def in_session(session_id: UUID) -> tuple[Bucket, ...]:
     """Where failures of somebody who is signed in count: nobody without the session can add to them."""
     return (Bucket(f"session {session_id}", FREE_IN_SESSION, resets=True),)
-
-
-def with_link(token_hash: bytes, source: str) -> tuple[Bucket, ...]:
-    """Where failures of whoever holds a one-time token count, and, since tokens can be guessed at, those of their address."""
-    return (
-        Bucket(f"link {token_hash.hex()}", FREE_WITH_LINK, resets=True),
-        Bucket(f"source {source_prefix(source)}", FREE_OF_SOURCE, resets=False),
-    )
-
-
-def wishing(source: str) -> tuple[Bucket, ...]:
-    """Where wishes count that cost nothing to make (for an account, for a new password), each as a failure would."""
-    return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
 
 
 def demand(attempts: Iterable[Attempts], now: datetime) -> None:

@@ -164,6 +164,7 @@ async def change_user(
     uow.note(user_id=user_id, status=user.status, cluster_roles=" ".join(user.cluster_roles))
     if user.status in (UserStatus.BLOCKED, UserStatus.DEACTIVATED):
         await sessions.end_all(uow, user_id, user.status)
+        await keys.end_all(uow, user_id)
     if user.status == UserStatus.DEACTIVATED:
         await _forget(uow, user_id)
     if before is UserStatus.DEACTIVATED and user.status == UserStatus.INVITED:
@@ -175,7 +176,6 @@ async def change_user(
 
 async def _forget(uow: UnitOfWork, user_id: UUID) -> None:
     """Erase what somebody who left could come back with; their name stays theirs for ever."""
-    await keys.end_all(uow, user_id)
     await repository.accounts.forget_ways_in(uow.session, user_id)
     await repository.accounts.leave_groups(uow.session, user_id)
     await repository.letters.forget_letters(uow.session, user_id)

@@ -16,7 +16,7 @@ from services.auth.domain.factors import Policy, Verdict
 from services.auth.domain.oidc import Answer, Flow, Vouched
 from services.auth.models import User
 from services.auth.provider import Provider
-from services.auth.service import accounts, callers, factors, groups, patience, sessions
+from services.auth.service import accounts, callers, factors, groups, keys, patience, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.sessions import SignedIn
 from services.auth.service.tools import About, Tools
@@ -142,6 +142,7 @@ async def _admit(
             uow.note(user_id=user.user_id, provider=config.name)
             await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
             await sessions.end_all(uow, user.user_id, NOT_ADMITTED)
+            await keys.end_all(uow, user.user_id)
         return refused
     except Problem as refused:
         return refused

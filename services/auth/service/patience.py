@@ -52,11 +52,6 @@ def in_session(session_id: UUID) -> tuple[Bucket, ...]:
     return domain.patience.in_session(session_id)
 
 
-def with_link(token_hash: bytes, about: About) -> tuple[Bucket, ...]:
-    """Where a code beside a one-time token counts."""
-    return domain.patience.with_link(token_hash, about.source)
-
-
 def wishing(about: About) -> tuple[Bucket, ...]:
     """Where wishes count that anybody can make."""
     return domain.patience.wishing(about.source)
