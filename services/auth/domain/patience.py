@@ -74,6 +74,11 @@ def in_session(session_id: UUID) -> tuple[Bucket, ...]:
     return (Bucket(f"session {session_id}", FREE_IN_SESSION, resets=True),)
 
 
+def wishing(source: str) -> tuple[Bucket, ...]:
+    """Where wishes count that cost nothing to make (for an account, for a new password), each as a failure would."""
+    return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
+
+
 def demand(attempts: Iterable[Attempts], now: datetime) -> None:
     """Refuse while one of the counts has to wait. Raises SlowDown with the seconds that are left."""
     demand_until(max((each.next_at for each in attempts), default=None), now)
