@@ -200,7 +200,7 @@ async def test_password_and_code_on_the_page_with_cookies_that_no_script_and_no_
     assert await page.evaluate("document.cookie") == ""
     assert window.policy_complaints() == []
     await page.get_by_role("button", name="Sign out").click()
-    await page.get_by_label("Password").wait_for()
+    await page.get_by_label("Password", exact=True).wait_for()
     assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
 
 
@@ -404,7 +404,7 @@ async def test_the_link_of_an_invitation_leads_to_a_password_and_a_second_factor
     await page.get_by_role("button", name="Confirm").click()
     await page.get_by_text("Your second factor is set up.").wait_for()
     assert token not in page.url
-    ada = Account(world, (await world.get("/users", administrator())).json()["items"][0], totp)
+    ada = Account(world, (await world.get("/users?q=ada", administrator())).json()["items"][0], totp)
     assert ada.user["status"] == "active"
     await enter(page, ada)
     await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()

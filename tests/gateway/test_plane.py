@@ -465,6 +465,18 @@ async def test_a_body_over_the_doors_limit_is_413_with_and_without_a_length(stag
     assert (await client.post("/sessions", content=b"x" * 200_000)).json()["size"] == 200_000
 
 
+@pytest.mark.parametrize("link", ["setup", "password-reset", "factor-enrolment"])
+async def test_the_links_of_letters_lead_browsers_to_the_page_that_takes_them(stage: Stage, link: str) -> None:
+    client = await stage.client()
+    answer = await client.get(f"{stage.people}/{link}")
+    assert (answer.status_code, answer.headers["location"], answer.content) == (303, f"/api/v1/sign-in?link={link}", b"")
+    assert (await client.post(f"{stage.people}/{link}")).status_code == 405
+    assert [(record["action"], record["outcome"]) for record in await stage.records()] == [
+        ("link.open", "allowed"),
+        ("link.open", "refused"),
+    ]
+
+
 async def test_the_gateway_hands_out_the_root_and_says_what_is_ready(stage: Stage) -> None:
     client = await stage.client()
     answer = await client.get("/trust")
