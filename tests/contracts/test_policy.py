@@ -91,7 +91,6 @@ SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.AUDIT_CHAINS,
 }
 STEP_UP_DOORS = {
-    Action.CLIENT_CODE_CREATE,
     Action.TOTP_CREATE,
     Action.TOTP_CONFIRM,
     Action.TOTP_REMOVE,
