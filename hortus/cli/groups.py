@@ -126,7 +126,7 @@ def give_group_role(
     ends: Ends = None,
     machine: Json = False,
 ) -> None:
-    """Give a role in a project to everybody in a group, for as long as they belong to it (Data Owners)."""
+    """Give a role in a project to everybody whom the directory puts into a group, for as long as it does (Data Owners)."""
     with signed_in() as client:
         given = client.group_roles.give(project_id(client, project), group, role.value, purpose=purpose, ends_at=ends)
     show.one(given, GROUP_ROLE, machine=machine)
