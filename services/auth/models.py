@@ -192,7 +192,8 @@ class Session(Table, table=True):
     """A sign-in; it counts until ``ended_at`` or ``expires_at``.
 
     The refresh token of ``generation`` n follows from ``seed``, n and the master key; ``rotated_at`` is when the newest one
-    was given out. ``factor_at``: when the second factor was last shown. ``client`` and ``source`` are what signed in, from where.
+    was given out. ``created_at``: when its person signed in, also where a browser handed the sign-in over. ``factor_at``: when the
+    second factor was last shown. ``client`` and ``source`` are what signed in, from where.
     """
 
     __tablename__ = "sessions"

@@ -136,6 +136,26 @@ async def test_an_old_sign_in_makes_no_code(world: World) -> None:
     assert await code_for(world, ada, browser, challenge)
 
 
+@pytest.mark.parametrize("factor_at", ["created_at", "'epoch'"])
+async def test_a_chain_of_hand_overs_renews_nothing(world: World, factor_at: str) -> None:
+    ada = await join(world)
+    session = await browser_of(ada)
+    await world.sql("UPDATE sessions SET created_at = now() - interval '200 s', expires_at = now() + interval '1 h'")
+    await world.sql(f"UPDATE sessions SET factor_at = {factor_at}")
+    (first,) = await world.sql("SELECT created_at, expires_at, factor_at FROM sessions")
+    await world.said()
+    for _ in range(2):
+        verifier, challenge = verifier_and_challenge()
+        session = (await redeem(world, await code_for(world, ada, session, challenge), verifier)).json()
+        _, new = await sessions(world)
+        assert (new.expires_at, new.factor_at) == (first.expires_at, first.factor_at)
+    rows = await world.sql("SELECT created_at, expires_at, factor_at FROM sessions WHERE ended_at IS NULL")
+    assert [tuple(row) for row in rows] == [tuple(first)]
+    await world.sql("UPDATE sessions SET created_at = created_at - interval '101 s', factor_at = factor_at - interval '101 s'")
+    answer = await world.post("/client-codes", ada.actor(UUID(session["session_id"])), json={"challenge": challenge})
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
+
+
 async def test_a_session_that_is_not_the_callers_makes_no_code(world: World) -> None:
     ada, eve = await join(world), await join(world, "eve@example.org")
     browser = await browser_of(ada)

@@ -17,6 +17,13 @@ def demand_recent(session: Session, now: datetime) -> None:
         raise FactorTooOld
 
 
+def carry_over(browsers: Session, clients: Session) -> None:
+    """A client's session is as old as the sign-in that it comes from, and ends with it: handing over, again and again, renews nothing."""
+    clients.created_at = browsers.created_at
+    clients.expires_at = browsers.expires_at
+    clients.factor_at = browsers.factor_at
+
+
 def is_open(code: ClientCode | None, session: Session | None, verifier: str, now: datetime) -> bool:
     """Condition.CLIENT_CODE_IS_OPEN: known, in time, for this verifier (RFC 7636 section 4.6), and its browser's session lives."""
     if code is None or session is None:

@@ -36,7 +36,7 @@ async def create(uow: UnitOfWork, challenge: str) -> str:
 
 
 async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: About) -> SignedIn | domain.sessions.SignInRefused:
-    """The client's own session, shown by the same factors; the browser's ends with it. A code is gone after one try."""
+    """The client's own session, from the browser's sign-in and no longer than it; the browser's ends. A code is gone after one try."""
     async with repository.reading(tools.engine) as session:
         now = await repository.clock(session)
     watched = await patience.look(tools, patience.sign_in(tools, about, None, None, now))
@@ -57,7 +57,7 @@ async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: 
         provider_session=browsers.provider_session,
         id_token=tools.vault.open_id_token(browsers.id_token_sealed, browsers.session_id) if browsers.id_token_sealed else None,
     )
-    return await sessions.open_session(uow, tools, user, browsers.method, turn.now, vouched, factor_at=browsers.factor_at)
+    return await sessions.open_session(uow, tools, user, browsers.method, turn.now, vouched, handed_over=browsers)
 
 
 async def prune(uow: UnitOfWork) -> None:

@@ -90,14 +90,24 @@ async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey
 
 
 async def open_session(
-    uow: UnitOfWork, tools: Tools, user: User, method: str, now: datetime, about: About, *, factor_at: datetime | None = None
+    uow: UnitOfWork,
+    tools: Tools,
+    user: User,
+    method: str,
+    now: datetime,
+    about: About,
+    *,
+    factor_at: datetime | None = None,
+    handed_over: Session | None = None,
 ) -> SignedIn:
     """A new session for somebody who has shown who they are, with its first tokens and a cookie for their device.
 
-    ``factor_at``: when the second factor was shown, if that was not now but in the session that this one comes from.
+    ``factor_at``: when the second factor was shown, where the method does not tell. ``handed_over``: the session that this one comes from.
     """
     life = timedelta(seconds=tools.settings.session_s)
     opened = domain.sessions.sign_in(user, uow.new_id(), method, now, life, seed=vault.new_seed(), factor_at=factor_at)
+    if handed_over is not None:
+        domain.client_codes.carry_over(handed_over, opened)
     opened.client = about.client
     opened.source = about.source
     opened.provider = about.provider
