@@ -1,5 +1,6 @@
 """A real OpenLDAP server for tests: installed where that is possible, started on free ports over TLS, filled and ended."""
 
+import json
 import os
 import shutil
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ NAMES = ("ada", "bob", "eve")
 SLAPD = Path("/usr/sbin/slapd")
 MODULES = Path("/usr/lib/ldap")
 SCHEMAS = Path("/etc/ldap/schema")
+MISSING = "OpenLDAP's slapd is not installed and cannot be installed here (as root, by apt-get)"
 INSTALL_S = 180
 START_S = 10
 
@@ -184,11 +187,43 @@ def group(name: str) -> str:
     return f"cn={name},{GROUPS}"
 
 
+def configuration(slapd: Slapd, folder: Path, **other: Any) -> dict[str, Any]:
+    """What auth's file says of a server; the password of the account that looks lies in the folder."""
+    password = folder / "looking"
+    password.write_text(LOOKING_PASSWORD + "\n")
+    values: dict[str, Any] = {
+        "name": "hospital",
+        "urls": [slapd.ldaps],
+        "trust_file": str(slapd.trust),
+        "account": LOOKING,
+        "password_file": str(password),
+        "people_base": PEOPLE,
+        "login_attributes": ["uid", "mail"],
+        "id_attribute": "entryUUID",
+        "group_base": GROUPS,
+        "nested": True,
+    }
+    return values | other
+
+
+def written(values: dict[str, Any], folder: Path) -> Path:
+    """The file for auth."""
+    file = folder / "ldap.json"
+    file.write_text(json.dumps(values))
+    return file
+
+
+@cache
+def installed() -> bool:
+    """Whether there is a server to start here; it is installed where that is possible."""
+    return SLAPD.exists() or apt_install("slapd", "ldap-utils")
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[Slapd]:
     """A server in a folder of its own, or a skipped test where there can be none."""
-    if not SLAPD.exists() and not apt_install("slapd", "ldap-utils"):
-        pytest.skip("OpenLDAP's slapd is not installed and cannot be installed here (as root, by apt-get)")
+    if not installed():
+        pytest.skip(MISSING)
     server = Slapd(folder)
     try:
         server.start()

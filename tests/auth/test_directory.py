@@ -31,7 +31,7 @@ from services.auth.service import directory as following
 from services.auth.settings import BadDirectoryFile, DirectorySettings, read_directory
 from tests.auth import slapd as openldap
 from tests.auth.people import Account, invite, join
-from tests.auth.slapd import GROUPS, LOOKING, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, group, person
+from tests.auth.slapd import GROUPS, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, configuration, group, person, written
 from tests.projects.people import found
 from tests.world import World, Worlds, administrator, reason
 
@@ -48,30 +48,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd]:
 def slapd(server: Slapd) -> Slapd:
     server.fill()
     return server
-
-
-def configuration(slapd: Slapd, folder: Path, **other: Any) -> dict[str, Any]:
-    password = folder / "looking"
-    password.write_text(LOOKING_PASSWORD + "\n")
-    values: dict[str, Any] = {
-        "name": "hospital",
-        "urls": [slapd.ldaps],
-        "trust_file": str(slapd.trust),
-        "account": LOOKING,
-        "password_file": str(password),
-        "people_base": PEOPLE,
-        "login_attributes": ["uid", "mail"],
-        "id_attribute": "entryUUID",
-        "group_base": GROUPS,
-        "nested": True,
-    }
-    return values | other
-
-
-def written(values: dict[str, Any], folder: Path) -> Path:
-    file = folder / "ldap.json"
-    file.write_text(json.dumps(values))
-    return file
 
 
 @pytest.fixture

@@ -7,17 +7,38 @@ import pytest
 
 from compose.local.home import Home
 from compose.local.suite import Suite
-from tests.e2e.scene import Scene
+from tests.auth import slapd as openldap
+from tests.auth.slapd import Slapd
+from tests.e2e.scene import DIRECTORY_LOOK_S, Scene
 
 HERE = Path(__file__).parent
 LONG = {"HORTUS_TOKEN_S": "3600", "HORTUS_IDLE_S": "7200", "HORTUS_STEP_UP_S": "3600", "HORTUS_ACTIVITY_S": "1"}
+OPEN = {"HORTUS_REGISTRATION": "true"}
 
 
 @pytest.fixture(scope="package")
-def doubled() -> Iterator[Scene]:
-    """Everything twice, PostgreSQL without fsync, nothing started again by itself; tokens, idle sessions and fresh factors outlast the tests."""
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd | None]:
+    """A directory of the hospital with a few people; None where its server can be neither found nor installed."""
+    if not openldap.installed():
+        yield None
+        return
+    with openldap.running(tmp_path_factory.mktemp("directory")) as slapd:
+        slapd.fill()
+        yield slapd
+
+
+@pytest.fixture(scope="package")
+def doubled(directory: Slapd | None) -> Iterator[Scene]:
+    """Everything twice, PostgreSQL without fsync, nothing started again by itself; tokens, idle sessions and fresh factors outlast the tests.
+
+    Anybody may ask for an account. The people of the directory can sign in, where there is one.
+    """
     home = Home.temporary()
-    suite = Suite(home, replicas=2, agent=False, fsync=False, respawn=False, settings=LONG)
+    settings = LONG | OPEN
+    if directory is not None:
+        file = openldap.written(openldap.configuration(directory, directory.folder), directory.folder)
+        settings |= {"HORTUS_LDAP_FILE": str(file), "HORTUS_LDAP_SYNC_S": str(DIRECTORY_LOOK_S)}
+    suite = Suite(home, replicas=2, agent=False, fsync=False, respawn=False, settings=settings)
     scene: Scene | None = None
     try:
         suite.start()

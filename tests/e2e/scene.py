@@ -21,6 +21,7 @@ STEP_SECONDS = 30
 PATIENCE = 60.0
 LOOK_SECONDS = 0.02
 IN_FORCE_SECONDS = 1.0
+DIRECTORY_LOOK_S = 2
 ASKING_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
 CANNOT_DECIDE = 503
@@ -80,6 +81,22 @@ class Somebody:
             factor = door.invitations.accept(invitation, self.password)
             self.username, self._secret = factor["username"], factor["totp_secret"]
             self.user_id = door.invitations.confirm(invitation, self.code())["user_id"]
+        return self
+
+    def enrol(self, name: str, password: str, gateway: int = 0) -> "Somebody":
+        """Sign in for the first time with a name and password of the directory, which sets up a second factor; opens no session yet."""
+        self.username, self.password = name, password
+        with self.fresh(gateway, token=None) as door:
+            enrolment = ""
+            try:
+                door.sessions.create(name, password)
+            except Refused as refused:
+                if refused.slug != "factor-enrolment-needed":
+                    raise
+                enrolment = str(refused.members["enrolment"])
+            self._secret = door.enrolments.accept(enrolment)["totp_secret"]
+            user = door.enrolments.confirm(enrolment, self.code())
+        self.username, self.user_id = user["username"], user["user_id"]
         return self
 
     def code(self) -> str:
