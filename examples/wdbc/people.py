@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import DEVNULL, PIPE
 from typing import IO, Any
 
 import pyotp
@@ -45,12 +45,16 @@ class Person:
 
     def join(self, **once: str) -> None:
         """`hortus setup` or `hortus accept` with its one-time secret: set a password and a second factor, confirm it with a code."""
-        command = [sys.executable, "-m", "hortus.cli", "setup" if "HORTUS_SETUP_LINK" in once else "accept", "--json"]
+        self.set_up("setup" if "HORTUS_SETUP_LINK" in once else "accept", **once)
+
+    def set_up(self, *arguments: str, **once: str) -> None:
+        """A command that shows a new second factor and asks for a code of it."""
+        command = [sys.executable, "-m", "hortus.cli", *arguments, "--json"]
         with subprocess.Popen(command, env=self._environment() | once, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as typed:
             shown = _document(typed.stdout)
             if shown:
                 factor = json.loads(shown)
-                self.username, self._secret = factor["username"], factor["totp_secret"]
+                self.username, self._secret, self._last_step = factor["username"], factor["totp_secret"], 0
             _, said = typed.communicate(self.code() + "\n" if shown else None)
         if typed.returncode != 0:
             raise Ended(typed.returncode, said.strip())
@@ -105,7 +109,7 @@ class Person:
 
     def _run(self, arguments: list[str], **more: str) -> str:
         command = [sys.executable, "-m", "hortus.cli", *arguments]
-        ended = subprocess.run(command, env=self._environment() | more, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, env=self._environment() | more, stdin=DEVNULL, capture_output=True, text=True, check=False)
         if ended.returncode != 0:
             raise Ended(ended.returncode, ended.stderr.strip().splitlines()[0] if ended.stderr.strip() else "no word")
         return ended.stdout
