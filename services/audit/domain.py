@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from chassis.audit import chain_hash, leaf_hash
+from chassis.audit import chain_hash, is_canonical, leaf_hash
 from contracts.events import AuditRecord
 from services.audit.models import Anomaly, Head, Odd, Range, Record, Unreadable
 
@@ -43,7 +43,7 @@ def source_of(topic: str) -> str:
 
 
 def read(data: bytes, kafka_offset: int) -> Entry:
-    """Read a record. Raises NotARecord."""
+    """Read a record. Raises NotARecord, also for bytes that another reader could take for another record."""
     try:
         record = AuditRecord.model_validate_json(data)
         record.at.astimezone(UTC)
@@ -54,6 +54,8 @@ def read(data: bytes, kafka_offset: int) -> Entry:
         raise NotARecord("at: out of range") from error
     if record.at.tzinfo is None:
         raise NotARecord("at: without a time zone")
+    if not is_canonical(data, record):
+        raise NotARecord("not canonical")
     return Entry(record, data, leaf_hash(data), kafka_offset)
 
 

@@ -46,6 +46,40 @@ NO_RECORDS = {
 }
 
 
+RECORD = record(1, status=200, project_id=str(ADA), resource={"a": "b"}, later={"b": 1.5, "a": None})
+OTHERWISE_WRITTEN = {
+    "a name twice": RECORD.replace(b'"outcome":"allowed"', b'"outcome":"refused","outcome":"allowed"'),
+    "a name twice further in": RECORD.replace(b'{"a":"b"}', b'{"a":"c","a":"b"}'),
+    "a new name twice": RECORD.replace(b'"later":', b'"later":{},"later":'),
+    "another order": b'{"status":200,' + RECORD[1:].replace(b',"status":200', b""),
+    "another order further in": RECORD.replace(b'{"a":null,"b":1.5}', b'{"b":1.5,"a":null}'),
+    "a space": RECORD.replace(b'"number":1', b'"number": 1'),
+    "a line's end": RECORD + b"\n",
+    "a number as text": RECORD.replace(b'"number":1', b'"number":"1"'),
+    "a number as a truth": RECORD.replace(b'"number":1', b'"number":true'),
+    "a fraction of nothing": RECORD.replace(b'"number":1', b'"number":1.0'),
+    "a power": RECORD.replace(b'"status":200', b'"status":2e2'),
+    "a status as text": RECORD.replace(b'"status":200', b'"status":"200"'),
+    "zeros that say nothing": RECORD.replace(b"1.5", b"1.50"),
+    "no number at all": RECORD.replace(b"1.5", b"NaN"),
+    "an escaped letter": RECORD.replace(b"allowed", b"\\u0061llowed"),
+    "an id in capitals": RECORD.replace(str(ADA).encode(), str(ADA).upper().encode()),
+    "another time zone": RECORD.replace(b'Z","later', b'+00:00","later'),
+    "nothing": RECORD.replace(b'"status":200', b'"sha256":null'),
+}
+
+
+def test_a_record_that_the_odd_ones_are_made_of_is_one() -> None:
+    assert domain.read(RECORD, 0).record.number == 1
+
+
+@pytest.mark.parametrize("case", OTHERWISE_WRITTEN)
+def test_what_can_be_read_in_two_ways_is_no_record(case: str) -> None:
+    assert OTHERWISE_WRITTEN[case] != RECORD
+    with pytest.raises(NotARecord):
+        domain.read(OTHERWISE_WRITTEN[case], 0)
+
+
 @pytest.mark.parametrize("case", NO_RECORDS)
 def test_what_is_no_record_is_told_apart(case: str) -> None:
     with pytest.raises(NotARecord) as refused:

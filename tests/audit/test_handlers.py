@@ -149,6 +149,15 @@ async def test_what_is_no_record_is_stored_raw_and_stops_nothing(world: World, v
     assert UNREADABLE.labels("auth")._value.get() == counted + 1
 
 
+async def test_a_record_that_can_be_read_in_two_ways_is_stored_raw_and_takes_no_number(world: World) -> None:
+    forged = record(1).replace(b'"outcome":"allowed"', b'"outcome":"refused","outcome":"allowed"')
+    assert await world.hear_raw(TOPIC, forged, record(1)) == 2
+    [row] = await world.sql("SELECT value, reason FROM unreadable")
+    assert tuple(row) == (forged, "not canonical")
+    assert await links(world) == expected(1)
+    assert await world.sql("SELECT 1 FROM anomalies") == []
+
+
 @pytest.mark.parametrize("number", [0, -5, 2**63, 10**40])
 async def test_a_number_out_of_range_is_an_anomaly(world: World, number: int) -> None:
     assert await world.hear_raw(TOPIC, record(number), record(1)) == 2
