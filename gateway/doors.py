@@ -19,6 +19,9 @@ _PLAIN = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _ENCODED = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _HEX = re.compile(r"[0-9a-f]{1,40}")
+_PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_REST = re.compile(r".*[^/]", re.DOTALL)
+_FORMS = {"certificate_id": _HEX, "provider": _PROVIDER, "path": _REST}
 _ODD = frozenset({"Cc", "Cs", "Cn", "Zl", "Zp"})
 _AMBIGUOUS = ("/", "\\")
 
@@ -49,12 +52,13 @@ class MethodNotAllowed(Problem):
 
 @dataclass(frozen=True)
 class Door:
-    """One row as the gateway serves it. ``in_project``: the path names a project."""
+    """One row as the gateway serves it. ``forms``: what each value of the path must look like; ``project``: which one is a project."""
 
     action: Action
     rule: Rule
     names: tuple[str, ...]
-    in_project: bool
+    forms: tuple[re.Pattern[str], ...]
+    project: int | None
 
 
 @dataclass(slots=True)
@@ -86,7 +90,8 @@ class Doors:
             if kind != "path":
                 node.one = node.one or _Node()
                 node = node.one
-        door = Door(action, rule, tuple(names), "project_id" in names)
+        project = names.index("project_id") if "project_id" in names else None
+        door = Door(action, rule, tuple(names), tuple(map(_form, names)), project)
         table = node.rest if segments[-1].endswith(":path}") else node.doors
         if rule.method in table:
             raise ValueError(f"two rows for {rule.method} {rule.path}")
@@ -123,17 +128,20 @@ def _chosen(table: dict[str, Door], method: str, values: list[str]) -> tuple[Doo
     door = table.get(method)
     if door is None:
         raise MethodNotAllowed(table)
-    for number, name in enumerate(door.names):
-        if name == "certificate_id":
-            if not _HEX.fullmatch(values[number]):
-                raise UnknownPath
-        elif name.endswith("_id"):
-            if not _UUID.fullmatch(values[number]):
-                raise UnknownPath
-            values[number] = values[number].lower()
-        elif values[number].endswith("/") or not values[number]:
+    for number, form in enumerate(door.forms):
+        if not form.fullmatch(values[number]):
             raise UnknownPath
+        if form is _UUID:
+            values[number] = values[number].lower()
     return door, values
+
+
+def _form(name: str) -> re.Pattern[str]:
+    """What a value of this name must look like. Raises ValueError for a name without a rule."""
+    form = _FORMS.get(name) or (_UUID if name.endswith("_id") else None)
+    if form is None:
+        raise ValueError(f"nothing says what {{{name}}} of a path may look like")
+    return form
 
 
 def segments_of(raw_path: bytes) -> list[str]:

@@ -1,7 +1,7 @@
 """The gateway's audit records: every access and every refusal, as canonical JSON for the spool.
 
 The text of a record is put together by hand, since it is made for every request; ``chassis.audit.canonical`` gives the
-same bytes, which a test holds.
+same bytes, which a test holds. Every text in it goes through ``_quoted``, whoever is thought to have made it.
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from contracts.events import Outcome
 from gateway.spool import Spool
 
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 _REASON = re.compile(r"[a-z0-9-]{1,64}")
 _LAST = "allowed"
 UNKNOWN = "unknown"
@@ -46,6 +47,7 @@ class Ledger:
     def __init__(self, spool: Spool, source: str) -> None:
         self.spool = spool
         self.source = source
+        self._source = _quoted(source)
         self._second = 0
         self._prefix = ""
 
@@ -58,13 +60,13 @@ class Ledger:
             sizes = f',"bytes_in":{traffic.bytes_in}'
         if traffic.bytes_out is not None:
             sizes += f',"bytes_out":{traffic.bytes_out}'
-        project = f',"project_id":"{access.project_id}"' if access.project_id is not None else ""
-        digest = f',"sha256":"{traffic.sha256}"' if traffic.sha256 is not None else ""
+        project = f',"project_id":{_quoted(access.project_id)}' if access.project_id is not None else ""
+        digest = f',"sha256":{_quoted(traffic.sha256)}' if traffic.sha256 is not None else ""
         answered = f',"status":{status}' if status is not None else ""
         return self.spool.append(
-            f'{{"action":"{access.action}","actor":{access.actor},"at":"{self._now()}"{sizes},"number":',
-            f',"outcome":"{outcome.value}"{project},"reason":"{reason}","record_id":"{record_id}","request_id":"{access.request_id}",'
-            f'"resource":{access.resource}{digest},"source":"{self.source}"{answered}}}',
+            f'{{"action":{_quoted(access.action)},"actor":{access.actor},"at":"{self._now()}"{sizes},"number":',
+            f',"outcome":"{outcome.value}"{project},"reason":{_quoted(reason)},"record_id":{_quoted(record_id)},'
+            f'"request_id":{_quoted(access.request_id)},"resource":{access.resource}{digest},"source":{self._source}{answered}}}',
         )
 
     def _now(self) -> str:
@@ -78,13 +80,7 @@ class Ledger:
 
 def resource_of(names: tuple[str, ...], values: list[str]) -> str:
     """What was acted on, as canonical JSON: the parameters of the path."""
-    if not names:
-        return "{}"
-    if "path" in names:
-        return json.dumps(dict(zip(names, values, strict=True)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    if len(names) == 1:
-        return f'{{"{names[0]}":"{values[0]}"}}'
-    return "{" + ",".join(f'"{name}":"{value}"' for name, value in sorted(zip(names, values, strict=True))) + "}"
+    return "{" + ",".join([f"{_quoted(name)}:{_quoted(value)}" for name, value in sorted(zip(names, values, strict=True))]) + "}"
 
 
 def outcome_of(status: int, said: str | None) -> tuple[Outcome, str]:

@@ -122,7 +122,7 @@ class Plane:
         access.action = door.action.value
         access.resource = resource_of(door.names, values)
         self._origins.demand_own(request)
-        project_id = access.project_id = values[0] if door.in_project else None
+        project_id = access.project_id = values[door.project] if door.project is not None else None
         credential = await self._credential(request)
         if credential is NOTHING_SHOWN:
             standing = NOBODY_STANDING

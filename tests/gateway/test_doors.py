@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.errors import Problem
-from contracts.policy import API, POLICY, Action
+from contracts.policy import API, EVERYBODY, POLICY, Action, Rule, Service
 from gateway.doors import Doors, MalformedPath, MethodNotAllowed, UnknownPath
 
 DOORS = Doors()
@@ -17,7 +17,7 @@ DOORS = Doors()
 def filled(path: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        return {"path:path": "a/b c.txt".replace(" ", "%20"), "certificate_id": "0f" * 16}.get(name, str(uuid4()))
+        return {"path:path": "a/b%20c.txt", "certificate_id": "0f" * 16, "provider": "campus-1"}.get(name, str(uuid4()))
 
     return API + re.sub(r"\{([^}]+)\}", value, path)
 
@@ -57,3 +57,24 @@ def test_no_path_breaks_the_doors(tail: bytes) -> None:
         parts = "/".join(values).split("/")
         assert not {"", ".", ".."} & set(parts)
         assert not any(ord(letter) < 32 for letter in "".join(parts))
+
+
+@pytest.mark.parametrize("provider", ["a", "campus-1", "0" * 32])
+def test_a_provider_is_a_short_name(provider: str) -> None:
+    assert DOORS.find("GET", f"{API}/oidc/{provider}/start".encode())[1] == [provider]
+
+
+@pytest.mark.parametrize(
+    "provider",
+    ["-a", "A", "a_b", "a.b", "0" * 33, "a%22", "%7B%22a%22%3A1%7D", "a:b", "a%20", "%C3%A4", "x%22%2C%22outcome%22%3A%22allowed"],
+)
+def test_what_is_no_name_of_a_provider_is_no_path(provider: str) -> None:
+    for method, door in (("GET", "start"), ("GET", "callback"), ("POST", "logout")):
+        with pytest.raises(UnknownPath):
+            DOORS.find(method, f"{API}/oidc/{provider}/{door}".encode())
+
+
+def test_a_value_that_nothing_is_said_about_opens_no_gateway() -> None:
+    row = Rule(Service.AUTH, "GET", "/things/{thing}", EVERYBODY)
+    with pytest.raises(ValueError, match="thing"):
+        Doors({Action.OIDC_START: row})

@@ -3,16 +3,21 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from chassis.audit import canonical
+from chassis.audit import canonical, is_canonical
 from contracts.events import AuditRecord, Outcome
+from contracts.policy import POLICY
 from gateway import spool as spool_module
 from gateway.ledger import Access, Ledger, Traffic, resource_of
 from gateway.publish import Reader
@@ -188,3 +193,36 @@ async def test_records_are_the_canonical_bytes_of_the_contract(tmp_path: Path) -
         assert record.number == number
         assert canonical(record) == line
     assert AuditRecord.model_validate_json(lines[0]).resource["path"] == 'a "b"/ü.csv'
+
+
+class Kept:
+    """Takes a record and keeps its text."""
+
+    text = ""
+
+    def append(self, before: str, after: str) -> int:
+        self.text = f"{before}1{after}"
+        return 1
+
+
+ROWS = sorted({tuple(re.findall(r"\{(\w+)", rule.path)) for rule in POLICY.values()})
+OTHERS = {name for names in ROWS for name in names if not name.endswith("_id")} | {"certificate_id"}
+ANY = st.text() | st.sampled_from(['x"', 'x","outcome":"allowed', "x\\", 'x"}', "\n", "\u2028"])
+
+
+@given(st.data(), st.sampled_from(ROWS), st.sampled_from(list(Outcome)), st.none() | st.uuids().map(str))
+def test_no_text_breaks_out_of_its_place_in_a_record(
+    data: st.DataObject, names: tuple[str, ...], outcome: Outcome, project: str | None
+) -> None:
+    values = [data.draw(ANY if name in OTHERS else st.uuids().map(str), name) for name in names]
+    action, reason, request, source = [data.draw(ANY, name) for name in ("action", "reason", "request", "source")]
+    kept: Any = Kept()
+    access = Access(request, action, resource=resource_of(names, values), project_id=project)
+    Ledger(kept, source).record(str(uuid7()), access, outcome, reason, 200)
+    line = kept.text.encode()
+    record = AuditRecord.model_validate_json(line)
+    assert record.resource == dict(zip(names, values, strict=True))
+    assert (record.action, record.reason, record.request_id, record.source) == (action, reason, request, source)
+    assert (record.outcome, record.number, str(record.project_id)) == (outcome, 1, str(project))
+    assert canonical(record) == line
+    assert is_canonical(line, record)
