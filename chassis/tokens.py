@@ -33,11 +33,12 @@ class InvalidToken(Exception):
 
 @dataclass(frozen=True)
 class Claims:
-    """What a valid token says: who, in which session, until when (Unix seconds)."""
+    """What a valid token says: who, in which session, until when (Unix seconds); and the id of the key that signed it."""
 
     user_id: UUID
     session_id: UUID
     expires: int
+    key_id: str
 
 
 def _b64(number: int) -> str:
@@ -77,7 +78,8 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
         raise InvalidToken
     try:
         header = jwt.get_unverified_header(token)
-        key = keys.get(str(header.get("kid")))
+        named = str(header.get("kid"))
+        key = keys.get(named)
         if header.get("alg") != ALGORITHM or key is None:
             raise InvalidToken
         claims = jwt.decode(
@@ -97,7 +99,7 @@ def verify(token: str, keys: Mapping[str, Jwk]) -> Claims:
         )
         if int(claims["iat"]) > time.time() + LEEWAY_S:
             raise InvalidToken
-        return Claims(UUID(claims["sub"]), UUID(claims["sid"]), int(claims["exp"]))
+        return Claims(UUID(claims["sub"]), UUID(claims["sid"]), int(claims["exp"]), named)
     except (JOSEError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise InvalidToken from error
 

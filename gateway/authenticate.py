@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -67,14 +67,15 @@ class ShownCertificate:
 class Credential:
     """What a caller has shown.
 
-    ``expires`` is the token's end; ``since`` when the token was first seen, or the API key made; Unix seconds. ``standings``
-    is where ``authority`` remembers what it worked out, ``joined`` what this is together with a certificate, by its fingerprint.
+    ``expires`` is the token's end; ``since`` when the token was first seen, or the API key made; Unix seconds. ``signed_by``
+    is the id of the key that signed the token. ``standings`` is where ``authority`` remembers what it worked out, ``joined`` what this is together with a certificate, by its fingerprint.
     """
 
     user_id: str | None = None
     session_id: str | None = None
     expires: float = 0.0
     since: float = 0.0
+    signed_by: str | None = None
     key: keys.ShownKey | None = None
     certificate: ShownCertificate | None = None
     standings: dict[str | None, Any] = field(default_factory=dict)
@@ -132,7 +133,7 @@ class Authenticator:
             if key_id is None or key_id in signing_keys:
                 raise InvalidCredential from error
             raise NotKnownYet(SIGNING_KEYS.name, key_id, InvalidCredential()) from error
-        made = Credential(str(claims.user_id), str(claims.session_id), claims.expires + tokens.LEEWAY_S, now)
+        made = Credential(str(claims.user_id), str(claims.session_id), claims.expires + tokens.LEEWAY_S, now, claims.key_id)
         return _remember(self._tokens, digest, made)
 
     def _api_key(self, text: bytes) -> Credential:
@@ -175,8 +176,7 @@ def _both(bearer: Credential, shown: Credential) -> Credential:
         raise CredentialsDiffer
     both = bearer.joined.get(certificate.fingerprint)
     if both is None:
-        made = Credential(bearer.user_id, bearer.session_id, bearer.expires, bearer.since, bearer.key, certificate)
-        both = _remember(bearer.joined, certificate.fingerprint, made)
+        both = _remember(bearer.joined, certificate.fingerprint, replace(bearer, certificate=certificate, standings={}, joined={}))
     return both
 
 

@@ -154,6 +154,8 @@ class Authority:
                 )
             )
         about: dict[str, Any] = {}
+        if credential.signed_by is not None:
+            self._signature(search, credential.signed_by)
         if credential.session_id is not None:
             about |= self._session(search, credential)
         key = self._api_key(search, credential.key) if credential.key is not None else None
@@ -210,6 +212,12 @@ class Authority:
         else:
             about["project_id"] = project_id
         return search.standing(Actor(principal=Principal.PERSON, versions=search.versions, **about))
+
+    def _signature(self, search: "Search", key_id: str) -> None:
+        """A token counts no longer than the key that signed it, whoever it speaks for."""
+        key: Any = search.rests_on(self._facts[SIGNING_KEYS.name], key_id)
+        if key is None or not key.live:
+            raise InvalidCredential
 
     def _session(self, search: "Search", credential: Credential) -> dict[str, Any]:
         """What a session adds to its actor. The second factor grows old at an instant."""

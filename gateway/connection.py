@@ -83,23 +83,23 @@ class Connection(asyncio.Protocol):
 
     # What the data plane calls
 
-    def start(self, request_line: bytes, headers: bytes, *, head: bool = False, body: bool = False) -> None:
-        """Send a request's head: its line, ``Host``, then ``headers`` (with their closing empty line).
+    def start(self, request_line: bytes, rest: bytes, *, head: bool = False, streams: bool = False) -> None:
+        """Send a request: its line, ``Host``, then ``rest``: headers, their closing empty line, and a body that is all there.
 
-        ``head``: the answer to it has no body, whatever its headers say. ``body``: ``write`` and ``finish`` follow.
+        ``head``: the answer to it has no body, whatever its headers say. ``streams``: ``write`` and ``finish`` follow.
         """
         self.used += 1
         self.status = 0
         self.headers = []
         self.headed = self.complete = self._interim = False
         self.error = None
-        self.sent = not body
+        self.sent = not streams
         self._busy = True
         self._headless = head
         self._head_size = 0
         self.deadline = self._loop.time() + FIRST_BYTE_S
         self.replica.busy.add(self)
-        self._transport.write(request_line + self.replica.host_line + headers)
+        self._transport.write(request_line + self.replica.host_line + rest)
 
     async def write(self, data: bytes) -> None:
         """Send a piece of the request's body; returns when the connection takes more. Raises what ended the exchange."""
@@ -138,6 +138,18 @@ class Connection(asyncio.Protocol):
         self.deadline = 0.0
         return self.take()
 
+    async def small(self, headers: Headers) -> None:
+        """Wait for the whole of an answer that says that it fits into the buffer. Raises when it was cut short."""
+        length = next((value for name, value in headers if name == b"content-length"), b"")
+        if not length.isdigit() or int(length) > BUFFER:
+            return
+        while not self.complete:
+            if self.error is not None:
+                raise self.error
+            self.deadline = self._loop.time() + FIRST_BYTE_S
+            self._reader = self._loop.create_future()
+            await self._reader
+
     def take(self) -> bytes:
         """What has arrived of the answer's body and was not handed out yet."""
         chunks = self._chunks
@@ -166,7 +178,8 @@ class Connection(asyncio.Protocol):
         """The exchange is over: keep the connection when it is clean, else close it."""
         self.replica.busy.discard(self)
         self._busy = False
-        if not self.complete or not self.sent or self.error is not None or self._chunks or not self._keep or self._transport.is_closing():
+        clean = self.complete and self.sent and self.error is None and not self._chunks and self._writable is None
+        if not clean or not self._keep or self._transport.is_closing():
             self._abort()
             self.replica.forget(self)
             return

@@ -24,6 +24,10 @@ class UpstreamUnavailable(Problem):
     title = "The service cannot be reached at this moment"
 
 
+class ReplicaFull(Exception):
+    """A replica has as many connections as one may; it lives, and has room again when the next exchange ends."""
+
+
 class Replica:
     """One address of a service: its idle connections, and whether it is known to be dead."""
 
@@ -39,16 +43,22 @@ class Replica:
         self.identity = identity
         self.idle: list[Connection] = []
         self.busy: set[Connection] = set()
+        self.opening = 0
         self.dead_until = 0.0
 
     async def connect(self) -> Connection:
-        """A new connection whose peer is the service that it should be. Raises OSError or TimeoutError."""
+        """A new connection whose peer is the service that it should be. Raises ReplicaFull, OSError or TimeoutError."""
         loop = asyncio.get_running_loop()
-        if len(self.busy) >= MAX_CONNECTIONS:
-            raise ConnectionRefusedError("too many connections to one replica")
-        transport, connection = await asyncio.wait_for(
-            loop.create_connection(lambda: Connection(self), self.host, self.port, ssl=self.context, server_hostname=self.host), CONNECT_S
-        )
+        if len(self.busy) + self.opening >= MAX_CONNECTIONS:
+            raise ReplicaFull
+        self.opening += 1
+        try:
+            transport, connection = await asyncio.wait_for(
+                loop.create_connection(lambda: Connection(self), self.host, self.port, ssl=self.context, server_hostname=self.host),
+                CONNECT_S,
+            )
+        finally:
+            self.opening -= 1
         der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         peer = tls.spiffe_of(der) if der else None
         if peer != self.identity:
@@ -97,6 +107,8 @@ class Upstream:
             replica = self._move_on() if attempt else self.replicas[self._turn]
             try:
                 return await replica.connect()
+            except ReplicaFull:
+                log.warning("a replica has as many connections as one may", upstream=replica.name)
             except (OSError, TimeoutError) as error:
                 replica.dead_until = asyncio.get_running_loop().time() + DEAD_S
                 log.warning("an upstream cannot be reached", upstream=replica.name, error=type(error).__name__)
@@ -130,16 +142,16 @@ class Forwarder:
         self,
         service: str,
         request_line: bytes,
-        headers: bytes,
+        rest: bytes,
         *,
         repeatable: bool,
         head: bool,
-        body: bool,
+        streams: bool,
         begin: Callable[[Connection], object],
     ) -> Connection:
-        """Send a request's head to a replica and return the connection that carries the exchange.
+        """Send a request to a replica and return the connection that carries the exchange; the words are those of ``Connection.start``.
 
-        ``begin`` is called with it before anything is sent. Without a body the answer's head has arrived on return, and a
+        ``begin`` is called with it before anything is sent. Unless a body ``streams``, the answer's head has arrived on return, and a
         ``repeatable`` request whose reused connection died before an answer is sent once more, on a new connection.
         Raises UpstreamUnavailable, UpstreamFailed or UpstreamTimeout.
         """
@@ -150,8 +162,8 @@ class Forwarder:
         if connection is None:
             connection = await upstream.connect()
         begin(connection)
-        connection.start(request_line, headers, head=head, body=body)
-        if body:
+        connection.start(request_line, rest, head=head, streams=streams)
+        if streams:
             return connection
         try:
             await connection.head()
@@ -162,7 +174,7 @@ class Forwarder:
                 raise
             connection = await upstream.connect()
             begin(connection)
-            connection.start(request_line, headers, head=head, body=body)
+            connection.start(request_line, rest, head=head, streams=streams)
             await connection.head()
         return connection
 

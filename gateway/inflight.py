@@ -5,12 +5,14 @@ fact about its principal arrives, and at the instant when its right ends by the 
 """
 
 import asyncio
+import functools
+import ipaddress
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Protocol
 
 from chassis.errors import TooManyRequests, Unauthenticated
-from contracts.events import Fact
+from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import POLICY, Action
 from gateway.authenticate import Credential, NotKnownYet
 from gateway.authority import Authority
@@ -19,7 +21,6 @@ from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 SOON_S = 2.0
 OWN_DEED_S = 0.5
 STALL_S = 300.0
-BODY_S = 30.0
 MOST_AT_ONCE = 128
 CUT = "cut"
 CLIENT_LEFT = "client-left"
@@ -27,7 +28,7 @@ STALLED = "stalled"
 
 
 class TooManyAtOnce(TooManyRequests):
-    """One person or agent, or one address without a credential, holds as many requests open as one may."""
+    """One person or agent, or one source (``network_of``) without a credential, holds as many requests open as one may."""
 
     title = "Too many of your requests are under way; wait for one of them to end"
 
@@ -57,7 +58,7 @@ class Over(Exception):
 class Flight:
     """One request in flight.
 
-    ``key`` is the person or agent that it runs for, or the address of who shows no credential. ``over`` is None, or why it was
+    ``key`` is the person or agent that it runs for, or where who shows no credential comes from. ``over`` is None, or why it was
     ended; ``deadline`` is for a client that gives or takes no more (loop's time); ``quiet`` says that
     no byte of a body or of an answer is under way, so that a cut request can still be told why. ``lost`` is the fact that took
     the right away while a service works on a change: the change itself may have said it (signing out, leaving a project).
@@ -89,7 +90,7 @@ class Flight:
     ) -> None:
         self.client = client
         self.credential = credential
-        self.key = standing.principal or f"from {peer}"
+        self.key = standing.principal or f"from {network_of(peer)}"
         self.action = action
         self.project_id = project_id
         self.standing = standing
@@ -133,6 +134,20 @@ class Flight:
         """Raise Over when the request was ended from outside."""
         if self.over is not None:
             raise Over(self.over)
+
+
+@functools.lru_cache(maxsize=4096)
+def network_of(peer: str) -> str:
+    """Where strangers count as one: an IPv4 address, or the 64 bits of an IPv6 network, in which one machine has any number."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv4Address):
+        return peer
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class InFlight:
@@ -182,6 +197,8 @@ class InFlight:
     def heard(self, _old: Fact | None, new: Fact) -> None:
         """A fact changed: review every request that it may speak about."""
         about: Any = new
+        if new.topic is SIGNING_KEYS:
+            self._review_those([flight for flight in self if flight.credential.signed_by == about.key_id], new)
         for name in ("user_id", "agent_id"):
             key = getattr(about, name, None)
             if key is not None:
@@ -190,9 +207,12 @@ class InFlight:
     def _review_all(self, key: str, cause: Fact) -> None:
         flights = self._flights.get(key)
         if flights:
-            cut = sum(self._review(flight, cause) for flight in list(flights))
-            if cut:
-                self._on_cut(cut)
+            self._review_those(list(flights), cause)
+
+    def _review_those(self, flights: Iterable[Flight], cause: Fact) -> None:
+        cut = sum(self._review(flight, cause) for flight in flights)
+        if cut:
+            self._on_cut(cut)
 
     def _review(self, flight: Flight, cause: Fact | None = None) -> bool:
         """Cut the request unless it may go on; whether it was cut. ``cause`` is the fact that asks for the review."""

@@ -20,11 +20,12 @@ from contracts.policy import Decision, Rule, Service
 from gateway.answers import SAFETY, Page, handed_out
 from gateway.authenticate import NOTHING_SHOWN, Authenticator, Credential, NotKnownYet
 from gateway.authority import Authority
+from gateway.bodies import Bodies
 from gateway.browser import Origins, cookie_line
-from gateway.connection import BODILESS, Connection
+from gateway.connection import BODILESS, Connection, Headers
 from gateway.doors import Doors, MethodNotAllowed
 from gateway.forward import Forwarder
-from gateway.inflight import BODY_S, CLIENT_LEFT, STALL_S, Flight, InFlight, Over, TooManyAtOnce
+from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over, TooManyAtOnce, network_of
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
@@ -87,6 +88,7 @@ class Plane:
         self._pages = pages
         self._origins = origins
         self._measures = measures
+        self._bodies = Bodies()
         self._waiting: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -189,56 +191,61 @@ class Plane:
     async def _arrival(self, request: Request, unknown: NotKnownYet, seconds: float) -> bool:
         """Wait for what a credential rests on; whether it has come. Raises TooManyAtOnce.
 
-        Anybody can make up credentials that have to be waited for, so one address has few of them waiting.
+        Anybody can make up credentials that have to be waited for, so one source has few of them waiting.
         """
-        waiting = self._waiting
-        if waiting.get(request.peer, 0) >= MOST_WAITING:
+        waiting, source = self._waiting, network_of(request.peer)
+        if waiting.get(source, 0) >= MOST_WAITING:
             raise TooManyAtOnce(retry_after=1)
-        waiting[request.peer] = waiting.get(request.peer, 0) + 1
+        waiting[source] = waiting.get(source, 0) + 1
         try:
             return await self._projection.until(lambda: self._projection.knowledge.version(unknown.topic, unknown.key) > 0, seconds)
         finally:
-            waiting[request.peer] -= 1
-            if not waiting[request.peer]:
-                del waiting[request.peer]
+            waiting[source] -= 1
+            if not waiting[source]:
+                del waiting[source]
 
     async def _forward(self, request: Request, rule: Rule, flight: Flight, receive: Receive, send: Send) -> int:
         def begin(connection: Connection) -> None:
+            if flight.over is not None:
+                connection.close()
             flight.check()
             flight.upstream = connection
 
+        body = b""
+        if request.has_body and rule.max_body is not None:
+            body = await self._bodies.whole(flight, receive, rule.max_body)
+            if request.chunked:
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+            await self._still_fresh(flight)
+        streams = request.has_body and rule.max_body is None
         if rule.service is Service.AUTH:
             request.forwarded.append(b"hortus-source: %b\r\n" % request.peer.encode("ascii"))
         if rule.cookies:
             request.forwarded.append(cookie_line(request))
-        head = b"%bhortus-identity: %b\r\n%b\r\n" % (b"".join(request.forwarded), flight.standing.header, request.trace)
+        head = b"%bhortus-identity: %b\r\n%b\r\n%b" % (b"".join(request.forwarded), flight.standing.header, request.trace, body)
         connection = await self._forwarder.exchange(
             rule.service,
             request.line,
             head,
             repeatable=request.method in _REPEATABLE,
             head=request.method == "HEAD",
-            body=request.has_body,
+            streams=streams,
             begin=begin,
         )
         pump: asyncio.Task[None] | None = None
         try:
-            if request.has_body:
+            if streams:
                 flight.quiet = False
-                pump = self._loop.create_task(self._pump(request, rule, flight, connection, receive))
+                pump = self._loop.create_task(self._pump(request, flight, connection, receive))
                 await connection.head()
             return await self._answer(request, rule, flight, connection, send)
         finally:
             if pump is not None and not pump.done():
                 pump.cancel()
-            flight.upstream = None
-            connection.release()
+            _let_go(flight, connection)
 
-    async def _pump(self, request: Request, rule: Rule, flight: Flight, connection: Connection, receive: Receive) -> None:
-        """Carry the request's body to the service as fast as it takes it; a failure ends the exchange."""
-        limit = rule.max_body
-        if limit is not None:
-            flight.deadline = self._loop.time() + BODY_S  # a body that fits into memory has no reason to drip
+    async def _pump(self, request: Request, flight: Flight, connection: Connection, receive: Receive) -> None:
+        """Carry a body without a limit to the service as fast as it takes it; a failure ends the exchange."""
         try:
             while True:
                 message = await receive()
@@ -248,9 +255,6 @@ class Plane:
                 data: bytes = message["body"]
                 more: bool = message["more_body"]
                 flight.bytes_in += len(data)
-                if limit is not None and flight.bytes_in > limit:
-                    connection.fail(TooLarge(f"This door takes {limit} bytes."))
-                    return
                 await self._still_fresh(flight)
                 if request.chunked:
                     framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -260,7 +264,6 @@ class Plane:
                 if not more:
                     connection.finish()
                     flight.quiet = True
-                    flight.deadline = 0.0
                     return
         except (Problem, Over) as error:
             connection.fail(error)
@@ -292,16 +295,12 @@ class Plane:
             if not waits:
                 # A change that is made and not yet in force is said to be so, also while nothing can be decided.
                 await self._still_fresh(flight)
+            if not connection.complete and not opened:
+                await connection.small(headers)
             flight.check()
             flight.quiet = False
             if connection.complete:
-                data = connection.take()
-                if digest is not None:
-                    digest.update(data)
-                flight.bytes_out = len(data)
-                if not any(name == b"content-length" for name, _ in headers) and status not in BODILESS:
-                    headers.append((b"content-length", b"%d" % len(data)))
-                await answer_whole(send, status, headers, data)
+                await self._whole(flight, connection, send, status, headers, digest)
             else:
                 await send({"type": "http.response.start", "status": status, "headers": headers})
                 await self._stream(flight, connection, send, digest)
@@ -315,6 +314,19 @@ class Plane:
                 request.client.cut()
         self._record(request, outcome, reason, status, flight, digest.hexdigest() if digest else None)
         return status
+
+    async def _whole(self, flight: Flight, connection: Connection, send: Send, status: int, headers: Headers, digest: Any) -> None:
+        """Send an answer that is all there. A client that takes its time over it holds no connection to the service."""
+        data = connection.take()
+        if connection.sent:
+            _let_go(flight, connection)
+        if digest is not None:
+            digest.update(data)
+        flight.bytes_out = len(data)
+        if not any(name == b"content-length" for name, _ in headers) and status not in BODILESS:
+            headers.append((b"content-length", b"%d" % len(data)))
+        flight.deadline = self._loop.time() + STALL_S
+        await answer_whole(send, status, headers, data)
 
     async def _stream(self, flight: Flight, connection: Connection, send: Send, digest: Any) -> None:
         """Carry the body as it arrives; while the client takes nothing, nothing more is read from the service."""
@@ -385,3 +397,10 @@ class Plane:
     ) -> int:
         traffic = Traffic(flight.bytes_in, flight.bytes_out, sha256) if flight is not None else Traffic()
         return self._ledger.record(str(uuid_utils.uuid7()), request.access, outcome, reason, status, traffic)
+
+
+def _let_go(flight: Flight, connection: Connection) -> None:
+    """Give the connection to the service back, once."""
+    if flight.upstream is not None:
+        flight.upstream = None
+        connection.release()

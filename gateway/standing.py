@@ -79,11 +79,16 @@ class Search:
         self.versions: dict[str, int] = {}
 
     def look(self, facts: dict[str, Fact], topic: str, key: str) -> Fact | None:
-        """Look a fact up, and remember that the result rests on it, or on there being none."""
-        fact = facts.get(key)
-        self.basis.append((facts, key, fact))
+        """Look a fact up that the services hear of, too, and remember that the result rests on it, or on there being none."""
+        fact = self.rests_on(facts, key)
         if fact is not None:
             self.versions[f"{topic}:{key}"] = fact.version
+        return fact
+
+    def rests_on(self, facts: dict[str, Fact], key: str) -> Fact | None:
+        """Look a fact up that the gateway alone decides by."""
+        fact = facts.get(key)
+        self.basis.append((facts, key, fact))
         return fact
 
     def ends(self, instant: float) -> None:

@@ -49,14 +49,14 @@ def forwarder(certificates: Certificates, *ports: int) -> Forwarder:
     return Forwarder({"projects": [f"https://localhost:{port}" for port in ports]}, context, DOMAIN)
 
 
-async def ask(made: Forwarder, method: str = "GET", *, repeatable: bool = True, body: bool = False) -> Connection:
+async def ask(made: Forwarder, method: str = "GET", *, repeatable: bool = True, streams: bool = False) -> Connection:
     return await made.exchange(
         "projects",
         f"{method} /x HTTP/1.1\r\n".encode(),
         b"\r\n",
         repeatable=repeatable,
         head=method == "HEAD",
-        body=body,
+        streams=streams,
         begin=lambda _connection: None,
     )
 
@@ -252,4 +252,23 @@ async def test_a_connection_that_idled_for_long_is_closed(certificates: Certific
         made.sweep(asyncio.get_running_loop().time() + forward.IDLE_S + 1)
         assert not connection.usable
         assert await whole(await ask(made)) == b""
+        made.close()
+
+
+async def test_a_full_replica_is_not_a_dead_one(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "MAX_CONNECTIONS", 1)
+    async with service(certificates, says(*[EMPTY] * 9)) as one, service(certificates, says(*[EMPTY] * 9)) as other:
+        made = forwarder(certificates, one, other)
+        replicas = made._upstreams["projects"].replicas
+        held = [await ask(made, "POST", streams=True), await ask(made, "POST", streams=True)]
+        assert {connection.replica.name for connection in held} == {replica.name for replica in replicas}
+        with pytest.raises(UpstreamUnavailable):
+            await ask(made)
+        assert [replica.dead_until for replica in replicas] == [0.0, 0.0]
+        held[0].finish()
+        await held[0].head()
+        assert await whole(held[0]) == b""
+        for _ in range(2):
+            assert await whole(await ask(made)) == b""
+        held[1].release()
         made.close()

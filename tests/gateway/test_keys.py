@@ -256,7 +256,7 @@ def test_keys_that_somebody_makes_up_push_no_verified_token_out_of_memory(monkey
 
     def verify(token: str, _keys: Any) -> tokens.Claims:
         verified.append(token)
-        return tokens.Claims(uuid7(), uuid7(), int(time.time()) + 60)
+        return tokens.Claims(uuid7(), uuid7(), int(time.time()) + 60, "k1")
 
     monkeypatch.setattr(tokens, "verify", verify)
     made = Authenticator("hortus.internal", dict)

@@ -7,6 +7,8 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -14,9 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from uuid_utils.compat import uuid7
 
 from chassis import tokens
-from contracts.events import CertificateKind, Session, SigningKey, User, UserStatus
+from chassis.audit import canonical
+from contracts.events import AuditRecord, CertificateKind, Session, SigningKey, User, UserStatus
+from contracts.policy import Action
 from contracts.roles import ClusterRole, Principal, Role
-from gateway import inflight, plane
+from gateway import bodies, forward, inflight, plane
+from gateway.authenticate import NOTHING_SHOWN, InvalidCredential, NotKnownYet
+from gateway.spool import segments
+from gateway.standing import NOBODY_STANDING
 from tests.gateway.stage import Someone, Stage, problem, public, read, say, until
 
 PROJECT = uuid7()
@@ -337,7 +344,7 @@ async def test_one_caller_cannot_take_every_connection_from_the_others(stage: St
 
 async def test_who_shows_nothing_is_bounded_by_address_and_cannot_drip_a_body(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inflight, "MOST_AT_ONCE", 2)
-    monkeypatch.setattr(plane, "BODY_S", 1.0)
+    monkeypatch.setattr(bodies, "BODY_S", 1.0)
     ada = stage.signs_in()
     stage.joins(ada, PROJECT)
     address = stage.people.removeprefix("https://").partition(":")
@@ -541,3 +548,116 @@ async def test_a_failure_inside_the_gateway_is_a_problem_and_a_record(stage: Sta
     assert (answer.status_code, problem(answer)) == (500, "gateway-failed")
     assert "secret" not in answer.text
     assert [(record["outcome"], record["reason"]) for record in await stage.records()] == [("failed", "gateway-failed")]
+
+
+@pytest.mark.parametrize("provider", ["x%22", "x%22%2C%22outcome%22%3A%22closed%22%2C%22x%22%3A%22", "%7B%22a%22%3A%22"])
+async def test_a_crafted_path_forges_nothing_in_its_record(stage: Stage, provider: str) -> None:
+    answer = await (await stage.client()).get(f"/oidc/{provider}/start")
+    assert (answer.status_code, problem(answer)) == (404, "unknown-path")
+    spool = stage.gateway.spool
+    await spool.durable(spool.number)
+    [line] = segments(spool.folder)[0][1].read_bytes().splitlines()
+    record = AuditRecord.model_validate_json(line)
+    assert canonical(record) == line
+    assert (record.outcome, record.reason, record.resource) == ("refused", "unknown-path", {})
+    assert stage.seen == []
+
+
+async def test_a_body_that_drips_holds_no_connection_to_a_service(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "MAX_CONNECTIONS", 1)
+    writers = []
+    for _ in range(3):
+        _, writer = await stage.raw()
+        writer.write(b"POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        writers.append(writer)
+    await until(lambda: len(stage.gateway.in_flight) == 3)
+    client = await stage.client()
+    for _ in range(3):
+        assert (await client.post("/sessions", json={"a": 1})).json()["size"] == 7
+    assert len(stage.seen) == 3
+    for writer in writers:
+        writer.close()
+    await until(lambda: len(stage.gateway.in_flight) == 0)
+    assert {record["reason"] for record in await stage.records()} == {"allowed", "client-left"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 9000, 200_000])
+async def test_a_body_that_comes_in_pieces_arrives_whole(stage: Stage, size: int) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, size, 4096):
+            yield bytes(min(4096, size - start))
+            await asyncio.sleep(0.001)
+
+    client = await stage.client()
+    for content in (pieces(), bytes(size)):
+        assert (await client.post("/sessions", content=content)).json()["size"] == size
+    assert [record["bytes_in"] for record in await stage.records()] == [size, size]
+
+
+async def test_large_bodies_on_their_way_are_bounded_and_small_ones_always_pass(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "ROOM", 100_000)
+    held = stage.gateway.plane._bodies
+    writers = []
+    for _ in range(2):
+        _, writer = await stage.raw()
+        writer.write(b"POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n" + bytes(50_000))
+        writers.append(writer)
+    await until(lambda: held.held > 80_000)
+
+    async def large() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield bytes(10_000)
+            await asyncio.sleep(0.01)
+
+    client = await stage.client()
+    refused = await client.post("/sessions", content=large())
+    assert (refused.status_code, problem(refused)) == (503, "no-room-for-body")
+    assert (await client.post("/sessions", content=bytes(5000))).json()["size"] == 5000
+    for writer in writers:
+        writer.close()
+    await until(lambda: held.held == 0)
+
+
+async def test_who_takes_no_answers_holds_no_connection_to_a_service(stage: Stage) -> None:
+    async def page(_scope: object, receive: object, send: object) -> None:
+        await read(receive)
+        await say(send, 200, bytes(200_000))
+
+    stage.answer = page
+    _, writer = await stage.raw()
+    writer.write(b"GET /api/v1/sign-in HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+    count = -1
+    while count != len(stage.seen):
+        count = len(stage.seen)
+        await asyncio.sleep(0.5)
+    assert 0 < count < 300
+    assert len(stage.gateway.in_flight) == 1
+    assert not any(replica.busy for upstream in stage.gateway.forwarder._upstreams.values() for replica in upstream.replicas)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("somewhere", "somewhere"),
+    ],
+)
+async def test_strangers_are_counted_by_address_or_by_network(
+    stage: Stage, peer: str, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client: Any = SimpleNamespace()
+    flight = inflight.Flight(client, peer, NOTHING_SHOWN, Action.SESSION_CREATE, None, NOBODY_STANDING)
+    assert flight.key == f"from {network}"
+    monkeypatch.setattr(plane, "MOST_WAITING", 1)
+    unknown = NotKnownYet("users", "nobody", InvalidCredential())
+    waits = asyncio.create_task(stage.gateway.plane._arrival(cast("Any", SimpleNamespace(peer=network.replace("/64", "9"))), unknown, 0.2))
+    await asyncio.sleep(0)
+    with pytest.raises(inflight.TooManyAtOnce):
+        await stage.gateway.plane._arrival(cast("Any", SimpleNamespace(peer=peer)), unknown, 0.2)
+    assert not await waits
+    assert stage.gateway.plane._waiting == {}

@@ -12,11 +12,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from uuid_utils.compat import uuid7
 
-from contracts.events import SESSIONS, CertificateKind, Session, User, UserStatus
+from chassis import tokens
+from contracts.events import SESSIONS, CertificateKind, Session, SigningKey, User, UserStatus
 from contracts.roles import Role
-from tests.gateway.stage import Certificates, Someone, Stage, opened, problem, read, say, until
+from tests.gateway.stage import Certificates, Someone, Stage, opened, problem, public, read, say, until
 
 PROJECT = uuid7()
 DATASET = uuid7()
@@ -479,3 +481,40 @@ async def test_a_transfer_that_outlasts_the_drain_is_ended_and_recorded(certific
         await asyncio.wait_for(endless.ended.wait(), 5)
         last = (await stage.records())[-1]
         assert (last["outcome"], last["reason"]) == ("failed", "gateway-stopped")
+
+
+@pytest.mark.parametrize("upload", [False, True])
+async def test_a_withdrawn_signing_key_cuts_the_transfers_of_its_tokens(stage: Stage, upload: bool) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    fact = SigningKey(version=2, key_id="k1", jwk=public(stage.key), live=False)
+    assert await cut(stage, await stage.client(ada), lambda: stage.tell(fact), upload=upload) < 1.0
+
+
+async def test_a_withdrawn_signing_key_cuts_a_token_beside_a_certificate_and_no_other_callers(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+    holder = stage.holds(CertificateKind.PROJECT, project_id=PROJECT, user_id=ada.user_id)
+    newer = tokens.private_jwk(ec.generate_private_key(ec.SECP256R1()))
+    stage.tell(SigningKey(version=1, key_id="k2", jwk=public(newer), live=True))
+    token = tokens.issue(newer, "k2", ada.user_id, ada.session_id, datetime.now(UTC), timedelta(minutes=5))[0]
+    others = [
+        await stage.client(Someone(ada.user_id, ada.session_id, token)),
+        await stage.client(stage.makes_key(ada)),
+        await stage.client(holder=holder),
+    ]
+    endless = Endless()
+    stage.answer = endless.sends
+    async with contextlib.AsyncExitStack() as stack:
+        going = [(await stack.enter_async_context(client.stream("GET", FILE))).aiter_raw() for client in others]
+        both = (await stack.enter_async_context((await stage.client(ada, holder)).stream("GET", FILE))).aiter_raw()
+        for received in (*going, both):
+            await anext(received)
+        stage.tell(SigningKey(version=2, key_id="k1", jwk=public(stage.key), live=False))
+        with pytest.raises(httpx2.TransportError):
+            async for _ in both:
+                pass
+        for received in going:
+            for _ in range(200):
+                await anext(received)
+        assert len(stage.gateway.in_flight) == 3
