@@ -125,7 +125,7 @@ def refused(answer: httpx2.Response, *statuses: int) -> str:
 
 
 def stored(scene: Scene, *services: Service) -> dict[str, str]:
-    """A fingerprint of every row that the services keep, without what the chassis keeps for its own work."""
+    """A fingerprint of every row that the services keep, without what the chassis keeps for its own work and when a sign-in was last used."""
     kept = ", ".join(f"'{name}'" for name in CHASSIS)
     found = {}
     for service in services:
@@ -133,7 +133,9 @@ def stored(scene: Scene, *services: Service) -> dict[str, str]:
             f"SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ({kept}) ORDER BY 1;", service
         ).split()
         queries = "".join(
-            f"SELECT '{table}', md5(coalesce(string_agg(t::text, '|' ORDER BY t::text), '')) FROM {table} t;\n" for table in tables
+            f"WITH t AS (SELECT (to_jsonb(r) - 'last_used_at')::text AS kept FROM {table} r) "
+            f"SELECT '{table}', md5(coalesce(string_agg(kept, '|' ORDER BY kept), '')) FROM t;\n"
+            for table in tables
         )
         found[str(service)] = scene.suite.postgres.run_sql(queries, service)
     if Service.DATASETS in services:
