@@ -1,8 +1,9 @@
 from uuid import UUID
 
+import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.events import USERS, UserStatus
+from contracts.events import USERS, Membership, UserStatus
 from contracts.roles import Role
 from tests.projects.people import found, user
 from tests.world import World
@@ -58,3 +59,49 @@ async def test_a_blocked_persons_membership_stays(world: World) -> None:
     await world.hear(user("bob00000", UUID(bob["user_id"]), status=UserStatus.BLOCKED, version=2))
     assert (await study.member(bob["user_id"])).role == Role.DATA_SCIENTIST
     assert await world.said() == []
+
+
+async def test_who_is_deactivated_leaves_every_project_once_and_comes_back_as_nobodys_member(world: World) -> None:
+    from services.projects.handlers import know_person  # noqa: PLC0415 - beside the inbox, as after a sweep
+
+    study, other = await found(world), await found(world, "other")
+    bob = UUID((await study.add("bob00000"))["user_id"])
+    for path, actor, body in (
+        (f"{other.path}/members", other.owner, {"username": "bob00000", "role": "data_owner"}),
+        (f"{other.path}/group-roles", other.owner, {"group": "staff", "role": "data_scientist"}),
+    ):
+        assert (await world.post(path, actor, json=body)).status_code == 201
+    await world.hear(user("bob00000", bob, groups=["staff"], version=2))
+    await world.said()
+    gone = user("bob00000", bob, status=UserStatus.DEACTIVATED, groups=["staff"], version=3)
+    for _ in range(2):
+        async with world.work() as uow:
+            await know_person(gone, uow)
+    facts = [fact for fact in await world.said() if isinstance(fact, Membership)]
+    assert sorted((fact.project_id, fact.user_id, fact.role, fact.version) for fact in facts) == sorted(
+        (each.project_id, bob, None, 2) for each in (study, other)
+    )
+    back = user("bob00000", bob, status=UserStatus.INVITED, version=4)
+    await world.hear(back)
+    assert [(await each.member(bob)).role for each in (study, other)] == [None, None]
+    assert await world.said() == []
+
+
+async def test_the_last_owner_who_is_deactivated_is_held_by_no_project_and_the_log_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = await found(world)
+    await world.hear(user("ada00000", study.ada, status=UserStatus.DEACTIVATED, version=2))
+    assert (await study.member(study.ada)).role is None
+    assert [(fact.user_id, fact.role) for fact in await world.said() if isinstance(fact, Membership)] == [(study.ada, None)]
+    (record,) = await world.recorded()
+    assert record["resource"] == {"user_id": str(study.ada), "memberships": "1"}
+    assert "the last Data Owner of a project has left" in "".join(capsys.readouterr())
+
+
+async def test_who_was_made_a_member_while_their_leaving_was_on_its_way_is_none_when_they_come_back(world: World) -> None:
+    study = await found(world)
+    bob = UUID((await study.add("bob00000"))["user_id"])
+    await world.sql("UPDATE people SET status = 'deactivated' WHERE user_id = :bob", bob=bob)
+    await world.hear(user("bob00000", bob, status=UserStatus.INVITED, version=3))
+    assert (await study.member(bob)).role is None

@@ -288,11 +288,13 @@ def is_lasting_owner(membership: Membership, now: datetime) -> bool:
 
 def demand_another_owner(others: Iterable[tuple[Membership, Person | None]], now: datetime) -> None:
     """Condition.LAST_OWNER_STAYS: refuse unless another lasting Data Owner is there whose account is not known to be blocked."""
-    for membership, person in others:
-        blocked = person is not None and person.status not in MAY_JOIN
-        if is_lasting_owner(membership, now) and not blocked:
-            return
-    raise LastOwnerStays
+    if not has_owner(others, now):
+        raise LastOwnerStays
+
+
+def has_owner(memberships: Iterable[tuple[Membership, Person | None]], now: datetime) -> bool:
+    """Whether one of these is a lasting Data Owner whose account is not known to be blocked."""
+    return any(is_lasting_owner(each, now) and (person is None or person.status in MAY_JOIN) for each, person in memberships)
 
 
 def project_fact(project: Project) -> events.Project:

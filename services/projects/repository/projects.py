@@ -51,6 +51,13 @@ async def projects_of(
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 
 
+async def projects_with(session: AsyncSession, user_id: UUID) -> list[Project]:
+    """The projects in which a person has a role, now, later, or until an end that was not said yet, locked in one order."""
+    held = select(col(Membership.project_id)).where(col(Membership.user_id) == user_id, col(Membership.role).is_not(None))
+    query = select(Project).where(col(Project.project_id).in_(held)).order_by(col(Project.project_id)).with_for_update()
+    return list((await session.execute(query.execution_options(populate_existing=True))).scalars())
+
+
 async def membership(session: AsyncSession, project_id: UUID, user_id: UUID, *, lock: bool = False) -> Membership | None:
     """A person's row in a project, also when they left."""
     query = select(Membership).where(col(Membership.project_id) == project_id, col(Membership.user_id) == user_id)

@@ -5,13 +5,16 @@ from uuid import UUID
 
 from chassis.errors import NotFound
 from chassis.guard import expect
+from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts import events
+from contracts.events import UserStatus
 from contracts.roles import Role
 from services.projects import domain, repository
 from services.projects.models import Membership, Person, Project
 from services.projects.service import callers, group_roles
 
+log = logger(__name__)
 EXPIRY_BATCH = 500
 
 
@@ -129,17 +132,43 @@ async def end_memberships(uow: UnitOfWork) -> int:
 
 
 async def know_person(uow: UnitOfWork, user: events.User) -> None:
-    """Remember somebody as auth names them now, and let their memberships follow their groups."""
+    """Remember somebody as auth names them now, and let their memberships follow their groups. Who is deactivated leaves all projects."""
     known = await repository.projects.person_by_id(uow.session, user.user_id)
     before = set(known.groups) if known is not None else set()
+    left = UserStatus.DEACTIVATED in (user.status, known.status if known is not None else None)
     if known is None:
         known = Person(user_id=user.user_id, username=user.username, status=user.status.value)
         uow.session.add(known)
     known.username = user.username
     known.status = user.status.value
-    if before != user.groups:
-        known.groups = sorted(user.groups)
-        await group_roles.follow_person(uow, known, before | user.groups)
+    groups = frozenset() if user.status is UserStatus.DEACTIVATED else user.groups
+    if left:
+        await _leave_all(uow, known)
+    if before != groups:
+        known.groups = sorted(groups)
+        await group_roles.follow_person(uow, known, before | groups)
+
+
+async def _leave_all(uow: UnitOfWork, person: Person) -> None:
+    """End what a person who left is in every project, also as its last Data Owner: who comes back under their name is somebody new.
+
+    It is done once more when they come back, for whoever was made a member while their leaving was on its way.
+    """
+    await repository.group_roles.lock(uow.session)
+    ended = 0
+    for project in await repository.projects.projects_with(uow.session, person.user_id):
+        member = await repository.projects.membership(uow.session, project.project_id, person.user_id, lock=True)
+        if member is None or member.role is None:
+            continue
+        owned = domain.projects.is_lasting_owner(member, uow.now)
+        uow.emit(domain.projects.membership_fact(domain.projects.end(member, None, uow.now)))
+        ended += 1
+        others = await repository.projects.others(uow.session, project.project_id, person.user_id)
+        if owned and not domain.projects.has_owner(others, uow.now):
+            log.warning("the last Data Owner of a project has left", project_id=str(project.project_id), user_id=str(person.user_id))
+    if ended:
+        uow.note(user_id=person.user_id, memberships=ended)
+        await repository.projects.wake(uow.session)
 
 
 async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
