@@ -44,17 +44,18 @@ class Condition(StrEnum):
     """A rule on stored state, checked in the domain of the service that owns the state."""
 
     INVITATION_IS_OPEN = "the invitation is known, unused and not older than its time"
-    SECOND_FACTOR_IS_RIGHT = "what is shown as second factor is right and was not used before; at a sign-in the password is right, too"
+    SECOND_FACTOR_IS_RIGHT = "what is shown as second factor is right and was not used before; at a sign-in the password is right, too; who has none shows the password"
     REFRESH_TOKEN_IS_CURRENT = "the refresh token is the newest of its session, or was the newest one 10 seconds ago"
     CLIENT_CODE_IS_OPEN = "the code was made by a browser that signed in, for this verifier, less than a minute ago"
     SIGN_IN_IS_RECENT = "the caller signed in, or showed their second factor, less than 5 minutes ago"
     SESSION_IS_OWN = "the session belongs to the caller"
     LINK_IS_OPEN = "the one-time link is known, unused and not older than its time"
+    FIRST_FACTOR_IS_SHOWN = "who sets up a second factor has shown the first one: before the link was made, or beside it"
     PASSWORD_IS_RIGHT = "the password that the caller has now is right"
     A_FACTOR_STAYS = "what remains satisfies the second-factor policy of the caller's groups"
     KEY_IS_OWN = "the API key belongs to the caller"
     SCOPES_ARE_OPEN = "the scopes are actions that a key can be given, and the project is one of the caller's"
-    ROLES_NEED_FRESH_FACTOR = "who gives a cluster role has shown their second factor less than 5 minutes ago"
+    ROLES_NEED_FRESH_FACTOR = "who gives a cluster role, or invites somebody anew, has shown their second factor less than 5 minutes ago"
     REGISTRATION_IS_OPEN = "self-registration is switched on, and the request is not decided yet"
     SIGNING_KEY_IS_SPARE = "another key signs by now"
     PROVIDER_IS_KNOWN = "the identity provider is configured, and the answer belongs to the request that this browser began"
@@ -271,7 +272,9 @@ POLICY: dict[Action, Rule] = {
     Action.PASSKEY_ADD: _own("POST", _ME + "/passkeys", Condition.SECOND_FACTOR_IS_RIGHT, step_up=True),
     Action.PASSKEY_REMOVE: _own("DELETE", _ME + "/passkeys/{passkey_id}", Condition.A_FACTOR_STAYS, step_up=True),
     Action.RECOVERY_CODES_CREATE: _own("POST", _ME + "/recovery-codes", step_up=True),
-    Action.ENROLMENT_ACCEPT: _open("POST", "/factor-enrolments/acceptance", Condition.LINK_IS_OPEN),
+    Action.ENROLMENT_ACCEPT: _open(
+        "POST", "/factor-enrolments/acceptance", Condition.LINK_IS_OPEN, Condition.FIRST_FACTOR_IS_SHOWN, cookies=True
+    ),
     Action.ENROLMENT_CONFIRM: _open("POST", "/factor-enrolments/confirmation", Condition.LINK_IS_OPEN),
     Action.PASSWORD_CHANGE: _own("POST", _ME + "/password", Condition.PASSWORD_IS_RIGHT, step_up=True),
     Action.PASSWORD_RESET_ASK: _open("POST", "/password-resets"),

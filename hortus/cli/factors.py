@@ -85,14 +85,15 @@ def new_recovery_codes(out: Out = None, machine: Json = False) -> None:
 
 
 @factors.command("enrol")
-def enrol(address: Address = None, trust: Trust = None, svg: Svg = None, machine: Json = False) -> None:
+def enrol(password_file: PasswordFile = None, address: Address = None, trust: Trust = None, svg: Svg = None, machine: Json = False) -> None:
     """Set up a new second factor with a one-time link, after an administrator took back the one you lost.
 
-    Asks for the link, or takes it from HORTUS_ENROLMENT.
+    Asks for the link, or takes it from HORTUS_ENROLMENT, and for your password: the link alone is not enough.
     """
     place, token = asking.link(asking.secret("Token or link", "HORTUS_ENROLMENT"))
     with signin.anonymous(signin.settle(place or address, trust)) as client:
-        asking.show_factor(client.enrolments.accept(token), svg, machine=machine)
+        given = client.enrolments.accept(token, asking.password(password_file))
+        asking.show_factor(given, svg, machine=machine)
         user = client.enrolments.confirm(token, asking.code())
     if not machine:
         show.say(f"The second factor of {user['username']} counts from now on. Sign in with the next code: `hortus login`.")

@@ -31,9 +31,10 @@ class Enrolments:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def accept(self, token: str) -> SecondFactor:
-        """Get a second factor; repeatable until confirmed."""
-        return cast("SecondFactor", self._wire.call("POST", "/factor-enrolments/acceptance", {"token": token}, once=True, anonymous=True))
+    def accept(self, token: str, password: str | None = None) -> SecondFactor:
+        """Get a second factor; repeatable until confirmed. The link of an administrator's reset takes the ``password`` beside it."""
+        body = {"token": token} if password is None else {"token": token, "password": password}
+        return cast("SecondFactor", self._wire.call("POST", "/factor-enrolments/acceptance", body, once=True, anonymous=True))
 
     def confirm(self, token: str, code: str) -> User:
         """Show that the authenticator works: it counts from now on, the token is spent, and all sessions end."""

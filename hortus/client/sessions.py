@@ -50,7 +50,14 @@ class Sessions:
         """End every session of the caller, also this one."""
         self._wire.call("DELETE", "/sessions")
 
-    def step_up(self, code: str | None = None, *, recovery_code: str | None = None, passkey: dict[str, Any] | None = None) -> SteppedUp:
-        """Show a second factor once more, for doors that ask for one that is less than 5 minutes old."""
-        shown = {"code": code, "recovery_code": recovery_code, "passkey": passkey}
+    def step_up(
+        self,
+        code: str | None = None,
+        *,
+        recovery_code: str | None = None,
+        passkey: dict[str, Any] | None = None,
+        password: str | None = None,
+    ) -> SteppedUp:
+        """Show a second factor once more, for doors that ask for one that is less than 5 minutes old; the password where there is none."""
+        shown = {"code": code, "recovery_code": recovery_code, "passkey": passkey, "password": password}
         return cast("SteppedUp", self._wire.step_up({name: value for name, value in shown.items() if value is not None}))

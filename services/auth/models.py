@@ -130,7 +130,10 @@ class RecoveryCode(Table, table=True):
 
 
 class Spent(Table, table=True):
-    """Something that carries its own proof (a challenge, a state) and was used; kept until it would have run out anyway."""
+    """Something that carries its own proof (a challenge, a state) and was used; kept until it would have run out anyway.
+
+    So is one of the places that an account has for letters that anybody can ask for.
+    """
 
     __tablename__ = "spent"
 
@@ -139,7 +142,7 @@ class Spent(Table, table=True):
 
 
 class Link(Table, table=True):
-    """A one-time link: to choose a new password, or to set up a second factor."""
+    """A one-time link: to choose a new password, or to set up a second factor, after the first factor was shown or beside it."""
 
     __tablename__ = "links"
 

@@ -238,6 +238,15 @@ async def test_who_comes_back_is_invited_anew_under_the_same_name_and_without_ro
     assert (await ada.sign_in()).status_code == 201
 
 
+async def test_who_comes_back_is_invited_only_by_a_fresh_factor(world: World) -> None:
+    ada = await join(world, EMAIL)
+    await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "deactivated"}, version=2)
+    stale = person(cluster_roles=[ClusterRole.ADMINISTRATOR], factor_fresh=False)
+    refused = await world.patch(f"/users/{ada.user_id}", stale, json={"status": "active"}, version=3)
+    assert (refused.status_code, reason(refused)) == (401, "factor-too-old")
+    assert await world.sql("SELECT 1 FROM invitations") == []
+
+
 async def test_who_comes_back_is_told_by_letter_where_mail_is_configured(worlds: Worlds, settings: dict[str, Any]) -> None:
     world = await worlds.open("auth", **settings, smtp_url="smtps://localhost:1")
     invited = await invite(world, EMAIL)
@@ -273,6 +282,15 @@ async def test_a_blocked_persons_keys_are_ended_and_do_not_come_back_with_the_pe
     assert [(fact.version, fact.live) for fact in await world.said() if isinstance(fact, ApiKey)] == [(2, False)]
     await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "active"}, version=3)
     assert [fact for fact in await world.said() if isinstance(fact, ApiKey)] == []
+
+
+async def test_a_link_of_before_a_block_is_void_after_it(world: World) -> None:
+    ada = await join(world, EMAIL)
+    token = (await world.post(f"/users/{ada.user_id}/password-reset", administrator())).json()["link_token"]
+    await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "blocked"}, version=2)
+    await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "active"}, version=3)
+    answer = await world.post("/password-resets/acceptance", json={"token": token, "password": PASSWORD + " too"})
+    assert (answer.status_code, reason(answer)) == (404, "link-not-open")
 
 
 async def test_a_blocked_account_comes_back_into_cluster_roles_only_by_a_fresh_factor(world: World) -> None:

@@ -2,17 +2,21 @@
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pyotp
 import pytest
 
-from contracts.events import Session
+from contracts.events import ApiKey, Session
 from contracts.roles import NOBODY, Actor, ClusterRole
+from services.auth.domain.patience import FREE_OF_NAME_FROM_SOURCE
+from services.auth.routes.cookies import PENDING
+from services.auth.service.oidc import PENDING as PENDING_PURPOSE
 from tests.auth.factors import letters, recovery_codes, register, reset, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import Account, another_code, join
+from tests.auth.people import PASSWORD, Account, another_code, join
 from tests.world import World, administrator, auditor, person, reason
 
 ACCEPT = "/factor-enrolments/acceptance"
@@ -27,8 +31,10 @@ async def newcomer(world: World, email: str = "ada@example.org") -> Account:
     return account
 
 
-async def accept(world: World, token: str) -> dict[str, Any]:
-    answer = await world.post(ACCEPT, json={"token": token})
+async def accept(world: World, token: str, password: str | None = PASSWORD) -> dict[str, Any]:
+    """Take a link; that of a reset asks for the password beside it."""
+    body = {"token": token, "password": password} if password else {"token": token}
+    answer = await world.post(ACCEPT, json=body)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -52,7 +58,7 @@ async def test_a_reset_takes_every_factor_away_ends_the_sessions_and_gives_a_lin
     assert isinstance(fact, Session)
     assert (str(fact.session_id), fact.live) == (session, False)
     (record,) = await world.recorded()
-    assert (record["action"], record["resource"]) == ("user.factor_reset", {"user_id": str(ada.user_id), "sessions": "1"})
+    assert (record["action"], record["resource"]) == ("user.factor_reset", {"user_id": str(ada.user_id), "sessions": "1", "keys": "0"})
     assert body["link_token"] not in json.dumps(record)
     for factor in ({"code": await ada.new_code()}, {"recovery_code": codes[0]}, {"passkey": await shown(world, authenticator)}, {}):
         refused = await sign_in(ada, **factor)
@@ -128,7 +134,50 @@ async def test_another_reset_makes_the_link_before_void(world: World) -> None:
     ada = await join(world)
     first, second = [await reset(ada) for _ in range(2)]
     assert (await world.post(ACCEPT, json={"token": first})).status_code == 404
-    assert (await world.post(ACCEPT, json={"token": second})).status_code == 200
+    assert await accept(world, second)
+
+
+async def test_the_link_of_a_reset_alone_sets_up_nothing(world: World) -> None:
+    ada = await join(world)
+    token = await reset(ada)
+    refused = await world.post(ACCEPT, json={"token": token})
+    assert (refused.status_code, reason(refused)) == (422, "first-factor-needed")
+    await world.recorded()
+    for _ in range(FREE_OF_NAME_FROM_SOURCE):
+        wrong = await world.post(ACCEPT, json={"token": token, "password": "another horse battery"})
+        assert (wrong.status_code, reason(wrong)) == (422, "wrong-password")
+    slow = await world.post(ACCEPT, json={"token": token, "password": PASSWORD})
+    assert (slow.status_code, reason(slow)) == (429, "slow-down")
+    assert await world.sql("SELECT 1 FROM credentials WHERE pending_totp_sealed IS NOT NULL") == []
+    assert token not in json.dumps(await world.recorded())
+    await world.sql("DELETE FROM attempts")
+    assert await accept(world, token)
+
+
+async def test_who_signs_in_with_a_provider_does_so_before_the_link_of_a_reset(world: World) -> None:
+    ada, eve = await join(world), await join(world, "eve@example.org")
+    token = await reset(ada)
+    await world.sql("UPDATE users SET source = 'oidc', provider = 'hospital', external_id = user_id::text")
+    refused = await world.post(ACCEPT, json={"token": token, "password": PASSWORD})
+    assert (refused.status_code, reason(refused)) == (422, "first-factor-needed")
+
+    async def shown(who: Account, at: datetime) -> int:
+        carried = {"user_id": str(who.user_id), "provider": "hospital", "session": None, "token": None, "at": at.timestamp()}
+        cookie = world.runtime.extra["tools"].vault.carry(PENDING_PURPOSE, json.dumps(carried).encode())
+        return (await world.post(ACCEPT, json={"token": token}, jar={PENDING: cookie})).status_code
+
+    now = await world.now()
+    assert [await shown(eve, now), await shown(ada, now - timedelta(minutes=6)), await shown(ada, now)] == [422, 422, 200]
+
+
+async def test_a_reset_ends_the_api_keys(world: World) -> None:
+    ada = await join(world)
+    expires = (await world.now() + timedelta(days=1)).isoformat()
+    made = await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
+    assert made.status_code == 201, made.text
+    await world.said()
+    await reset(ada)
+    assert [(fact.version, fact.live) for fact in await world.said() if isinstance(fact, ApiKey)] == [(2, False)]
 
 
 async def test_a_link_grows_old_after_a_day(world: World) -> None:
@@ -203,7 +252,7 @@ async def test_who_never_had_a_factor_sets_one_up_after_the_right_password(world
     (record,) = await world.recorded()
     assert (record["action"], record["resource"]) == ("enrolment.give", {"user_id": str(ada.user_id)})
     token = answer.json()["enrolment"]
-    ada.totp = pyotp.TOTP((await accept(world, token))["totp_secret"])
+    ada.totp = pyotp.TOTP((await accept(world, token, None))["totp_secret"])
     assert (await world.post(CONFIRM, json={"token": token, "code": ada.totp.now()})).status_code == 200
     assert (await ada.sign_in()).status_code == 201
     refused = await sign_in(ada)

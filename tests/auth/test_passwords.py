@@ -1,5 +1,6 @@
 import json
 import time
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from contracts.events import Session
+from contracts.events import ApiKey, Session
 from contracts.roles import NOBODY, Actor
-from services.auth import domain
+from services.auth import domain, repository
 from services.auth.service import new_passwords
 from tests.auth.people import PASSWORD, Account, begin, invite, join, refresh
 from tests.world import World, Worlds, administrator, agent, person, reason
@@ -256,10 +257,68 @@ async def test_somebody_who_asks_for_another_without_end_sends_them_one_letter_i
         await ask(mailing, ada.username, source=f"192.0.2.{number}")
         await answer_asks(mailing)
     assert len(await letters(world)) == 1
-    await world.sql("UPDATE links SET created_at = created_at - interval '11 min'")
+    await later(world, "11 min")
     await ask(mailing, "ada@example.org")
     await answer_asks(mailing)
     assert len(await letters(world)) == 2
+
+
+async def later(world: World, time: str) -> None:
+    await world.sql("UPDATE links SET created_at = created_at - CAST(:time AS text)::interval", time=time)
+    await world.sql("UPDATE links SET expires_at = expires_at - CAST(:time AS text)::interval", time=time)
+
+
+async def test_asking_voids_no_link_that_an_administrator_made(mailing: World, worlds: Worlds, settings: dict[str, Any]) -> None:
+    world = await worlds.open("auth", beside=mailing, **settings)
+    ada = await join(world)
+    token = await link_for(ada)
+    await later(world, "23 h 50 min")
+    await ask(mailing, ada.username)
+    await answer_asks(mailing)
+    assert await letters(world) == []
+    assert (await accept(world, token)).status_code == 204
+    await link_for(ada)
+    await later(world, "24 h 1 min")
+    await ask(mailing, ada.username)
+    await answer_asks(mailing)
+    assert len([letter for letter in await letters(world) if "for 1 h" in letter["text"]]) == 1
+
+
+async def test_nobody_is_sent_more_than_five_links_a_day_that_were_asked_for(
+    mailing: World, worlds: Worlds, settings: dict[str, Any]
+) -> None:
+    world = await worlds.open("auth", beside=mailing, **settings)
+    ada, bob = await join(world), await join(world, "bob@example.org")
+    for number in range(7):
+        await ask(mailing, ada.username, source=f"192.0.2.{number}")
+        await answer_asks(mailing)
+        await later(world, "11 min")
+    assert len(await letters(world)) == domain.passwords.MOST_LINKS
+    await ask(mailing, bob.username)
+    await answer_asks(mailing)
+    assert len(await letters(world)) == domain.passwords.MOST_LINKS + 1, "others' places are their own"
+    await world.sql("UPDATE spent SET expires_at = expires_at - interval '24 h'")
+    async with world.work() as uow:
+        await repository.spent.prune(uow.session, uow.now)
+    await ask(mailing, ada.username)
+    await answer_asks(mailing)
+    assert len(await letters(world)) == domain.passwords.MOST_LINKS + 2
+
+
+async def test_a_password_that_was_reset_ends_the_api_keys_and_the_letter_says_so(
+    mailing: World, worlds: Worlds, settings: dict[str, Any]
+) -> None:
+    world = await worlds.open("auth", beside=mailing, **settings)
+    ada = await join(world)
+    expires = (await world.now() + timedelta(days=1)).isoformat()
+    made = await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
+    assert made.status_code == 201, made.text
+    token = await link_for(ada)
+    await world.said()
+    assert (await accept(mailing, token)).status_code == 204
+    assert [(fact.version, fact.live) for fact in await world.said() if isinstance(fact, ApiKey)] == [(2, False)]
+    (letter,) = await letters(world)
+    assert "sessions and API keys were ended" in letter["text"]
 
 
 async def test_one_source_that_asks_without_end_is_not_told_and_fills_nothing(mailing: World) -> None:

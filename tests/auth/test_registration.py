@@ -98,6 +98,19 @@ async def test_a_cluster_role_is_given_with_an_approval_only_by_a_fresh_factor(w
     assert (await approve(world, request["registration_id"], roles=("auditor",))).json()["cluster_roles"] == ["auditor"]
 
 
+async def test_an_approval_takes_nothing_from_somebody_who_has_the_address_by_now(world: World) -> None:
+    await ask(world, "ada@example.org")
+    (request,) = await waiting(world)
+    invited = (await invite(world, "ada@example.org", ["auditor"])).json()
+    refused = await approve(world, request["registration_id"])
+    assert (refused.status_code, reason(refused)) == (409, "email-taken")
+    (row,) = await world.sql("SELECT cluster_roles FROM users")
+    assert row.cluster_roles == ["auditor"]
+    accepted = await world.post("/invitations/acceptance", json={"token": invited["invitation"], "password": PASSWORD})
+    assert accepted.status_code == 200, accepted.text
+    assert len(await waiting(world)) == 1
+
+
 async def test_a_request_that_is_declined_is_gone_and_may_be_made_again(world: World) -> None:
     await ask(world)
     (request,) = await waiting(world)

@@ -107,6 +107,19 @@ async def test_who_has_not_confirmed_is_invited_again_and_the_old_token_is_void(
     assert (await world.post("/invitations/acceptance", json={"token": second["invitation"], "password": PASSWORD})).status_code == 200
 
 
+async def test_somebody_who_is_there_already_is_invited_again_only_by_a_fresh_factor(world: World) -> None:
+    first = (await invite(world, "ada@x.org")).json()
+    body = {"name": "roots", "cluster_roles": ["administrator"]}
+    group = (await world.post("/groups", administrator(), json=body)).json()
+    await world.put(f"/groups/{group['group_id']}/members/{first['user_id']}", administrator())
+    stale = person(cluster_roles=[ClusterRole.ADMINISTRATOR], factor_fresh=False)
+    refused = await world.post("/users", stale, json={"email": "ada@x.org"})
+    assert (refused.status_code, reason(refused)) == (401, "factor-too-old")
+    assert (await world.post("/users", stale, json={"email": "bob@x.org"})).status_code == 201
+    accepted = await world.post("/invitations/acceptance", json={"token": first["invitation"], "password": PASSWORD})
+    assert accepted.status_code == 200, "the token before is not void"
+
+
 async def test_inviting_again_with_another_role_says_so(world: World) -> None:
     await invite(world, "ada@x.org")
     await invite(world, "ada@x.org", ["auditor"])

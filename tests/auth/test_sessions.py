@@ -206,6 +206,39 @@ async def test_an_administrator_lists_and_ends_somebodys_sessions(world: World) 
     assert {row[0] for row in await world.sql("SELECT ended_because FROM sessions")} == {"ended-by-administrator"}
 
 
+async def _own(world: World, ada: Account) -> None:
+    assert (await world.delete("/sessions", ada.actor())).status_code == 204
+
+
+async def _by_administrator(world: World, ada: Account) -> None:
+    assert (await world.delete(f"/users/{ada.user_id}/sessions", administrator())).status_code == 204
+
+
+async def _at_provider(world: World, _: Account) -> None:
+    async with world.work() as uow:
+        for session in await repository.oidc.sessions_of(uow.session, "hospital", "ada", None, uow.now):
+            session.ended_at = uow.now
+
+
+@pytest.mark.parametrize("end", [_own, _by_administrator, _at_provider])
+async def test_somebody_who_signs_in_while_all_their_sessions_end_keeps_none(
+    world: World, end: Callable[[World, Account], Awaitable[None]]
+) -> None:
+    ada = await join(world)
+    await world.sql("UPDATE users SET source = 'oidc', provider = 'hospital', external_id = 'ada'")
+    async with world.work() as uow:
+        user = await repository.accounts.user(uow.session, ada.user_id, lock=True)
+        assert user is not None
+        tools = world.runtime.extra["tools"]
+        await sessions.open_session(uow, tools, user, "oidc:hospital", uow.now, About(provider="hospital"))
+        await uow.session.flush()
+        ending = asyncio.ensure_future(end(world, ada))
+        await asyncio.sleep(0.5)
+        assert not ending.done()
+    await ending
+    assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_the_sessions_of_nobody_are_not_found(world: World, method: str) -> None:
     answer = await world.request(method, f"/users/{uuid4()}/sessions", administrator())

@@ -8,9 +8,10 @@ import pytest
 
 from contracts.events import Session
 from contracts.roles import NOBODY, Actor
+from services.auth.domain.patience import FREE_IN_SESSION
 from tests.auth.factors import recovery_codes, register, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import Account, another_code, join
+from tests.auth.people import PASSWORD, Account, another_code, join
 from tests.world import World, administrator, agent, person, reason
 
 STEP_UP = "/sessions/current/factor"
@@ -141,3 +142,50 @@ async def test_a_step_up_obeys_the_policy_of_the_groups(world: World) -> None:
 @pytest.mark.parametrize("body", [{}, {"code": "1"}, {"code": "000000", "recovery_code": "AAAAA-AAAAA"}, {"username": "ada00000"}])
 async def test_a_step_up_takes_one_factor(world: World, body: dict[str, Any]) -> None:
     assert (await world.post(STEP_UP, administrator(), json=body)).status_code == 422
+
+
+async def factorless(world: World) -> tuple[Account, Actor]:
+    """Somebody who signed in with their password alone, as their groups allow."""
+    ada = await join(world)
+    await under(ada, "optional")
+    await world.sql("UPDATE credentials SET totp_sealed = NULL, totp_at = NULL WHERE user_id = :id", id=ada.user_id)
+    answer = await sign_in(ada)
+    assert answer.status_code == 201, answer.text
+    return ada, ada.actor(session_id=answer.json()["session_id"])
+
+
+async def test_who_has_no_factor_shows_their_password_and_gets_their_first_one(world: World) -> None:
+    ada, actor = await factorless(world)
+    await world.said()
+    for wrong in ("another horse battery", PASSWORD.upper()):
+        refused = await world.post(STEP_UP, actor, json={"password": wrong})
+        assert (refused.status_code, reason(refused)) == (401, "sign-in-refused")
+    before = await world.now()
+    answer = await world.post(STEP_UP, actor, json={"password": PASSWORD})
+    assert answer.status_code == 200, answer.text
+    (fact,) = await world.said()
+    assert isinstance(fact, Session)
+    assert (fact.session_id, fact.factor_at >= before) == (actor.session_id, True)
+    (row,) = await world.sql("SELECT method FROM sessions")
+    assert row.method == "password"
+    authenticator = Authenticator()
+    assert (await register(ada, authenticator)).status_code == 201
+    again = await world.post(STEP_UP, actor, json={"password": PASSWORD})
+    assert (again.status_code, reason(again)) == (401, "sign-in-refused")
+    assert (await world.post(STEP_UP, actor, json={"passkey": await shown(world, authenticator)})).status_code == 200
+
+
+@pytest.mark.parametrize("has", ["totp", "codes", "policy"])
+async def test_a_password_stands_in_for_nothing_that_there_is_or_ought_to_be(world: World, has: str) -> None:
+    ada, actor = await factorless(world)
+    if has == "totp":
+        await world.sql("UPDATE credentials SET totp_sealed = 'x'")
+    elif has == "codes":
+        await recovery_codes(ada)
+    else:
+        await under(ada, "required", "strict")
+    for _ in range(FREE_IN_SESSION):
+        answer = await world.post(STEP_UP, actor, json={"password": PASSWORD})
+        assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
+    slow = await world.post(STEP_UP, actor, json={"password": PASSWORD})
+    assert (slow.status_code, reason(slow)) == (429, "slow-down")

@@ -82,4 +82,5 @@ def test_a_reset_by_an_administrator_ends_the_sessions_at_both_gateways(doubled:
     for door in doors:
         until(lambda door=door: door.get("/users/me", token).status_code == 401, "the session is over at both gateways", 1.0)  # type: ignore[misc]
     link = reset.json()["link_token"]
-    assert doors[1].http.post("/factor-enrolments/acceptance", json={"token": link}).status_code == 200
+    assert doors[1].http.post("/factor-enrolments/acceptance", json={"token": link}).status_code == 422
+    assert doors[1].http.post("/factor-enrolments/acceptance", json={"token": link, "password": person.password}).status_code == 200

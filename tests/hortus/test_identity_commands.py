@@ -349,16 +349,18 @@ def test_a_lost_factor_is_replaced_with_a_link_and_drawn_to_a_file(door: Door, r
     door.on("POST", "/factor-enrolments/acceptance", FACTOR)
     door.on("POST", "/factor-enrolments/confirmation", USER)
     link = f"{door.address}/factor-enrolment#l1nk"
-    ended = run("factors", "enrol", "--svg", str(tmp_path / "qr.svg"), typed="111111\n", HORTUS_ENROLMENT=link)
+    shown = {"HORTUS_ENROLMENT": link, "HORTUS_PASSWORD": "correct horse battery"}
+    ended = run("factors", "enrol", "--svg", str(tmp_path / "qr.svg"), typed="111111\n", **shown)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "qr.svg").read_text() == "<svg/>"
     assert (tmp_path / "qr.svg").stat().st_mode & 0o777 == 0o600
+    assert door.asked[0].json == {"token": "l1nk", "password": "correct horse battery"}
     assert door.asked[1].json == {"token": "l1nk", "code": "111111"}
 
 
 def test_who_must_have_a_passkey_is_sent_to_the_browser(door: Door, run: Run) -> None:
     door.on("POST", "/factor-enrolments/acceptance", {**FACTOR, "policy": "passkey"})
-    ended = run("factors", "enrol", HORTUS_ENROLMENT=f"{door.address}/factor-enrolment#l1nk")
+    ended = run("factors", "enrol", HORTUS_ENROLMENT=f"{door.address}/factor-enrolment#l1nk", HORTUS_PASSWORD="correct horse battery")
     assert ended.returncode == 1
     assert "browser" in ended.stderr
     assert "ABC" not in ended.stdout

@@ -202,6 +202,12 @@ def demand_fresh_factor_for(roles: Collection[str], fresh: bool) -> None:
         raise FactorTooOld
 
 
+def demand_fresh_factor_for_token(fresh: bool) -> None:
+    """Condition.ROLES_NEED_FRESH_FACTOR: likewise whoever is handed a token for an account that is there already, whatever its roles."""
+    if not fresh:
+        raise FactorTooOld
+
+
 def roles_given(user: User, status: UserStatus | None, roles: Collection[ClusterRole] | None) -> Collection[str]:
     """The cluster roles that a change gives: those it names, and those that come back into force with a blocked account."""
     comes_back = status is UserStatus.ACTIVE and user.status == UserStatus.BLOCKED

@@ -59,6 +59,12 @@ class FactorEnrolmentNeeded(Unauthenticated):
     title = "Set up a second factor first"
 
 
+class FirstFactorNeeded(Unprocessable):
+    """FIRST_FACTOR_IS_SHOWN: the link of a reset is not enough by itself, or whoever has it would have the whole account."""
+
+    title = "Show your password beside this link; who signs in with an identity provider does that first, and opens the link again then"
+
+
 class Policy(StrEnum):
     """How strong somebody's second factor has to be, the weakest first."""
 
@@ -121,6 +127,11 @@ def verdict(policy: Policy, has: Factors, factor: Factor | None, *, tried: bool)
     if alone:
         return Verdict.OPENS
     return Verdict.REFUSED if has.ever else Verdict.ENROLS
+
+
+def may_do_without(policy: Policy, has: Factors, codes: int) -> bool:
+    """Whether somebody who is asked for a second factor has none at all, no recovery code either, and need not have one."""
+    return policy is Policy.OPTIONAL and not has.totp and not has.passkeys and not codes
 
 
 def demand_a_factor_stays(policy: Policy, remaining: Factors) -> None:

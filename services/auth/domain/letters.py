@@ -20,6 +20,7 @@ class Kind(StrEnum):
     FACTOR_RESET = "factor-reset"
     FACTOR_CHANGED = "factor-changed"
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind
+    PASSWORD_WAS_RESET = "password-was-reset"  # noqa: S105 - a kind
     SESSION_REUSE = "session-reuse"
     RECOVERY_CODE_USED = "recovery-code-used"
     PASSKEY_COPIED = "passkey-copied"
@@ -60,8 +61,8 @@ _TEXTS = {
     Kind.FACTOR_RESET: (
         "Your second factor for Hortus was reset",
         (
-            "An administrator removed the second factors of your account {username} and ended its sessions.\n\n"
-            "Set up a new second factor with this link. It works once, for {hours} h:\n\n{origin}/factor-enrolment#{token}\n\n"
+            "An administrator removed the second factors of your account {username} and ended its sessions and API keys.\n\n"
+            "Set up a new second factor with this link and your password. It works once, for {hours} h:\n\n{origin}/factor-enrolment#{token}\n\n"
             "On a command line, `hortus factors enrol` asks for it.\n\n"
             "If you did not ask an administrator for this, do not use the link, and tell another administrator at once."
         ),
@@ -70,6 +71,11 @@ _TEXTS = {
     Kind.PASSWORD_CHANGED: (
         "Your password for Hortus was changed",
         "The password of your account {username} was changed, and all of its sessions were ended.\n\n" + _NOT_YOU,
+    ),
+    Kind.PASSWORD_WAS_RESET: (
+        "Your password for Hortus was changed",
+        "The password of your account {username} was changed with a one-time link, and all of its sessions and API keys were ended.\n\n"
+        + _NOT_YOU,
     ),
     Kind.SESSION_REUSE: (
         "A session of yours on Hortus was ended",

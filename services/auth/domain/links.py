@@ -1,5 +1,6 @@
 """The rules of one-time links."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -10,10 +11,14 @@ from services.auth.models import Link, User
 
 
 class Purpose(StrEnum):
-    """What a link is for."""
+    """What a link is for: a new password, or a second factor, after the first one was shown or beside it."""
 
     PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose
     FACTOR_ENROLMENT = "factor-enrolment"
+    FACTOR_RESET = "factor-reset"
+
+
+TO_ENROL = frozenset({Purpose.FACTOR_ENROLMENT, Purpose.FACTOR_RESET})
 
 
 class LinkNotOpen(NotFound):
@@ -27,8 +32,8 @@ def link(user_id: UUID, purpose: Purpose, token_hash: bytes, now: datetime, life
     return Link(token_hash=token_hash, user_id=user_id, purpose=purpose.value, expires_at=now + life, created_at=now)
 
 
-def demand_open_link(link: Link | None, user: User | None, purpose: Purpose, now: datetime) -> tuple[Link, User]:
-    """Condition.LINK_IS_OPEN: the link, which is for ``purpose``, and its account. Raises LinkNotOpen."""
-    if link is None or user is None or link.purpose != purpose or link.expires_at <= now or user.status != UserStatus.ACTIVE:
+def demand_open_link(link: Link | None, user: User | None, purposes: Collection[Purpose], now: datetime) -> tuple[Link, User]:
+    """Condition.LINK_IS_OPEN: the link, which is for one of ``purposes``, and its account. Raises LinkNotOpen."""
+    if link is None or user is None or link.purpose not in purposes or link.expires_at <= now or user.status != UserStatus.ACTIVE:
         raise LinkNotOpen
     return link, user

@@ -16,6 +16,7 @@ from services.auth.models import User
 from services.auth.settings import IdentityProvider, is_https
 
 FLOW_LIFE = timedelta(minutes=10)
+SOURCE = "oidc"
 PENDING_LIFE = timedelta(minutes=5)
 LEEWAY_S = 60
 OLDEST_S = 600
@@ -332,7 +333,7 @@ def new_account(user_id: UUID, username: str, email: str, provider: str, subject
         version=1,
         created_at=now,
         confirmed_at=now,
-        source="oidc",
+        source=SOURCE,
         provider=provider,
         external_id=subject,
     )

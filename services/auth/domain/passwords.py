@@ -17,6 +17,8 @@ RESET_LIFE = timedelta(hours=1)
 RESET_LIFE_BY_ADMINISTRATOR = timedelta(hours=24)
 RESET_PAUSE = timedelta(minutes=10)
 MOST_ASKS = 1000
+MOST_LINKS = 5
+LINKS_WITHIN = timedelta(hours=24)
 
 
 class PasswordTooWeak(Unprocessable):
@@ -78,7 +80,13 @@ def still_right(credential: Credential | None, right: bool, against: str | None)
 
 
 def may_be_sent(user: User | None, last: Link | None, now: datetime) -> bool:
-    """Whether somebody who asked for a new password gets a link: an active account with its password here, not sent one just now."""
+    """Whether somebody who asked for a new password gets a link: an active account with its password here, not sent one just now.
+
+    Anybody can ask, so an open link that an administrator made, which asking would make void, stays the one that counts.
+    """
     if user is None or user.status != UserStatus.ACTIVE or user.source != LOCAL:
         return False
-    return last is None or now - last.created_at > RESET_PAUSE
+    if last is None:
+        return True
+    by_administrator = last.expires_at - last.created_at > RESET_LIFE
+    return last.expires_at <= now if by_administrator else now - last.created_at > RESET_PAUSE

@@ -155,9 +155,12 @@ def end_session(session: Session, now: datetime, because: str) -> bool:
     return True
 
 
-def show_factor(session: Session, factor: str, now: datetime) -> None:
-    """The second factor was shown once more, or for the first time where the session was opened without one."""
-    if session.factor_at == NEVER:
+def show_factor(session: Session, factor: str | None, now: datetime) -> None:
+    """The second factor was shown once more, or for the first time where the session was opened without one.
+
+    None: its person has none, and has shown their password once more.
+    """
+    if session.factor_at == NEVER and factor is not None:
         session.method = f"{session.method}+{factor}"
     session.factor_at = now
     session.version += 1

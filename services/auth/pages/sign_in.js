@@ -144,8 +144,9 @@ async function signOut() {
 
 let enrolment = null;
 
-async function enrol(token) {
-  confirmedAt(token, "/factor-enrolments/confirmation", (await call("POST", "/factor-enrolments/acceptance", { token })).content);
+async function enrol(token, password) {
+  const shown = password ? { token, password } : { token };
+  confirmedAt(token, "/factor-enrolments/confirmation", (await call("POST", "/factor-enrolments/acceptance", shown)).content);
 }
 
 function confirmedAt(token, door, given) {
@@ -179,6 +180,7 @@ on("enrolment-passkey", "click", async () => {
   const credential = await withPasskey(() => navigator.credentials.create({ publicKey: creationOptions(options) }));
   await enrolled({ passkey: { challenge, credential, name: "passkey" } }, "Your passkey is set up. Sign in with it.");
 });
+on("first-factor-form", "submit", async () => enrol(linkToken, byId("first-factor-password").value));
 on("new-password-form", "submit", async () => {
   const password = byId("new-password").value;
   if (password !== byId("new-password-again").value) throw new Error("The two passwords differ.");
@@ -224,7 +226,7 @@ async function begin() {
 if (client() === undefined) {
   say("This address was not made by the hortus command.");
 } else if (asked.has("link") && linkToken && asked.get("link") === "factor-enrolment") {
-  await attempt(() => enrol(linkToken));
+  show("first-factor");
 } else if (asked.has("link") && linkToken) {
   show("new-password-section");
 } else if (arrived.has("signed-in")) {

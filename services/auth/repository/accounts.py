@@ -134,6 +134,12 @@ async def forget_ways_in(session: AsyncSession, user_id: UUID) -> None:
         await session.execute(delete(table).where(col(table.user_id) == user_id))
 
 
+async def forget_links(session: AsyncSession, user_id: UUID) -> None:
+    """Make void what was given out to somebody before: links, and codes for clients. An invitation opens again when they are unblocked."""
+    for table in (Link, ClientCode):
+        await session.execute(delete(table).where(col(table.user_id) == user_id))
+
+
 async def leave_groups(session: AsyncSession, user_id: UUID) -> None:
     """Take a person out of all groups."""
     await session.execute(delete(GroupMember).where(col(GroupMember.user_id) == user_id))

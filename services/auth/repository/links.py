@@ -1,5 +1,6 @@
 """The SQL of one-time links."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -35,9 +36,9 @@ async def link_of(session: AsyncSession, user_id: UUID, purpose: str) -> Link | 
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def forget_links(session: AsyncSession, user_id: UUID, purpose: str) -> None:
-    """Make a person's open links for a purpose void."""
-    await session.execute(delete(Link).where(col(Link.user_id) == user_id, col(Link.purpose) == purpose))
+async def forget_links(session: AsyncSession, user_id: UUID, purposes: Collection[str]) -> None:
+    """Make a person's open links for these purposes void."""
+    await session.execute(delete(Link).where(col(Link.user_id) == user_id, col(Link.purpose).in_(purposes)))
 
 
 async def keep_ask(session: AsyncSession, ask: ResetAsk, most: int) -> None:

@@ -24,14 +24,19 @@ async def user_of(session: AsyncSession, provider: str, subject: str) -> User | 
 async def sessions_of(
     session: AsyncSession, provider: str, subject: str | None, provider_session: str | None, now: datetime
 ) -> list[Session]:
-    """The open sessions that a provider vouched for, of a subject, of one of its own sessions, or of both; locked."""
+    """The open sessions that a provider vouched for, of a subject, of one of its own sessions, or of both.
+
+    They are locked, their people first, so that who is signing in meanwhile, or handing a sign-in over, is not missed.
+    """
     query = select(Session).where(col(Session.provider) == provider, col(Session.ended_at).is_(None), col(Session.expires_at) > now)
     if provider_session is not None:
         query = query.where(col(Session.provider_session) == provider_session)
+    people = select(User).where(col(User.user_id).in_(query.with_only_columns(col(Session.user_id))))
     if subject is not None:
-        people = select(col(User.user_id)).where(_is(provider, subject))
-        query = query.where(col(Session.user_id).in_(people))
-    return list((await session.execute(query.order_by(col(Session.session_id)).with_for_update())).scalars())
+        people = select(User).where(_is(provider, subject))
+    locked = await session.execute(people.order_by(col(User.user_id)).with_for_update().execution_options(populate_existing=True))
+    query = query.where(col(Session.user_id).in_([user.user_id for user in locked.scalars()])).order_by(col(Session.session_id))
+    return list((await session.execute(query.with_for_update().execution_options(populate_existing=True))).scalars())
 
 
 async def session_at_provider(session: AsyncSession, user_id: UUID, session_id: UUID) -> Session | None:

@@ -1,4 +1,4 @@
-"""The SQL of what carries its own proof and counts once: challenges, states, token ids."""
+"""The SQL of what carries its own proof and counts once: challenges, states, token ids; and of places that come free again."""
 
 from datetime import datetime
 

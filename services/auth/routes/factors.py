@@ -3,13 +3,14 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Body, Response
+from fastapi import Body, Request, Response
 
 from chassis.errors import Problem, problem_response
 from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
 from contracts.policy import Action, Service
+from services.auth.routes import cookies
 from services.auth.routes.sessions import shown_factor
-from services.auth.routes.tools import Here
+from services.auth.routes.tools import AboutRequest, Here
 from services.auth.schemas.accounts import SecondFactorView, UserView
 from services.auth.schemas.factors import (
     ChallengeView,
@@ -25,7 +26,7 @@ from services.auth.schemas.factors import (
     TotpConfirmation,
     TotpView,
 )
-from services.auth.schemas.sessions import SecondFactor, SteppedUpView
+from services.auth.schemas.sessions import SecondFactor, SteppedUpView, WithPassword
 from services.auth.service import enrolments, factors, passkeys, step_up, totp
 from services.auth.service.factors import Listed
 from services.auth.service.passkeys import Challenge, ShownPasskey
@@ -34,9 +35,14 @@ router = doors(Service.AUTH)
 
 
 @router.post("/sessions/current/factor", response_model=SteppedUpView, dependencies=[may(Action.SESSION_STEP_UP)])
-async def show_factor(shown: Annotated[SecondFactor, Body()], actor: CurrentActor, later: LaterUow, here: Here) -> SteppedUpView | Response:
-    """Show the second factor once more."""
-    session = await step_up.step_up(later, here, actor, shown_factor(shown))
+async def show_factor(
+    shown: Annotated[SecondFactor, Body()], actor: CurrentActor, later: LaterUow, here: Here, about: AboutRequest
+) -> SteppedUpView | Response:
+    """Show the second factor once more, or the password where there is none."""
+    if isinstance(shown, WithPassword):
+        session = await step_up.by_password(later, here, actor, shown.password.get_secret_value(), about)
+    else:
+        session = await step_up.step_up(later, here, actor, shown_factor(shown))
     if isinstance(session, Problem):
         return problem_response(session)
     return SteppedUpView(session_id=session.session_id, factor_at=session.factor_at, version=session.version)
@@ -104,10 +110,15 @@ async def reset_factor(user_id: UUID, uow: Uow, here: Here) -> FactorResetView:
     return FactorResetView.model_validate(await enrolments.reset(uow, here, user_id))
 
 
-@router.post("/factor-enrolments/acceptance", dependencies=[may(Action.ENROLMENT_ACCEPT)])
-async def accept_enrolment(accepted: EnrolmentAcceptance, uow: Uow, here: Here) -> EnrolmentView:
-    """Get a second factor to set up."""
-    enrolment = await enrolments.accept(uow, here, accepted.token.get_secret_value())
+@router.post("/factor-enrolments/acceptance", response_model=EnrolmentView, dependencies=[may(Action.ENROLMENT_ACCEPT)])
+async def accept_enrolment(
+    accepted: EnrolmentAcceptance, request: Request, later: LaterUow, here: Here, about: AboutRequest
+) -> EnrolmentView | Response:
+    """Get a second factor to set up; the link of a reset asks for the password, too, or for a sign-in with the identity provider before."""
+    token, password = accepted.token.get_secret_value(), accepted.password.get_secret_value() if accepted.password else None
+    enrolment = await enrolments.accept(later, here, token, password, request.cookies.get(cookies.PENDING), about)
+    if isinstance(enrolment, Problem):
+        return problem_response(enrolment)
     factor = _second_factor(enrolment.totp)
     return EnrolmentView(**factor.model_dump(), passkey=_challenge(enrolment.passkey), policy=enrolment.policy)
 

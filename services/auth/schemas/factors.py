@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from services.auth.schemas.accounts import SecondFactorView
-from services.auth.schemas.fields import Code, PasskeyAnswer, Request, Token
+from services.auth.schemas.fields import Code, PasskeyAnswer, Request, Token, TypedPassword
 
 LONGEST_NAME = 64
 
@@ -42,9 +42,10 @@ class NewPasskey(PasskeyAnswer):
 
 
 class EnrolmentAcceptance(Request):
-    """The one-time token of a link."""
+    """The one-time token of a link; for that of a reset, the password of the account beside it."""
 
     token: Token
+    password: TypedPassword | None = None
 
 
 class EnrolmentConfirmation(Request):

@@ -30,6 +30,12 @@ class WithPasskey(Request):
     passkey: PasskeyAnswer
 
 
+class WithPassword(Request):
+    """The password, once more, of somebody who has no second factor."""
+
+    password: TypedPassword
+
+
 class Password(Request):
     """Username or address and password, alone: only where the second-factor policy allows it."""
 
@@ -95,9 +101,19 @@ SignIn = Annotated[
     | Annotated[PendingAndPasskey, Tag("pending+passkey")],
     Discriminator(_form),
 ]
+
+
+def _shown(body: Any) -> str | None:
+    """Which form a step-up has: the first kind of factor in it."""
+    return next((name for name in (*FACTORS, "password") if name in body), "") if isinstance(body, dict) else None
+
+
 SecondFactor = Annotated[
-    Annotated[WithCode, Tag("code")] | Annotated[WithRecoveryCode, Tag("recovery_code")] | Annotated[WithPasskey, Tag("passkey")],
-    Discriminator(_form),
+    Annotated[WithCode, Tag("code")]
+    | Annotated[WithRecoveryCode, Tag("recovery_code")]
+    | Annotated[WithPasskey, Tag("passkey")]
+    | Annotated[WithPassword, Tag("password")],
+    Discriminator(_shown),
 ]
 
 

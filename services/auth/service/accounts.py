@@ -55,8 +55,8 @@ async def _hand_out(uow: UnitOfWork, tools: Tools, user: User, token: str) -> In
     return Invited(user, None, mailed=True)
 
 
-async def invite(uow: UnitOfWork, tools: Tools, email: str, roles: frozenset[ClusterRole]) -> Invited:
-    """Invite a person, or invite them again while they have not confirmed. Raises BadEmail, EmailTaken, FactorTooOld."""
+async def invite(uow: UnitOfWork, tools: Tools, email: str, roles: frozenset[ClusterRole], *, again: bool = True) -> Invited:
+    """Invite a person, or invite them ``again`` while they have not confirmed. Raises BadEmail, EmailTaken, FactorTooOld."""
     domain.accounts.demand_fresh_factor_for(roles, uow.actor.factor_fresh)
     normal = domain.accounts.normal_email(email)
     await repository.accounts.lock_names(uow.session)
@@ -69,11 +69,14 @@ async def invite(uow: UnitOfWork, tools: Tools, email: str, roles: frozenset[Clu
         uow.session.add(user)
         await uow.session.flush()
         uow.emit(domain.accounts.user_fact(user))
+    elif not again:
+        raise domain.accounts.EmailTaken
     else:
         version = user.version
         known = await repository.accounts.invitation_of(uow.session, user.user_id)
         groups = await _groups_of(uow, user.user_id)
         invitation = domain.accounts.invite_again(user, known, roles, groups, hashed, uow.now)
+        domain.accounts.demand_fresh_factor_for_token(uow.actor.factor_fresh)
         if user.version != version:
             uow.emit(domain.accounts.user_fact(user))
     uow.session.add(invitation)
@@ -165,9 +168,11 @@ async def change_user(
     if user.status in (UserStatus.BLOCKED, UserStatus.DEACTIVATED):
         await sessions.end_all(uow, user_id, user.status)
         await keys.end_all(uow, user_id)
+        await repository.accounts.forget_links(uow.session, user_id)
     if user.status == UserStatus.DEACTIVATED:
         await _forget(uow, user_id)
     if before is UserStatus.DEACTIVATED and user.status == UserStatus.INVITED:
+        domain.accounts.demand_fresh_factor_for_token(uow.actor.factor_fresh)
         token = vault.new_token()
         uow.session.add(domain.accounts.invite_anew(user, None, vault.token_hash(token), uow.now))
         return await _hand_out(uow, tools, user, token)

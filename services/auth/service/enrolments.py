@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from chassis.errors import NotFound
+from chassis.errors import NotFound, Problem
+from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, Policy
 from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
+from services.auth.domain.passwords import WrongPassword
 from services.auth.models import User
-from services.auth.service import callers, factors, letters, passkeys, sessions, totp
+from services.auth.service import callers, directory, factors, keys, letters, oidc, passkeys, passwords, patience, sessions, totp
 from services.auth.service.passkeys import Challenge, ShownPasskey
-from services.auth.service.tools import Tools
+from services.auth.service.tools import About, Tools
 from services.auth.service.totp import SecondFactor
 
 RESET_LIFE = timedelta(hours=24)
@@ -38,7 +40,7 @@ class Enrolment:
 
 
 async def reset(uow: UnitOfWork, tools: Tools, user_id: UUID) -> Reset:
-    """Take somebody's second factors away, end their sessions, and give them a one-time link to set up a new one.
+    """Take somebody's second factors away, end their sessions and API keys, and give them a one-time link to set up a new one.
 
     Raises NotFound, OwnFactorReset, AccountNotActive.
     """
@@ -49,7 +51,9 @@ async def reset(uow: UnitOfWork, tools: Tools, user_id: UUID) -> Reset:
     domain.accounts.demand_active(user)
     await factors.forget(uow, user)
     await sessions.end_all(uow, user_id, "factor-reset")
-    token = await factors.enrolment(uow, user, RESET_LIFE)
+    uow.note(keys=await keys.end_all(uow, user_id))
+    await repository.links.forget_links(uow.session, user_id, domain.links.TO_ENROL)
+    token = await factors.enrolment(uow, user, Purpose.FACTOR_RESET, RESET_LIFE)
     hours = int(RESET_LIFE.total_seconds()) // 3600
     await letters.write(uow, tools, user_id, user.email, Kind.FACTOR_RESET, username=user.username, token=token, hours=hours)
     mailed = letters.possible(tools)
@@ -57,8 +61,37 @@ async def reset(uow: UnitOfWork, tools: Tools, user_id: UUID) -> Reset:
     return Reset(user_id, None if mailed else token, mailed)
 
 
-async def accept(uow: UnitOfWork, tools: Tools, token: str) -> Enrolment:
-    """Get a second factor to set up; a repetition replaces it until it is confirmed. Raises LinkNotOpen."""
+async def accept(
+    later: OpenUow, tools: Tools, token: str, password: str | None, vouched_for: str | None, about: About
+) -> Enrolment | Problem:
+    """Get a second factor to set up; a repetition replaces it until it is confirmed.
+
+    The link of a reset counts beside the first factor alone: the ``password``, here or in the directory, or the cookie of somebody
+    ``vouched_for`` by their identity provider a moment ago. A wrong password is returned, not raised, so that the failure it counts
+    is committed. Raises LinkNotOpen, FirstFactorNeeded, DirectoryAway, SlowDown, CannotDecide.
+    """
+    async with repository.reading(tools.engine) as session:
+        found = await repository.links.link_by_token(session, vault.token_hash(token))
+        now = await repository.clock(session)
+    link, known = domain.links.demand_open_link(*found, domain.links.TO_ENROL, now)
+    if link.purpose == Purpose.FACTOR_ENROLMENT or oidc.is_vouched_for(tools, vouched_for, known, now):
+        return await _give(await later(), tools, token)
+    if password is None or known.source == domain.oidc.SOURCE:
+        raise domain.factors.FirstFactorNeeded
+    async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
+        watched = await patience.look(tools, patience.sign_in(tools, about, known.username, known, now))
+        checked = await passwords.check_anywhere(tools, known, known.username, password, about.source)
+        uow = await later()
+        turn = await patience.take(uow, watched)
+        user = await repository.accounts.user(uow.session, known.user_id, lock=True)
+        if checked.user_id != known.user_id or not await passwords.confirm(uow, user, checked, turn.now):
+            turn.failed()
+            return domain.directory.DirectoryAway(retry_after=sessions.AWAY_S) if checked.away else WrongPassword()
+        await turn.succeeded()
+        return await _give(uow, tools, token)
+
+
+async def _give(uow: UnitOfWork, tools: Tools, token: str) -> Enrolment:
     user = await _holder(uow, token)
     callers.acts(uow, user)
     return Enrolment(
@@ -71,6 +104,8 @@ async def accept(uow: UnitOfWork, tools: Tools, token: str) -> Enrolment:
 async def confirm(uow: UnitOfWork, tools: Tools, token: str, code: str | None, passkey: tuple[ShownPasskey, str] | None) -> User:
     """Show that the second factor works, by a code or a named passkey; the link is spent and all sessions end.
 
+    Secret and challenge are known to nobody but whom ``accept`` gave them to, so the first factor is not asked for again.
+
     Raises LinkNotOpen, PasskeyNeeded and what the factor's own check does.
     """
     user = await _holder(uow, token)
@@ -82,7 +117,7 @@ async def confirm(uow: UnitOfWork, tools: Tools, token: str, code: str | None, p
     else:
         await totp.confirm_for(uow, tools, user, code or "")
     user.factor_enrolled_at = user.factor_enrolled_at or uow.now
-    await repository.links.forget_links(uow.session, user.user_id, Purpose.FACTOR_ENROLMENT)
+    await repository.links.forget_links(uow.session, user.user_id, domain.links.TO_ENROL)
     await sessions.end_all(uow, user.user_id, "factor-enrolled")
     await factors.changed(uow, tools, user, "a second factor was set up with a one-time link", factor=factor.value)
     return user
@@ -90,5 +125,5 @@ async def confirm(uow: UnitOfWork, tools: Tools, token: str, code: str | None, p
 
 async def _holder(uow: UnitOfWork, token: str) -> User:
     found = await repository.links.link_by_token(uow.session, vault.token_hash(token), lock=True)
-    _, user = domain.links.demand_open_link(*found, Purpose.FACTOR_ENROLMENT, await repository.clock(uow.session))
+    _, user = domain.links.demand_open_link(*found, domain.links.TO_ENROL, await repository.clock(uow.session))
     return user

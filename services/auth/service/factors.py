@@ -84,11 +84,14 @@ async def weigh(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFa
     return Weighed(domain.factors.verdict(asked, has, factor, tried=shown.tried), factor)
 
 
-async def enrolment(uow: UnitOfWork, user: User, life: timedelta = ENROLMENT_LIFE) -> str:
-    """A one-time token with which somebody sets up a second factor; the one before is void. The account is locked."""
-    token = vault.new_token(Purpose.FACTOR_ENROLMENT.value)
+async def enrolment(uow: UnitOfWork, user: User, purpose: Purpose = Purpose.FACTOR_ENROLMENT, life: timedelta = ENROLMENT_LIFE) -> str:
+    """A one-time token with which somebody sets up a second factor; the one before is void. The account is locked.
+
+    The token of a sign-in is for who has shown the first factor; that of a reset counts beside the first factor alone.
+    """
+    token = vault.new_token(purpose.value)
     now = await repository.clock(uow.session)
-    link = domain.links.link(user.user_id, Purpose.FACTOR_ENROLMENT, vault.token_hash(token), now, life)
+    link = domain.links.link(user.user_id, purpose, vault.token_hash(token), now, life)
     await repository.links.replace(uow.session, link)
     uow.conceal()
     return token

@@ -13,7 +13,7 @@ from services.auth import domain, repository, vault
 from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.models import Credential, ResetAsk, User
-from services.auth.service import callers, letters, passwords, patience, sessions
+from services.auth.service import callers, keys, letters, passwords, patience, sessions
 from services.auth.service.tools import About, Tools
 
 
@@ -49,7 +49,9 @@ async def change(
     return None
 
 
-async def _replace(uow: UnitOfWork, tools: Tools, user: User, password_hash: str, now: datetime) -> None:
+async def _replace(
+    uow: UnitOfWork, tools: Tools, user: User, password_hash: str, now: datetime, told: Kind = Kind.PASSWORD_CHANGED
+) -> None:
     """Store a new password: sessions and open links end, second factors stay, and the person is told."""
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None:
@@ -57,9 +59,9 @@ async def _replace(uow: UnitOfWork, tools: Tools, user: User, password_hash: str
         uow.session.add(credential)
     credential.password_hash = password_hash
     credential.password_at = now
-    await repository.links.forget_links(uow.session, user.user_id, Purpose.PASSWORD_RESET)
+    await repository.links.forget_links(uow.session, user.user_id, {Purpose.PASSWORD_RESET})
     await sessions.end_all(uow, user.user_id, "password-changed")
-    await letters.write(uow, tools, user.user_id, user.email, Kind.PASSWORD_CHANGED, username=user.username)
+    await letters.write(uow, tools, user.user_id, user.email, told, username=user.username)
     uow.note(user_id=user.user_id)
 
 
@@ -84,7 +86,7 @@ async def _keep_ask(uow: UnitOfWork, tools: Tools, name: str) -> None:
 
 
 async def answer_asks(tools: Tools) -> None:
-    """Send a link to everybody who asked for a new password and can have one; one link in ten minutes for each account."""
+    """Send a link to everybody who asked for a new password and can have one; for each account one in ten minutes, and 5 in 24 h."""
     answered = True
     while answered:
         async with unit_of_work(tools.engine, Service.AUTH.value, Action.PASSWORD_RESET_ASK.value) as uow:
@@ -97,10 +99,20 @@ async def _answer_ask(uow: UnitOfWork, tools: Tools) -> bool:
         return False
     await uow.session.delete(asked)
     user = await repository.accounts.user_named(uow.session, tools.vault.open_name(asked.sealed, asked.ask_id))
+    user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
     last = await repository.links.link_of(uow.session, user.user_id, Purpose.PASSWORD_RESET) if user else None
-    if user is not None and domain.passwords.may_be_sent(user, last, uow.now):
+    if user is not None and domain.passwords.may_be_sent(user, last, uow.now) and await _one_more(uow, user):
         await _make_link(uow, tools, user, domain.passwords.RESET_LIFE)
     return True
+
+
+async def _one_more(uow: UnitOfWork, user: User) -> bool:
+    """Whether somebody was sent fewer than 5 links in the last 24 h that were asked for; each takes a place, which comes free again."""
+    for place in range(domain.passwords.MOST_LINKS):
+        taken = vault.token_hash(f"asked-for {user.user_id} {place}")
+        if await repository.spent.spend(uow.session, taken, uow.now + domain.passwords.LINKS_WITHIN):
+            return True
+    return False
 
 
 async def _make_link(uow: UnitOfWork, tools: Tools, user: User, life: timedelta) -> str | None:
@@ -132,16 +144,17 @@ async def reset_for(uow: UnitOfWork, tools: Tools, user_id: UUID) -> str | None:
 
 
 async def accept_reset(later: OpenUow, tools: Tools, token: str, password: str, about: About) -> None:
-    """Choose a new password with a one-time link. Raises LinkNotOpen, PasswordTooWeak, CannotDecide."""
+    """Choose a new password with a one-time link; the API keys end, too, for something may have leaked. Raises LinkNotOpen, PasswordTooWeak, CannotDecide."""
     hashed = vault.token_hash(token)
     async with repository.reading(tools.engine) as session:
         found = await repository.links.link_by_token(session, hashed)
-        _, known = domain.links.demand_open_link(*found, Purpose.PASSWORD_RESET, await repository.clock(session))
+        _, known = domain.links.demand_open_link(*found, {Purpose.PASSWORD_RESET}, await repository.clock(session))
     await passwords.demand_strong(tools, password, known, about.source)
     new_hash = await tools.passwords.hash(password, domain.patience.source_prefix(about.source))
     uow = await later()
     found = await repository.links.link_by_token(uow.session, hashed, lock=True)
     now = await repository.clock(uow.session)
-    _, user = domain.links.demand_open_link(*found, Purpose.PASSWORD_RESET, now)
+    _, user = domain.links.demand_open_link(*found, {Purpose.PASSWORD_RESET}, now)
     callers.acts(uow, user)
-    await _replace(uow, tools, user, new_hash, now)
+    uow.note(keys=await keys.end_all(uow, user.user_id))
+    await _replace(uow, tools, user, new_hash, now, Kind.PASSWORD_WAS_RESET)

@@ -202,10 +202,26 @@ def _pending(tools: Tools, user: User, at: str, provider_session: str | None, to
     return tools.vault.carry(PENDING, json.dumps(carried).encode())
 
 
-async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown: ShownFactor, about: About) -> SignedIn | Problem:
-    """The second factor of somebody whom a provider vouched for a moment ago. A refusal is returned. Raises SlowDown."""
+def _vouched_for(tools: Tools, cookie: str | None) -> dict[str, Any]:
+    """What the cookie of somebody says whom a provider vouched for; nothing where it is none of ours."""
     carried = tools.vault.carried(PENDING, cookie) if cookie else None
     known: dict[str, Any] = json.loads(carried) if carried is not None else {}
+    return known
+
+
+def _is_fresh(known: dict[str, Any], now: datetime) -> bool:
+    return bool(known) and now.timestamp() - known["at"] <= domain.oidc.PENDING_LIFE.total_seconds()
+
+
+def is_vouched_for(tools: Tools, cookie: str | None, user: User, now: datetime) -> bool:
+    """Whether a provider vouched for this person in this browser a moment ago."""
+    known = _vouched_for(tools, cookie)
+    return _is_fresh(known, now) and UUID(known["user_id"]) == user.user_id
+
+
+async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown: ShownFactor, about: About) -> SignedIn | Problem:
+    """The second factor of somebody whom a provider vouched for a moment ago. A refusal is returned. Raises SlowDown."""
+    known = _vouched_for(tools, cookie)
     async with repository.reading(tools.engine) as session:
         user = await repository.accounts.user(session, UUID(known["user_id"])) if known else None
         now = await repository.clock(session)
@@ -214,8 +230,7 @@ async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
-    fresh = bool(known) and turn.now.timestamp() - known["at"] <= domain.oidc.PENDING_LIFE.total_seconds()
-    if user is None or not fresh or user.status != UserStatus.ACTIVE:
+    if user is None or not _is_fresh(known, turn.now) or user.status != UserStatus.ACTIVE:
         turn.failed()
         return domain.sessions.SignInRefused()
     weighed = await factors.weigh(uow, tools, user, shown, turn.now)

@@ -33,9 +33,9 @@ async def list_open(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Reg
 
 
 async def approve(uow: UnitOfWork, tools: Tools, registration_id: UUID, roles: frozenset[ClusterRole]) -> accounts.Invited:
-    """Invite whoever asked. Raises NotFound, AlreadyDecided, EmailTaken, FactorTooOld."""
+    """Invite whoever asked, where no account has their address by now. Raises NotFound, AlreadyDecided, EmailTaken, FactorTooOld."""
     registration = await _decide(uow, registration_id, State.APPROVED)
-    return await accounts.invite(uow, tools, registration.email, roles)
+    return await accounts.invite(uow, tools, registration.email, roles, again=False)
 
 
 async def decline(uow: UnitOfWork, tools: Tools, registration_id: UUID) -> None:

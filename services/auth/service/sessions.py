@@ -193,17 +193,19 @@ async def end_session(uow: UnitOfWork, session_id: UUID) -> None:
 
 async def end_own(uow: UnitOfWork) -> None:
     """End all of the caller's sessions, also the one they ask in."""
-    await end_all(uow, callers.caller(uow), domain.sessions.SIGNED_OUT)
+    caller = callers.caller(uow)
+    await repository.accounts.user(uow.session, caller, lock=True)
+    await end_all(uow, caller, domain.sessions.SIGNED_OUT)
 
 
 async def end_of(uow: UnitOfWork, user_id: UUID) -> None:
     """End all of somebody's sessions, for an administrator. Raises NotFound."""
-    await _demand_known(uow, user_id)
+    await _demand_known(uow, user_id, lock=True)
     await end_all(uow, user_id, "ended-by-administrator")
 
 
 async def end_all(uow: UnitOfWork, user_id: UUID, because: str) -> int:
-    """End and tell every open session of a person; how many there were."""
+    """End and tell every open session of a person; how many there were. The account is locked, so that none is opened meanwhile."""
     ended = await repository.sessions.open_sessions(uow.session, user_id)
     for session in ended:
         domain.sessions.end_session(session, uow.now, because)
@@ -243,6 +245,6 @@ async def _unused_since(uow: UnitOfWork, tools: Tools) -> datetime | None:
     return domain.sessions.unused_since(await repository.sessions.heard_to(uow.session), timedelta(seconds=tools.settings.idle_s))
 
 
-async def _demand_known(uow: UnitOfWork, user_id: UUID) -> None:
-    if await repository.accounts.user(uow.session, user_id) is None:
+async def _demand_known(uow: UnitOfWork, user_id: UUID, *, lock: bool = False) -> None:
+    if await repository.accounts.user(uow.session, user_id, lock=lock) is None:
         raise NotFound

@@ -1,13 +1,13 @@
-"""Step-up: the second factor of a session, shown once more for what asks for a fresh one."""
+"""Step-up: the second factor of a session, shown once more for what asks for a fresh one; the password of who has none."""
 
-from chassis.errors import NotFound
+from chassis.errors import NotFound, Problem
 from chassis.guard import OpenUow
 from contracts.roles import Actor
-from services.auth import domain
+from services.auth import domain, repository
 from services.auth.models import Session
-from services.auth.service import callers, factors, patience, sessions
+from services.auth.service import callers, directory, factors, passwords, patience, sessions
 from services.auth.service.factors import ShownFactor
-from services.auth.service.tools import Tools
+from services.auth.service.tools import About, Tools
 
 
 async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor) -> Session | domain.sessions.SignInRefused:
@@ -31,3 +31,32 @@ async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor
     uow.emit(domain.sessions.session_fact(session))
     uow.note(session_id=session.session_id, user_id=user.user_id, factor=factor)
     return session
+
+
+async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str, about: About) -> Session | Problem:
+    """Likewise for somebody who has no second factor at all and need not have one: their password, or they could never get a first one.
+
+    Who has any is refused like somebody whose password is wrong. Raises as ``step_up``.
+    """
+    user_id, session_id = callers.signed_in(actor)
+    async with repository.reading(tools.engine) as session:
+        known = await repository.accounts.user(session, user_id)
+    if known is None:
+        raise NotFound
+    async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
+        watched = await patience.look(tools, patience.in_session(session_id))
+        checked = await passwords.check_anywhere(tools, known, known.username, password, about.source)
+        uow = await later()
+        turn = await patience.take(uow, watched)
+        user = await callers.account(uow)
+        own = await sessions.current(uow, tools)
+        right = checked.user_id == user_id and await passwords.confirm(uow, user, checked, turn.now)
+        asked, has = await factors.standing(uow, tools, user)
+        if not right or not domain.factors.may_do_without(asked, has, await factors.codes_left(uow, user)):
+            turn.failed()
+            return domain.directory.DirectoryAway(retry_after=sessions.AWAY_S) if checked.away else domain.sessions.SignInRefused()
+        await turn.succeeded()
+        domain.sessions.show_factor(own, None, turn.now)
+        uow.emit(domain.sessions.session_fact(own))
+        uow.note(session_id=session_id, user_id=user_id, factor="none")
+        return own
