@@ -48,6 +48,7 @@ class IdentityProvider(BaseModel):
     ``issuer`` is an ``https`` address, exactly as the provider writes it; ``trust`` are the authorities of its certificate
     (PEM), the system's without. ``algorithms`` may sign its tokens. ``trusts_factor`` are values of ``amr`` or ``acr`` that
     count as a second factor. ``only_groups`` are values of ``groups_claim`` of which a person needs one; empty lets all in.
+    ``trusts_email``: addresses count although the provider does not say ``email_verified``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -65,6 +66,7 @@ class IdentityProvider(BaseModel):
     trusts_factor: frozenset[Claim] = frozenset()
     only_groups: frozenset[Claim] = frozenset()
     creates_accounts: bool = True
+    trusts_email: bool = False
 
     @field_validator("issuer")
     @classmethod
@@ -134,7 +136,8 @@ class DirectorySettings(BaseModel):
 
     ``account`` and the password in ``password_file`` are for looking people up. ``login_attributes``: what people may type.
     ``active_directory``: nested groups by its own matching rule, else step by step. ``only_groups``: who may sign in at all.
-    ``mail_domain``: the domain of the address of somebody without one; without it they cannot sign in.
+    ``mail_domain``: the domain of the address of somebody without one; without it they cannot sign in. ``most_failed_binds`` as one
+    person ``in_minutes``: fewer than the directory locks them out after, in a time no shorter than the one after which it forgets.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -158,6 +161,8 @@ class DirectorySettings(BaseModel):
     only_groups: tuple[Text, ...] = ()
     timeout_s: Annotated[int, Field(ge=1, le=60)] = 5
     threads: Annotated[int, Field(ge=1, le=64)] = 8
+    most_failed_binds: Annotated[int, Field(ge=1, le=1000)] = 3
+    in_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

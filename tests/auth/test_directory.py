@@ -27,10 +27,12 @@ from services.auth import domain
 from services.auth.app import follow
 from services.auth.directory import Away, Directory
 from services.auth.domain.directory import NEVER_EXPIRES
+from services.auth.routes.cookies import DEVICE
 from services.auth.service import directory as following
+from services.auth.service import patience
 from services.auth.settings import BadDirectoryFile, DirectorySettings, read_directory
 from tests.auth import slapd as openldap
-from tests.auth.people import Account, invite, join
+from tests.auth.people import Account, cookie, invite, join
 from tests.auth.slapd import GROUPS, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, configuration, group, person, written
 from tests.projects.people import found
 from tests.world import World, Worlds, administrator, reason
@@ -202,18 +204,79 @@ async def test_failures_are_slowed_down_before_the_directory_is_asked(world: Wor
 async def test_a_burst_of_tries_does_not_use_up_those_after_which_the_directory_locks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    binds = counted(world, monkeypatch)
+    answers = await asyncio.gather(*[show(world, "ada", f"wrong {number}") for number in range(20)])
+    assert {answer.status_code for answer in answers} == {401, 429}
+    assert len(binds) <= 7
+
+
+def counted(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As whom binds are tried, from here on."""
     source = world.runtime.extra["tools"].directory
     binds: list[str] = []
     check = source._check
 
-    def counted(dn: str, password: str) -> bool:
+    def note(dn: str, password: str) -> bool:
         binds.append(dn)
         return bool(check(dn, password))
 
-    monkeypatch.setattr(source, "_check", counted)
-    answers = await asyncio.gather(*[show(world, "ada", f"wrong {number}") for number in range(20)])
-    assert {answer.status_code for answer in answers} == {401, 429}
-    assert len(binds) <= 7
+    monkeypatch.setattr(source, "_check", note)
+    return binds
+
+
+async def test_failed_binds_as_one_person_are_few_by_whichever_of_their_names_and_from_wherever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await enrol(world)
+    device = cookie(await ada.sign_in(username="ada"), DEVICE)
+    binds = counted(world, monkeypatch)
+    names = ("ada", "ada@example.org", ada.username)
+    await asyncio.gather(
+        *[ada.sign_in(username=name, password="wrong", source=f"192.0.2.{number}") for name in names for number in range(4)]
+    )
+    assert binds.count(person("ada")) == 3
+    assert len(binds) == 12
+    elsewhere = await ada.sign_in(username="ada", source="203.0.113.7")
+    assert (elsewhere.status_code, reason(elsewhere)) == (401, "sign-in-refused")
+    assert binds.count(person("ada")) == 3
+    assert (await ada.sign_in(username="ada", device=device)).status_code == 201
+    await world.sql("UPDATE attempts SET seen_at = now() - interval '30 minutes', next_at = now()")
+    async with world.work() as uow:
+        await patience.forget(uow)
+    assert (await ada.sign_in(username="ada")).status_code == 201
+
+
+async def test_a_bind_that_succeeds_forgets_those_that_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await enrol(world)
+    binds = counted(world, monkeypatch)
+    for _ in range(3):
+        for _ in range(2):
+            assert (await ada.sign_in(username="ada", password="wrong")).status_code == 401
+        assert (await ada.sign_in(username="ada")).status_code == 201
+    assert binds == [person("ada")] * 9
+
+
+async def test_a_device_has_a_count_of_failed_binds_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await enrol(world)
+    stolen = cookie(await ada.sign_in(username="ada"), DEVICE)
+    binds = counted(world, monkeypatch)
+    for number in range(12):
+        await ada.sign_in(username="ada", password="wrong", device=stolen, source=f"192.0.2.{number}")
+    assert binds.count(person("ada")) == 10
+    assert (await ada.sign_in(username="ada", source="203.0.113.7")).status_code == 201
+
+
+async def test_a_name_that_is_anothers_login_in_the_directory_is_whose_username_it_is(
+    world: World, slapd: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await enrol(world)
+    with slapd.root() as root:
+        slapd.add_person(root, ada.username, mail="other@example.org", userPassword="the other one's")
+    binds = counted(world, monkeypatch)
+    assert (await show(world, ada.username, "the other one's")).status_code == 401
+    assert (await ada.sign_in(username=ada.username)).json()["user"]["user_id"] == str(ada.user_id)
+    assert binds == [person("ada")] * 2
+    assert reason(await show(world, "other@example.org", "the other one's")) == "factor-enrolment-needed"
 
 
 async def test_an_address_of_a_local_account_is_never_linked(world: World) -> None:

@@ -1,5 +1,6 @@
 """Signing in by a real identity provider: npm's oidc-provider, over TLS."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,9 @@ import pytest
 
 from contracts.events import Session, User
 from contracts.roles import ClusterRole
+from services.auth import repository
 from services.auth.routes import cookies
+from services.auth.service import groups
 from tests.auth.identity import ORIGIN, Browser, FakeProvider, RealProvider, Tls, faking, settings_for
 from tests.auth.people import join
 from tests.world import World, Worlds, administrator, person, reason
@@ -206,6 +209,40 @@ async def test_where_no_factor_is_asked_for_the_session_has_none(
 # Groups
 
 
+async def test_a_change_of_groups_and_a_sign_in_never_wait_for_each_other_in_a_circle(world: World, browser: Browser) -> None:
+    await browser.sign_in("alice")
+    (alice,) = [fact for fact in await world.said() if isinstance(fact, User)]
+    imaging = (await world.post("/groups", administrator(), json={"name": "imaging", "external": ["hospital:MRI"]})).json()
+    place = await browser.sign_in_there("alice")
+    async with world.work(administrator()) as uow:
+        await repository.groups.lock(uow.session)
+        coming = asyncio.create_task(browser.get(place))
+        await world.somebody_waits()
+        await groups.add_member(uow, UUID(imaging["group_id"]), alice.user_id)
+    assert (await coming).status_code == 303
+    assert [row.directory_groups for row in await world.sql("SELECT directory_groups FROM users")] == [["imaging"]]
+
+
+@pytest.mark.parametrize("told", [{}, {"only_groups": ["MRI", "staff"]}])
+@pytest.mark.parametrize("login", ["gold", "outsider"])
+async def test_the_last_administrator_by_a_group_stays_one_and_is_let_in_or_turned_away_as_anybody(
+    world: World, browser: Browser, told: dict[str, Any], login: str, tls: Tls
+) -> None:
+    body = {"name": "admins", "cluster_roles": ["administrator"], "external": ["hospital:MRI"]}
+    assert (await world.post("/groups", administrator(), json=body)).status_code == 201
+    totp = await enrol(world, browser, (await browser.sign_in("alice")).headers["location"])
+    assert (await browser.post("/sessions", {"pending": True, "code": totp.now()})).status_code == 201
+    await world.sql("UPDATE users SET external_id = :login", login=login)  # the same person, now without the group
+    await world.said()
+    elsewhere = Browser(world, tls)
+    answer = await elsewhere.sign_in(login)
+    await elsewhere.close()
+    turned_away = bool(told) and login == "outsider"
+    assert answer.status_code == (403 if turned_away else 303), answer.text
+    assert [session.live for session in sessions(await world.said())] == [False] * turned_away
+    assert [row.cluster_roles for row in await world.sql("SELECT cluster_roles FROM users")] == [["administrator"]]
+
+
 async def test_groups_of_the_claim_become_groups_here_and_their_roles_go_with_them(world: World, browser: Browser, tls: Tls) -> None:
     body = {"name": "imaging", "cluster_roles": ["auditor"], "external": ["hospital:MRI", "MRI"]}
     assert (await world.post("/groups", administrator(), json=body)).status_code == 201
@@ -248,6 +285,11 @@ async def test_who_is_in_none_of_the_groups_that_may_is_turned_away_and_loses_wh
 
 
 # Who is who
+
+
+async def test_a_sign_in_comes_back_to_its_page_alone(world: World, browser: Browser) -> None:
+    answer = await browser.sign_in("alice", "/api/v1/oidc/other/start")
+    assert answer.headers["location"].startswith("/api/v1/sign-in#enrolment=")
 
 
 async def test_an_account_with_the_same_address_is_never_taken_over(

@@ -88,6 +88,26 @@ async def test_with_everything_right_the_same_provider_signs_in(world: World, br
     assert shown == f"{CLIENT_ID}:{SECRET.replace('%', '%25').replace(' ', '%20').replace(':', '%3A')}"  # RFC 6749 section 2.3.1
 
 
+@pytest.mark.parametrize("said", [{"email": "other@x.org", "email_verified": True}, {"email_verified": None}, {"email_verified": False}])
+async def test_an_address_that_the_provider_does_not_say_to_be_verified_is_none(
+    world: World, browser: Browser, fake: FakeProvider, said: dict[str, Any]
+) -> None:
+    about = {"sub": "mallory", "email": "mallory@x.org", **said}
+    fake.answers["/userinfo"] = lambda _: (200, {name: value for name, value in about.items() if value is not None})
+    await refused(world, await sign_in_with(browser, fake), "no-address")
+
+
+async def test_where_that_is_configured_an_address_counts_unless_the_provider_says_that_it_is_not_verified(
+    worlds: Worlds, settings: dict[str, Any], tmp_path: Path, fake: FakeProvider, tls: Tls
+) -> None:
+    trusting = await worlds.open("auth", **settings, **settings_for(tmp_path, fake.issuer, tls, trusts_email=True))
+    browser = Browser(trusting, tls)
+    await refused(trusting, await sign_in_with(browser, fake, email_verified=False), "no-address")
+    fake.answers["/userinfo"] = lambda _: (200, {"sub": "mallory"})
+    assert (await sign_in_with(browser, fake)).status_code == 303
+    await browser.close()
+
+
 NOW = int(time.time())
 
 

@@ -103,6 +103,10 @@ def test_a_refusal_is_a_page_of_one_sentence_with_the_reason_that_the_gateway_re
         "/\n",
         "/é",
         "/" + "x" * 1024,
+        "/projects/1?tab=files",
+        "/api/v1/oidc/other/start",
+        "/api/v1/sign-in/../oidc/other/start",
+        "/api/v1/sign-in;x?y",
         None,
     ],
 )
@@ -111,4 +115,4 @@ def test_nobody_is_sent_to_another_place_after_signing_in(to: str | None) -> Non
 
 
 def test_after_signing_in_a_browser_goes_where_it_wanted() -> None:
-    assert return_path("/projects/1?tab=files") == "/projects/1?tab=files"
+    assert return_path("/api/v1/sign-in?client_port=4711&state=s") == "/api/v1/sign-in?client_port=4711&state=s"

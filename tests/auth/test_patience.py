@@ -7,6 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.auth import domain
 from services.auth.models import Attempts
@@ -44,8 +46,41 @@ def test_no_number_of_failures_locks_for_good() -> None:
 
 def test_quiet_makes_the_count_begin_anew() -> None:
     tries = Attempts(name=b"n", failures=9, next_at=NOW, seen_at=NOW)
-    domain.patience.fail(tries, 5, NOW + timedelta(minutes=15, seconds=1))
+    domain.patience.fail(tries, 5, NOW + timedelta(minutes=18))
     assert tries.failures == 1
+
+
+def test_one_failure_is_forgotten_in_each_part_of_the_time_and_what_is_left_over_counts_on() -> None:
+    tries = Attempts(name=b"n", failures=4, next_at=NOW, seen_at=NOW)
+    domain.patience.fail(tries, 5, NOW + timedelta(minutes=8))
+    assert (tries.failures, tries.seen_at) == (3, NOW + timedelta(minutes=6))
+    domain.patience.fail(tries, 5, NOW + timedelta(minutes=9))
+    assert (tries.failures, tries.seen_at) == (3, NOW + timedelta(minutes=9))
+
+
+def test_a_typo_of_somebody_every_nine_minutes_never_makes_a_house_behind_one_address_wait() -> None:
+    tries = Attempts(name=b"n", failures=0, next_at=NOW, seen_at=NOW)
+    for number in range(200):
+        domain.patience.fail(tries, domain.patience.FREE_OF_SOURCE, NOW + number * timedelta(minutes=9))
+        assert tries.next_at == NOW
+
+
+@given(st.integers(2, 50), st.lists(st.floats(1, 100), min_size=1, max_size=120))
+def test_failures_that_come_slower_than_they_are_forgotten_never_wait(free: int, gaps: list[float]) -> None:
+    tries, now = Attempts(name=b"n", failures=0, next_at=NOW, seen_at=NOW), NOW
+    for gap in gaps:
+        now += domain.patience.QUIET / free * gap + timedelta(microseconds=1)
+        domain.patience.fail(tries, free, now)
+        assert tries.next_at == NOW
+
+
+@given(st.integers(2, 50), st.integers(0, 40), st.floats(0, 10**6))
+def test_a_burst_waits_as_soon_whatever_was_long_before(free: int, before: int, later: float) -> None:
+    now = NOW + timedelta(minutes=30, seconds=later)
+    tries = Attempts(name=b"n", failures=before, next_at=NOW, seen_at=NOW)
+    for number in range(1, free + 3):
+        domain.patience.fail(tries, free, now)
+        assert (tries.next_at > now) == (number >= free)
 
 
 def test_who_waits_is_told_how_long_the_longest_of_their_waits_is() -> None:
@@ -300,7 +335,7 @@ async def test_tries_that_share_some_counts_never_wait_for_each_other_in_a_circl
 
 async def test_a_count_that_somebody_is_at_is_not_forgotten(world: World) -> None:
     await has_failed(world, "session 00000000-0000-0000-0000-000000000001", 3)
-    await world.sql("UPDATE attempts SET seen_at = now() - interval '16 minutes'")
+    await world.sql("UPDATE attempts SET seen_at = now() - interval '31 minutes'")
     watched = await patience.look(world.runtime.extra["tools"], patience.in_session(UUID(int=1)))
     async with world.work() as uow:
         turn = await patience.take(uow, watched)

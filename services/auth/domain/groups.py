@@ -12,7 +12,7 @@ from ldap3.utils.dn import parse_dn
 
 from chassis.errors import Conflict
 from contracts.roles import ClusterRole
-from services.auth.domain.accounts import effective
+from services.auth.domain.accounts import demand_administrator_stays, effective
 from services.auth.models import Group, User
 
 MOST_MEMBERS = 10_000
@@ -125,6 +125,12 @@ def follow(user: User, groups: Collection[Group], vouched: Collection[str]) -> b
     user.cluster_roles = roles
     user.version += 1
     return True
+
+
+def demand_still_administers(user: User, ahead: Collection[Group], administrators: Collection[UUID]) -> None:
+    """Refuse to leave the last of the active ``administrators`` only the groups ``ahead``, if they are none by them. Raises LastAdministratorStays."""
+    if ClusterRole.ADMINISTRATOR not in effective(user.own_roles, ahead):
+        demand_administrator_stays(administrators, [user.user_id])
 
 
 def no_longer_administer(administrators: Collection[UUID], people: Iterable[User]) -> list[UUID]:

@@ -167,11 +167,13 @@ def metadata(document: object, issuer: str) -> Metadata:
 
 
 def return_path(to: str | None) -> str:
-    """Where a browser goes after signing in: a path of this Hortus; the page for signing in for anything else."""
-    if to is None or len(to) > LONGEST_RETURN or not to.isascii() or not to.isprintable():
+    """Where a browser goes after signing in: the page for signing in, with the query that it had.
+
+    Nothing else: a token follows behind ``#``, and browsers carry that along when the next page sends them on.
+    """
+    if to is None or len(to) > LONGEST_RETURN or not to.isascii() or not to.isprintable() or set(to) & set("\\# "):
         return SIGN_IN_PATH
-    ours = to.startswith("/") and not to.startswith("//") and not set(to) & set("\\# ")
-    return to if ours else SIGN_IN_PATH
+    return to if to.partition("?")[0] == SIGN_IN_PATH else SIGN_IN_PATH
 
 
 def s256(verifier: str) -> str:
@@ -272,7 +274,9 @@ def demand_id_token(
 
 def wants_userinfo(claims: Mapping[str, Any], provider: IdentityProvider) -> bool:
     """Whether something that is needed of a person does not stand in their id_token."""
-    return provider.email_claim not in claims or (provider.groups_claim is not None and provider.groups_claim not in claims)
+    verified = "email_verified" in claims or provider.trusts_email
+    groups = provider.groups_claim is None or provider.groups_claim in claims
+    return provider.email_claim not in claims or not verified or not groups
 
 
 def vouched(claims: Mapping[str, Any], userinfo: Mapping[str, Any], provider: IdentityProvider) -> Vouched:
@@ -280,7 +284,7 @@ def vouched(claims: Mapping[str, Any], userinfo: Mapping[str, Any], provider: Id
     _want(not userinfo or userinfo.get("sub") == claims["sub"], "sub of userinfo")
     told = {**userinfo, **claims}
     email = told.get(provider.email_claim)
-    believed = isinstance(email, str) and told.get("email_verified", True) in (True, "true")
+    believed = isinstance(email, str) and _verified(email, claims, userinfo, provider)
     groups = None if provider.groups_claim is None else _groups(told.get(provider.groups_claim, []))
     session = claims.get("sid")
     return Vouched(
@@ -290,6 +294,12 @@ def vouched(claims: Mapping[str, Any], userinfo: Mapping[str, Any], provider: Id
         groups=groups,
         factor=_trusted(claims, provider.trusts_factor),
     )
+
+
+def _verified(email: str, claims: Mapping[str, Any], userinfo: Mapping[str, Any], provider: IdentityProvider) -> bool:
+    """Whether a provider says that an address is its person's: where it says nothing, that is its setting's to say."""
+    said = [each["email_verified"] for each in (claims, userinfo) if each.get(provider.email_claim) == email and "email_verified" in each]
+    return all(each in (True, "true") for each in said) and (bool(said) or provider.trusts_email)
 
 
 def _groups(value: object) -> frozenset[str]:

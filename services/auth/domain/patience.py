@@ -14,6 +14,7 @@ from uuid import UUID
 
 from chassis.errors import TooManyRequests
 from services.auth.models import Attempts
+from services.auth.settings import DirectorySettings
 
 FREE_OF_NAME_FROM_SOURCE = 5
 FREE_OF_NAME = 20
@@ -23,6 +24,7 @@ FREE_IN_SESSION = 10
 FREE_WISHES = 10
 LONGEST_WAIT_S = 60
 QUIET = timedelta(minutes=15)
+LONGEST_KEPT = 2 * QUIET
 SOURCE_PREFIX = 64
 
 
@@ -79,6 +81,28 @@ def wishing(source: str) -> tuple[Bucket, ...]:
     return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
 
 
+def for_bind(settings: DirectorySettings, whose: str, device: str | None) -> Bucket:
+    """Where a failed bind as somebody counts, by whichever name: ``whose`` is their id in the directory, ``device`` as at a sign-in."""
+    if device is not None:
+        return Bucket(f"bind {settings.name} device {device}", FREE_OF_DEVICE, resets=True)
+    return Bucket(f"bind {settings.name} {whose}", settings.most_failed_binds, resets=True)
+
+
+def may_bind(attempts: Attempts, most: int, window: timedelta, now: datetime) -> bool:
+    """Whether one more bind may fail; it is counted as if it did.
+
+    These counts do not leak: directories forget failures only after a time without any, which ``window`` is to be no shorter than.
+    """
+    if now - attempts.seen_at > window:
+        attempts.failures = 0
+    if attempts.failures >= most:
+        return False
+    attempts.failures += 1
+    attempts.seen_at = now
+    attempts.next_at = now + window
+    return True
+
+
 def demand(attempts: Iterable[Attempts], now: datetime) -> None:
     """Refuse while one of the counts has to wait. Raises SlowDown with the seconds that are left."""
     demand_until(max((each.next_at for each in attempts), default=None), now)
@@ -92,11 +116,16 @@ def demand_until(next_at: datetime | None, now: datetime) -> None:
 
 
 def fail(attempts: Attempts, free: int, now: datetime) -> None:
-    """Count a failure; from the last free one in a row on, the wait doubles from 1 s to 60 s. Quiet for 15 min begins anew."""
-    if now - attempts.seen_at > QUIET:
-        attempts.failures = 0
+    """Count a failure; from the last free one on, the wait doubles from 1 s to 60 s.
+
+    Counts leak: one failure is forgotten in each ``free``-th part of 15 min, so that only failures which come faster than this add
+    up; after one such part more, all are. ``seen_at`` moves by whole parts and keeps what is left over of the last one.
+    """
+    leak = QUIET / free
+    forgotten = max((now - attempts.seen_at) // leak, 0)
+    attempts.failures = 0 if forgotten > free else max(attempts.failures - forgotten, 0)
+    attempts.seen_at = attempts.seen_at + forgotten * leak if attempts.failures else now
     attempts.failures += 1
     beyond = attempts.failures - free
-    wait = 0 if beyond < 0 else min(2 ** min(beyond, 16), LONGEST_WAIT_S)
-    attempts.seen_at = now
-    attempts.next_at = now + timedelta(seconds=wait)
+    if beyond >= 0:
+        attempts.next_at = now + timedelta(seconds=min(2 ** min(beyond, 16), LONGEST_WAIT_S))

@@ -91,6 +91,13 @@ async def groups_of(session: AsyncSession, user_ids: Collection[UUID]) -> dict[U
     return found
 
 
+async def groups_with(session: AsyncSession, user_id: UUID, group_ids: Collection[UUID]) -> list[Group]:
+    """The groups that somebody is in by hand, and these."""
+    by_hand = select(col(GroupMember.group_id)).where(col(GroupMember.user_id) == user_id, ~col(GroupMember.by_directory))
+    query = select(Group).where(or_(col(Group.group_id).in_(by_hand), col(Group.group_id) == any_(cast(list(group_ids), ARRAY(Uuid)))))
+    return list((await session.execute(query)).scalars())
+
+
 async def vouched_names(session: AsyncSession, user_ids: Collection[UUID]) -> dict[UUID, list[str]]:
     """The names of the groups that a directory or identity provider put each of these people into."""
     query = (

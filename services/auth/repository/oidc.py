@@ -16,9 +16,8 @@ def _is(provider: str, subject: str) -> ColumnElement[bool]:
 
 
 async def user_of(session: AsyncSession, provider: str, subject: str) -> User | None:
-    """The account of a provider's subject, locked."""
-    query = select(User).where(_is(provider, subject))
-    return (await session.execute(query.with_for_update().execution_options(populate_existing=True))).scalar_one_or_none()
+    """The account of a provider's subject, not locked: their groups come first."""
+    return (await session.execute(select(User).where(_is(provider, subject)))).scalar_one_or_none()
 
 
 async def sessions_of(

@@ -37,6 +37,7 @@ async def lock_attempts(session: AsyncSession, names: Collection[bytes]) -> tupl
 
 
 async def forget_attempts(session: AsyncSession, older_than: timedelta) -> None:
-    """Forget failures after a time of quiet; those that somebody counts at this moment are none of them."""
-    old = select(col(Attempts.name)).where(col(Attempts.seen_at) < func.now() - older_than).with_for_update(skip_locked=True)
+    """Forget failures after a time of quiet; those that somebody counts at this moment, or waits for, are none of them."""
+    last = func.greatest(col(Attempts.seen_at), col(Attempts.next_at))
+    old = select(col(Attempts.name)).where(last < func.now() - older_than).with_for_update(skip_locked=True)
     await session.execute(delete(Attempts).where(col(Attempts.name).in_(old)))

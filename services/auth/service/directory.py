@@ -1,7 +1,7 @@
 """People who come from a directory: their sign-in, and what follows here from what changes there.
 
-A sign-in with a directory is alike for every name: one search, one Argon2id hash (`service/passwords.py`) and one bind, of the
-person or of nobody. Local accounts and unknown names take the same steps, so neither the time nor the answer says whose a name is;
+A sign-in with a directory is alike for every name: one search, one look at a count, one Argon2id hash (`service/passwords.py`) and
+one bind, of the person or of nobody. Local accounts and unknown names take the same steps, so neither the time nor the answer says whose a name is;
 when the directory is away, whatever is not right is answered with 503.
 """
 
@@ -18,8 +18,9 @@ from contracts.policy import Service
 from services.auth import domain, repository
 from services.auth.directory import Away, Directory, Entry
 from services.auth.domain.directory import Person
+from services.auth.domain.patience import Bucket
 from services.auth.models import Credential, User
-from services.auth.service import accounts, callers, groups, keys, sessions
+from services.auth.service import accounts, callers, groups, keys, patience, sessions
 from services.auth.service.tools import Tools
 
 log = logger(__name__)
@@ -38,19 +39,24 @@ def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
     return tools.directory.turn(name) if tools.directory is not None else nullcontext()
 
 
-async def ask(tools: Tools, known: User | None, name: str, password: str) -> Asked:
+async def ask(tools: Tools, known: User | None, name: str, password: str, device: str | None) -> Asked:
     """Ask the directory, if there is one, about somebody who signs in; ``known`` is the account that the name belongs to, if any.
 
-    Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now.
+    Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now. After a
+    few failed binds of one person, by whichever of their names, nobody binds as them for a while: else others could have the
+    directory lock them out. ``device``: a device cookie of theirs, if valid, has a count of its own.
     """
     directory = tools.directory
     if directory is None:
         return Asked()
     try:
         somebody, entry = await _find(directory, known, name)
-        right = await directory.check(somebody.dn if somebody else None, password)
+        bucket = await _bucket(tools, directory, somebody, name, device)
+        may = await patience.before_bind(tools, bucket, directory.settings)
+        right = await directory.check(somebody.dn if somebody and may else None, password)
         if not right or somebody is None or entry is None:
             return Asked()
+        await patience.forget_binds(tools, bucket)
         found = await directory.groups(entry)
     except Away as error:
         log.warning("directory away", directory=directory.settings.name, error=str(error))
@@ -59,6 +65,16 @@ async def ask(tools: Tools, known: User | None, name: str, password: str) -> Ask
         log.info("sign-in refused: not let in by the directory's groups or state", external_id=somebody.external_id)
         return Asked()
     return Asked(user_id=await _admit(tools, directory, somebody, found))
+
+
+async def _bucket(tools: Tools, directory: Directory, somebody: Person | None, name: str, device: str | None) -> Bucket:
+    """Where a failed bind counts; that of nobody is counted as well, so that the work is the same."""
+    at = directory.settings.name
+    async with repository.reading(tools.engine) as session:
+        user = await repository.directory.user_of(session, at, somebody.external_id if somebody else "")
+        now = await repository.clock(session)
+    nonce = tools.vault.device_of(device, user.user_id, now) if user and device else None
+    return domain.patience.for_bind(directory.settings, somebody.external_id if somebody else f"nobody {name}", nonce)
 
 
 async def _find(directory: Directory, known: User | None, name: str) -> tuple[Person | None, Entry | None]:

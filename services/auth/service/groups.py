@@ -99,7 +99,8 @@ async def remove_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
 async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[str]) -> None:
     """Let somebody be in those groups that a directory or an identity provider names, and in no other by its word.
 
-    Where that changes nothing, nothing is locked. A group that is full takes nobody. Raises LastAdministratorStays.
+    Where that changes nothing, nothing is locked; else the groups are locked before the account, so whoever calls this holds no
+    account yet. A group that is full takes nobody. Raises LastAdministratorStays, and nothing has changed then.
     """
     names = {domain.groups.compared(name) for name in external}
     if await repository.groups.called(uow.session, names) == await repository.groups.by_directory(uow.session, user.user_id):
@@ -109,11 +110,13 @@ async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[s
     people, administrators = await repository.groups.lock_people(uow.session, [user.user_id])
     wanted = await repository.groups.called(uow.session, names)
     has = await repository.groups.by_directory(uow.session, user.user_id)
+    taking = {each for each in wanted - has if len(await repository.groups.member_ids(uow.session, each)) < domain.groups.MOST_MEMBERS}
+    ahead = await repository.groups.groups_with(uow.session, user.user_id, (has & wanted) | taking)
+    domain.groups.demand_still_administers(user, ahead, administrators)
     for group_id in has - wanted:
         await repository.groups.take_out(uow.session, group_id, user.user_id, by_directory=True)
-    for group_id in wanted - has:
-        if len(await repository.groups.member_ids(uow.session, group_id)) < domain.groups.MOST_MEMBERS:
-            await repository.groups.put_in(uow.session, group_id, user.user_id, by_directory=True)
+    for group_id in taking:
+        await repository.groups.put_in(uow.session, group_id, user.user_id, by_directory=True)
     await _follow(uow, people, administrators)
     uow.note(user_id=user.user_id, groups=" ".join(user.groups))
 

@@ -20,6 +20,7 @@ from services.auth.service import accounts, callers, factors, groups, keys, pati
 from services.auth.service.factors import ShownFactor
 from services.auth.service.sessions import SignedIn
 from services.auth.service.tools import About, Tools
+from services.auth.settings import IdentityProvider
 
 log = logger(__name__)
 FLOW = "oidc-flow"
@@ -136,20 +137,16 @@ async def _admit(
         domain.oidc.demand_group(vouched, config)
         user = user or await _new_account(uow, asked, vouched, now)
         domain.oidc.demand_active(user)
+        user = await _follow(uow, config, user, vouched)
+        domain.oidc.demand_active(user)
     except domain.oidc.GroupMissing as refused:
         if user is not None and vouched.groups is not None:
-            callers.acts(uow, user)
-            uow.note(user_id=user.user_id, provider=config.name)
-            await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
+            await _follow(uow, config, user, vouched)
             await sessions.end_all(uow, user.user_id, NOT_ADMITTED)
             await keys.end_all(uow, user.user_id)
         return refused
     except Problem as refused:
         return refused
-    callers.acts(uow, user)
-    uow.note(user_id=user.user_id, provider=config.name)
-    if vouched.groups is not None:
-        await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
     method = f"oidc:{config.name}"
     from_provider = About(about.client, about.source, about.device, config.name, vouched.session, token)
     if vouched.factor and await factors.policy(uow, tools, user) is not Policy.PASSKEY:
@@ -162,6 +159,18 @@ async def _admit(
     if weighed.verdict is Verdict.ENROLS:
         return Finished(f"{flow.to}#enrolment={await factors.enrolment(uow, user)}", pending=pending)
     return Finished(f"{flow.to}#pending", pending=pending)
+
+
+async def _follow(uow: UnitOfWork, config: IdentityProvider, user: User, vouched: Vouched) -> User:
+    """Let somebody's groups be what the provider says, then lock their account, in this order; the last administrator stays one."""
+    callers.acts(uow, user)
+    uow.note(user_id=user.user_id, provider=config.name)
+    if vouched.groups is not None:
+        try:
+            await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
+        except domain.accounts.LastAdministratorStays:
+            log.error("the identity provider would take the last administrator's role; it stays", user_id=str(user.user_id))
+    return await repository.accounts.user(uow.session, user.user_id, lock=True) or user
 
 
 async def _new_account(uow: UnitOfWork, asked: Provider, vouched: Vouched, now: datetime) -> User:

@@ -8,7 +8,7 @@ from chassis.outbox import UnitOfWork
 from services.auth import domain, repository
 from services.auth.models import User
 from services.auth.service import directory
-from services.auth.service.tools import Tools
+from services.auth.service.tools import About, Tools
 
 METHOD = "password"
 
@@ -41,10 +41,10 @@ async def check(tools: Tools, user: User | None, password: str, source: str = ""
     return Checked(right, user_id, stored, rehashed)
 
 
-async def check_anywhere(tools: Tools, user: User | None, name: str, password: str, source: str = "") -> Checked:
+async def check_anywhere(tools: Tools, user: User | None, name: str, password: str, about: About) -> Checked:
     """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``."""
-    asked = await directory.ask(tools, user, name, password)
-    checked = await check(tools, user, password, source)
+    asked = await directory.ask(tools, user, name, password, about.device)
+    checked = await check(tools, user, password, about.source)
     if asked.user_id is not None:
         return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE)
     return replace(checked, away=asked.away)

@@ -9,14 +9,16 @@
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from chassis.outbox import UnitOfWork
+from chassis.outbox import UnitOfWork, unit_of_work
+from contracts.policy import Service
 from services.auth import domain, repository
 from services.auth.domain.patience import Bucket
 from services.auth.models import Attempts, User
 from services.auth.service.tools import About, Tools
+from services.auth.settings import DirectorySettings
 
 Watched = dict[bytes, Bucket]
 
@@ -72,6 +74,22 @@ async def take(uow: UnitOfWork, watched: Watched) -> Turn:
     return Turn(uow, tuple((bucket, attempts[name]) for name, bucket in watched.items()), now)
 
 
+async def before_bind(tools: Tools, bucket: Bucket, settings: DirectorySettings) -> bool:
+    """Whether a bind may be tried. It is counted as a failure, and committed, before it is: many at once are no way around."""
+    name = tools.vault.blind(bucket.name)
+    async with unit_of_work(tools.engine, Service.AUTH.value, "directory.bind") as uow:
+        attempts, now = await repository.patience.lock_attempts(uow.session, [name])
+        return domain.patience.may_bind(attempts[name], bucket.free, timedelta(minutes=settings.in_minutes), now)
+
+
+async def forget_binds(tools: Tools, bucket: Bucket) -> None:
+    """The bind was right: what was counted before is forgotten, as the directory does."""
+    name = tools.vault.blind(bucket.name)
+    async with unit_of_work(tools.engine, Service.AUTH.value, "directory.bind") as uow:
+        attempts, _ = await repository.patience.lock_attempts(uow.session, [name])
+        await uow.session.delete(attempts[name])
+
+
 async def forget(uow: UnitOfWork) -> None:
     """Forget failures after a time of quiet."""
-    await repository.patience.forget_attempts(uow.session, domain.patience.QUIET)
+    await repository.patience.forget_attempts(uow.session, domain.patience.LONGEST_KEPT)

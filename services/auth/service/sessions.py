@@ -55,7 +55,7 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     async with repository.reading(tools.engine) as session:
         known, now = await repository.accounts.user_named_and_clock(session, normal)
     watched = await patience.look(tools, patience.sign_in(tools, about, normal, known, now))
-    checked = await passwords.check_anywhere(tools, known, normal, password, about.source)
+    checked = await passwords.check_anywhere(tools, known, normal, password, about)
 
     uow = await later()
     turn = await patience.take(uow, watched)
