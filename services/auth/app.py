@@ -17,6 +17,7 @@ from services.auth.service import (
     keys,
     letters,
     new_passwords,
+    oidc,
     patience,
     registrations,
     sessions,
@@ -28,6 +29,7 @@ from services.auth.settings import AuthSettings, BadDirectoryFile, read_director
 
 TEND_S = 60.0
 POST_S = 1.0
+DOUBT_S = 600.0
 
 
 @contextlib.asynccontextmanager
@@ -124,11 +126,18 @@ async def follow(runtime: Runtime) -> None:
     await asyncio.Event().wait()
 
 
+async def doubt(runtime: Runtime) -> None:
+    """End what people have by the word of identity providers that no longer vouch for them."""
+    while True:
+        await oidc.end_doubtful(runtime.extra["tools"])
+        await asyncio.sleep(DOUBT_S)
+
+
 spec = Spec(
     service=Service.AUTH,
     settings=AuthSettings,
     router=router,
     hears=hears,
-    background=(tend, tidy, end_sessions, deliver, follow),
+    background=(tend, tidy, end_sessions, deliver, follow, doubt),
     lifespan=lifespan,
 )

@@ -22,7 +22,7 @@ class User(Table, table=True):
     ``own_roles`` are the cluster roles that an administrator gave, ``cluster_roles`` these and the groups' together; ``groups``
     are the names of the person's groups, ``directory_groups`` of those that a directory or identity provider put them into. ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
     person is at ``provider``. ``gone_at``: since when the directory does not let them in any more. ``factor_enrolled_at``: when they
-    first had a second factor.
+    first had a second factor. ``vouched_at``: when an identity provider last said that it is they.
     """
 
     __tablename__ = "users"
@@ -43,6 +43,7 @@ class User(Table, table=True):
     groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
     directory_groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
     factor_enrolled_at: datetime | None = Field(default=None, sa_type=TIME)
+    vouched_at: datetime | None = Field(default=None, sa_type=TIME)
 
 
 class Group(Table, table=True):
@@ -61,6 +62,15 @@ class Group(Table, table=True):
     external: list[str] = Field(sa_type=ARRAY(Text))
     version: int
     created_at: datetime = Field(sa_type=TIME)
+
+
+class RemovedGroup(Table, table=True):
+    """The name of a group that was removed: projects may still know people by it, so it is never given again."""
+
+    __tablename__ = "removed_groups"
+
+    name: str = Field(primary_key=True)
+    removed_at: datetime = Field(sa_type=TIME)
 
 
 class GroupMember(Table, table=True):

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from chassis.settings import Settings
 
+VOUCH_DAYS = 30
 TLS_SCHEMES = ("ldaps", "ldap")
 Claim = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClaimName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
@@ -49,6 +50,7 @@ class IdentityProvider(BaseModel):
     (PEM), the system's without. ``algorithms`` may sign its tokens. ``trusts_factor`` are values of ``amr`` or ``acr`` that
     count as a second factor. ``only_groups`` are values of ``groups_claim`` of which a person needs one; empty lets all in.
     ``trusts_email``: addresses count although the provider does not say ``email_verified``.
+    ``vouch_days``: when it has not vouched for somebody for so long, their API keys end and they leave the groups that it put them into.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -67,6 +69,7 @@ class IdentityProvider(BaseModel):
     only_groups: frozenset[Claim] = frozenset()
     creates_accounts: bool = True
     trusts_email: bool = False
+    vouch_days: Annotated[int, Field(ge=1, le=3650)] = VOUCH_DAYS
 
     @field_validator("issuer")
     @classmethod

@@ -151,6 +151,24 @@ async def test_one_name_is_given_once_also_at_once(world: World, worlds: Worlds)
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
 
 
+async def test_a_removed_groups_name_never_comes_back(world: World) -> None:
+    group = await make(world)
+    assert (await world.delete(f"/groups/{group['group_id']}", administrator())).status_code == 204
+    answer = await world.post("/groups", administrator(), json={"name": "staff"})
+    assert (answer.status_code, reason(answer)) == (409, "group-name-taken")
+    await make(world, "staff2")
+
+
+async def test_the_record_names_the_names_in_directories_before_and_after(world: World) -> None:
+    group = await make(world, external=[STAFF])
+    path = f"/groups/{group['group_id']}"
+    assert (await world.patch(path, administrator(), json={"external": ["more"]}, version=1)).status_code == 200
+    assert (await world.patch(path, administrator(), json={"factor_policy": "optional"}, version=2)).status_code == 200
+    assert (await world.delete(path, administrator())).status_code == 204
+    named = [[record["resource"].get(each) for each in ("external_before", "external")] for record in await world.recorded()]
+    assert named == [[None, f'["{STAFF}"]'], [f'["{STAFF}"]', '["more"]'], [None, None], ['["more"]', None]]
+
+
 # Members
 
 

@@ -39,6 +39,7 @@ VALUES: dict[str, object] = {
     "source": "192.0.2.7",
     "client": "a browser",
     "left": 9,
+    "keys": 2,
     "name": "nightly",
     "expires": "2026-12-24",
 }

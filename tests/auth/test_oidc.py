@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -12,13 +13,15 @@ from uuid import UUID
 import pyotp
 import pytest
 
-from contracts.events import Session, User
+from contracts.events import ApiKey, Session, User
 from contracts.roles import ClusterRole
 from services.auth import repository
 from services.auth.routes import cookies
-from services.auth.service import groups
+from services.auth.service import groups, oidc
+from tests.auth.factors import register, shown
 from tests.auth.identity import ORIGIN, Browser, FakeProvider, RealProvider, Tls, faking, settings_for
-from tests.auth.people import join
+from tests.auth.passkeys import Authenticator
+from tests.auth.people import Account, join
 from tests.world import World, Worlds, administrator, person, reason
 
 PEOPLE = {
@@ -331,6 +334,72 @@ async def test_a_blocked_person_does_not_come_back_by_the_provider(world: World,
     assert blocked.status_code == 200, blocked.text
     refused = await browser.sign_in("alice")
     assert (refused.status_code, refused.headers["hortus-reason"]) == (403, "account-not-open")
+
+
+# Whether the provider still vouches
+
+
+async def test_a_passkey_counts_only_after_the_provider(world: World, browser: Browser) -> None:
+    totp = await enrol(world, browser, (await browser.sign_in("alice")).headers["location"])
+    opened = await browser.post("/sessions", {"pending": True, "code": totp.now()})
+    authenticator = Authenticator()
+    assert (await register(Account(world, opened.json()["user"], totp), authenticator)).status_code == 201
+    alone = await world.post("/sessions", json={"passkey": await shown(world, authenticator)})
+    assert (alone.status_code, reason(alone)) == (401, "sign-in-refused")
+    assert (await browser.sign_in("alice")).headers["location"].endswith("#pending")
+    opened = await browser.post("/sessions", {"pending": True, "passkey": await shown(world, authenticator)})
+    assert opened.status_code == 201, opened.text
+
+
+@pytest.mark.parametrize("told", [{"vouch_days": 5}])
+async def test_for_whom_the_provider_has_not_vouched_for_long_keys_end_and_its_groups_go(
+    world: World, worlds: Worlds, settings: dict[str, Any], browser: Browser, told: dict[str, Any]
+) -> None:
+    kept = world.runtime.settings.model_dump(include={"oidc_file", "origins"})
+    mailed = await worlds.open("auth", beside=world, **settings, **kept, smtp_url="smtps://localhost:1")
+    tools = mailed.runtime.extra["tools"]
+    imaging = {"name": "imaging", "cluster_roles": ["auditor"], "external": ["hospital:MRI"]}
+    assert (await world.post("/groups", administrator(), json=imaging)).status_code == 201
+    totp = await enrol(world, browser, (await browser.sign_in("alice")).headers["location"])
+    opened = (await browser.post("/sessions", {"pending": True, "code": totp.now()})).json()
+    account = Account(world, opened["user"], totp)
+    expires_at = (await world.now() + timedelta(days=90)).isoformat()
+    made = await world.post(
+        "/keys", account.actor(UUID(opened["session_id"])), json={"name": "k", "scopes": ["project.list"], "expires_at": expires_at}
+    )
+    assert made.status_code == 201, made.text
+    await world.sql("UPDATE users SET vouched_at = now() - interval '119 hours'")
+    await world.said()
+    await oidc.end_doubtful(tools)
+    assert await world.said() == []
+    await world.sql("UPDATE users SET vouched_at = now() - interval '121 hours'")
+    await world.recorded()
+    await oidc.end_doubtful(tools)
+    facts = await world.said()
+    assert [(fact.groups, fact.cluster_roles) for fact in facts if isinstance(fact, User)] == [(frozenset(), frozenset())]
+    assert [fact.live for fact in facts if isinstance(fact, ApiKey)] == [False]
+    (record,) = await world.recorded()
+    assert (record["action"], record["resource"]["keys"]) == ("oidc.end_doubtful", "1")
+    (letter,) = await world.sql(
+        "SELECT user_id FROM letters WHERE user_id = :id AND sealed IS NOT NULL ORDER BY letter_id DESC LIMIT 1", id=account.user_id
+    )
+    assert letter.user_id == account.user_id
+    await oidc.end_doubtful(tools)
+    assert await world.said() == []
+    await browser.sign_in("alice")
+    assert [fact.groups for fact in await world.said() if isinstance(fact, User)] == [frozenset({"imaging"})]
+
+
+@pytest.mark.parametrize("told", [{"vouch_days": 5}])
+async def test_the_last_administrator_stays_one_although_nobody_vouches(world: World, browser: Browser, told: dict[str, Any]) -> None:
+    body = {"name": "admins", "cluster_roles": ["administrator"], "external": ["hospital:MRI"]}
+    assert (await world.post("/groups", administrator(), json=body)).status_code == 201
+    await browser.sign_in("alice")
+    await world.sql("UPDATE users SET vouched_at = now() - interval '6 days'")
+    await world.said()
+    await oidc.end_doubtful(world.runtime.extra["tools"])
+    assert await world.said() == []
+    assert [row.cluster_roles for row in await world.sql("SELECT cluster_roles FROM users")] == [["administrator"]]
 
 
 # Answers that were not asked for

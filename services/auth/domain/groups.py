@@ -21,9 +21,9 @@ SPECIAL = re.compile(r'[,+"\\<>;=#\x00]')
 
 
 class GroupNameTaken(Conflict):
-    """Another group has the name."""
+    """Another group has the name, or had it."""
 
-    title = "There is a group with this name"
+    title = "There is a group with this name, or there was one: a name is for ever"
 
 
 class TooManyMembers(Conflict):

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     RECOVERY_CODE_USED = "recovery-code-used"
     PASSKEY_COPIED = "passkey-copied"
     KEY_MADE = "key-made"
+    NOT_VOUCHED = "not-vouched"
     RECOVERED = "recovered"
     REGISTRATION_DECLINED = "registration-declined"
 
@@ -99,6 +100,14 @@ _TEXTS = {
         (
             "An API key named “{name}” was made for your account. Programs that have it act in your name until {expires}.\n\n"
             "If this was not you, end the key with `hortus keys`, and tell an administrator at once."
+        ),
+    ),
+    Kind.NOT_VOUCHED: (
+        "Your access to Hortus has to be confirmed",
+        (
+            "You have not signed in to your account {username} by your organisation for a long time. Your API keys ended ({keys}), and you are "
+            "no longer in the groups that your organisation had put you into.\n\n"
+            "Sign in once more to be in these groups again, and make new keys where programs need them. If you have left, there is nothing to do."
         ),
     ),
     Kind.RECOVERED: (

@@ -13,8 +13,9 @@ from uuid import UUID
 from chassis.errors import CannotDecide, Conflict, Forbidden, NotFound, Problem
 from contracts.events import UserStatus
 from services.auth.models import User
-from services.auth.settings import IdentityProvider, is_https
+from services.auth.settings import VOUCH_DAYS, IdentityProvider, is_https
 
+SOURCE = "oidc"
 FLOW_LIFE = timedelta(minutes=10)
 SOURCE = "oidc"
 PENDING_LIFE = timedelta(minutes=5)
@@ -330,6 +331,17 @@ def demand_active(user: User) -> None:
     """Refuse who was blocked or deactivated. Raises AccountNotOpen."""
     if user.status != UserStatus.ACTIVE:
         raise AccountNotOpen
+
+
+def needs_provider(user: User) -> bool:
+    """Whether a factor counts only after a provider has vouched: it alone knows whether the person is still one of its own."""
+    return user.source == SOURCE
+
+
+def is_in_doubt(user: User, provider: IdentityProvider | None, now: datetime) -> bool:
+    """Whether a provider has not vouched for so long that what somebody has by its word ends; one that is gone vouches for nobody."""
+    days = provider.vouch_days if provider else VOUCH_DAYS
+    return needs_provider(user) and now - (user.vouched_at or user.created_at) > timedelta(days=days)
 
 
 def new_account(user_id: UUID, username: str, email: str, provider: str, subject: str, now: datetime) -> User:

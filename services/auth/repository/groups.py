@@ -2,16 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Text, Uuid, any_, cast, delete, func, or_, select, text
+from sqlalchemy import Text, Uuid, any_, cast, delete, exists, func, or_, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
-from services.auth.models import Group, GroupMember, User
+from services.auth.models import Group, GroupMember, RemovedGroup, User
 
 GROUPS_LOCK = 0x67726F75
 
@@ -28,8 +29,10 @@ async def group(session: AsyncSession, group_id: UUID) -> Group | None:
 
 
 async def name_is_taken(session: AsyncSession, name: str) -> bool:
-    """Whether a group has this name."""
-    return (await session.execute(select(func.count()).select_from(Group).where(col(Group.name) == name))).scalar_one() > 0
+    """Whether a group has this name, or had it before it was removed."""
+    here = exists().where(col(Group.name) == name)
+    before = exists().where(col(RemovedGroup.name) == name)
+    return bool((await session.execute(select(or_(here, before)))).scalar_one())
 
 
 async def page(session: AsyncSession, after: UUID | None, limit: int) -> list[Group]:
@@ -137,6 +140,7 @@ async def take_out(session: AsyncSession, group_id: UUID, user_id: UUID | None =
     await session.execute(query)
 
 
-async def remove(session: AsyncSession, group_id: UUID) -> None:
-    """Remove a group, and everybody from it."""
-    await session.execute(delete(Group).where(col(Group.group_id) == group_id))
+async def remove(session: AsyncSession, group: Group, now: datetime) -> None:
+    """Remove a group, and everybody from it; its name is kept."""
+    session.add(RemovedGroup(name=group.name, removed_at=now))
+    await session.execute(delete(Group).where(col(Group.group_id) == group.group_id))

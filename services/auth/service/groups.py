@@ -1,5 +1,6 @@
 """Groups: what they are, who is in them, and what follows for their people, in one transaction each."""
 
+import json
 from collections.abc import Collection
 from uuid import UUID
 
@@ -19,7 +20,7 @@ async def create(uow: UnitOfWork, name: str, policy: str | None, roles: frozense
         raise domain.groups.GroupNameTaken
     group = domain.groups.create(uow.new_id(), name, policy, roles, external, uow.now)
     uow.session.add(group)
-    uow.note(group_id=group.group_id, group=name, cluster_roles=" ".join(group.cluster_roles))
+    uow.note(group_id=group.group_id, group=name, cluster_roles=" ".join(group.cluster_roles), external=_listed(group.external))
     return group
 
 
@@ -40,13 +41,16 @@ async def change(uow: UnitOfWork, group_id: UUID, version: int, wanted: dict[str
     roles = [str(role) for role in _many(wanted.get("cluster_roles", group.cluster_roles))]
     external = [domain.groups.compared(str(name)) for name in _many(wanted.get("external", group.external))]
     people, administrators = await repository.groups.lock_people(uow.session, await repository.groups.member_ids(uow.session, group_id))
-    lost = set(group.external) - set(external)
+    before = group.external
+    lost = set(before) - set(external)
     if not domain.groups.change(group, str(policy) if policy else None, roles, external):
         return group
     if lost:
         await repository.groups.take_out(uow.session, group_id, by_directory=True)
     await _follow(uow, people, administrators)
     uow.note(group_id=group_id, group=group.name, cluster_roles=" ".join(group.cluster_roles), members=len(uow.facts))
+    if before != group.external:
+        uow.note(external_before=_listed(before), external=_listed(group.external))
     return group
 
 
@@ -54,9 +58,9 @@ async def remove(uow: UnitOfWork, group_id: UUID) -> None:
     """Remove a group and what followed from it. Raises NotFound, LastAdministratorStays."""
     group = await _locked(uow, group_id)
     people, administrators = await repository.groups.lock_people(uow.session, await repository.groups.member_ids(uow.session, group_id))
-    await repository.groups.remove(uow.session, group_id)
+    await repository.groups.remove(uow.session, group, uow.now)
     await _follow(uow, people, administrators)
-    uow.note(group_id=group_id, group=group.name, members=len(uow.facts))
+    uow.note(group_id=group_id, group=group.name, external_before=_listed(group.external), members=len(uow.facts))
 
 
 async def list_members(uow: UnitOfWork, group_id: UUID, after: UUID | None, limit: int) -> list[domain.groups.Membership]:
@@ -96,11 +100,18 @@ async def remove_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
     uow.note(group_id=group_id, group=group.name, user_id=user_id)
 
 
+async def lock_one(uow: UnitOfWork, user_id: UUID) -> User | None:
+    """Lock groups and an account, in the order of all changes of groups."""
+    await repository.groups.lock(uow.session)
+    people, _ = await repository.groups.lock_people(uow.session, [user_id])
+    return people.get(user_id)
+
+
 async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[str]) -> None:
     """Let somebody be in those groups that a directory or an identity provider names, and in no other by its word.
 
     Where that changes nothing, nothing is locked; else the groups are locked before the account, so whoever calls this holds no
-    account yet. A group that is full takes nobody. Raises LastAdministratorStays, and nothing has changed then.
+    account yet, or came by ``lock_one``. A group that is full takes nobody. Raises LastAdministratorStays, and nothing has changed then.
     """
     names = {domain.groups.compared(name) for name in external}
     if await repository.groups.called(uow.session, names) == await repository.groups.by_directory(uow.session, user.user_id):
@@ -138,6 +149,11 @@ async def _follow(uow: UnitOfWork, people: dict[UUID, User], administrators: Col
         if domain.groups.follow(user, groups[user.user_id], vouched[user.user_id]):
             uow.emit(domain.accounts.user_fact(user))
     domain.accounts.demand_administrator_stays(administrators, domain.groups.no_longer_administer(administrators, people.values()))
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names in directories, for the audit record."""
+    return json.dumps(sorted(names), ensure_ascii=False)
 
 
 def _many(value: object) -> Collection[object]:

@@ -72,7 +72,10 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
 
 
 async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey, about: About) -> SignedIn | Problem:
-    """Open a session by a passkey alone, which verified who its person is: both factors in one. Refusals as in ``sign_in``."""
+    """Open a session by a passkey alone, which verified who its person is: both factors in one. Refusals as in ``sign_in``.
+
+    Not for people of an identity provider: whether they may still come in is the provider's to say, each time.
+    """
     known = await passkeys.owner(tools, shown)
     async with repository.reading(tools.engine) as session:
         now = await repository.clock(session)
@@ -80,7 +83,7 @@ async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, known.user_id if known else domain.accounts.NO_ONE, lock=True)
-    active = user is not None and user.status == UserStatus.ACTIVE
+    active = user is not None and user.status == UserStatus.ACTIVE and not domain.oidc.needs_provider(user)
     weighed = await factors.weigh(uow, tools, user, ShownFactor(passkey=shown), turn.now, use=active)
     if user is None or weighed.verdict is not Verdict.OPENS:
         turn.failed()
