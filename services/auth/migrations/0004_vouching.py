@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "auth_0003"
-down_revision = "auth_0002"
+revision = "auth_0004"
+down_revision = "auth_0003"
 branch_labels = None
 depends_on = None
 
