@@ -512,8 +512,9 @@ async def test_a_withdrawn_signing_key_cuts_a_token_beside_a_certificate_and_no_
             await anext(received)
         stage.tell(SigningKey(version=2, key_id="k1", jwk=public(stage.key), live=False))
         with pytest.raises(httpx2.TransportError):
-            async for _ in both:
-                pass
+            async with asyncio.timeout(5):
+                async for _ in both:
+                    pass
         for received in going:
             for _ in range(200):
                 await anext(received)
