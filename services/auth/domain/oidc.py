@@ -17,7 +17,6 @@ from services.auth.settings import VOUCH_DAYS, IdentityProvider, is_https
 
 SOURCE = "oidc"
 FLOW_LIFE = timedelta(minutes=10)
-SOURCE = "oidc"
 PENDING_LIFE = timedelta(minutes=5)
 LEEWAY_S = 60
 OLDEST_S = 600
