@@ -432,7 +432,7 @@ async def test_the_link_of_a_factor_reset_leads_to_a_new_factor(world: World, st
     await page.goto(f"{stage.people}/factor-enrolment#{token}")
     await page.get_by_role("button", name="Go on").click()
     await page.get_by_text("Show your password beside this link").wait_for()
-    await page.get_by_label("Your password").fill(PASSWORD)
+    await page.get_by_label("Your password", exact=True).fill(PASSWORD)
     await page.get_by_role("button", name="Go on").click()
     await page.get_by_role("heading", name="Set up your second factor").wait_for()
     ada.totp = pyotp.TOTP(await page.locator("#secret").inner_text())
