@@ -511,8 +511,8 @@ async def test_a_withdrawn_signing_key_cuts_a_token_beside_a_certificate_and_no_
         for received in (*going, both):
             await anext(received)
         stage.tell(SigningKey(version=2, key_id="k1", jwk=public(stage.key), live=False))
-        with pytest.raises(httpx2.TransportError):
-            async with asyncio.timeout(5):
+        async with asyncio.timeout(5):
+            with pytest.raises(httpx2.TransportError):
                 async for _ in both:
                     pass
         for received in going:
