@@ -211,6 +211,13 @@ def demand_enough(factor: Factor, policy: Policy) -> None:
         raise PasskeyNeeded
 
 
+def demand_first_factor(password: str | None, *, kept_at_provider: bool) -> str:
+    """Condition.FIRST_FACTOR_IS_SHOWN: the password that came beside a reset's link, of somebody who has one. Raises FirstFactorNeeded."""
+    if password is None or kept_at_provider:
+        raise FirstFactorNeeded
+    return password
+
+
 def demand_somebody_else(administrator: UUID, user_id: UUID) -> None:
     """An administrator resets nobody's second factor but another's. Raises OwnFactorReset."""
     if administrator == user_id:

@@ -76,8 +76,7 @@ async def accept(
     link, known = domain.links.demand_open_link(*found, domain.links.TO_ENROL, now)
     if link.purpose == Purpose.FACTOR_ENROLMENT or oidc.is_vouched_for(tools, vouched_for, known, now):
         return await _give(await later(), tools, token)
-    if password is None or known.source == domain.oidc.SOURCE:
-        raise domain.factors.FirstFactorNeeded
+    shown = domain.factors.demand_first_factor(password, kept_at_provider=known.source == domain.oidc.SOURCE)
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
         watched = await patience.look(tools, patience.sign_in(tools, about, known.username, known, now))
         checked = await passwords.check_anywhere(tools, known, known.username, password, about)
