@@ -79,7 +79,7 @@ async def accept(
     shown = domain.factors.demand_first_factor(password, kept_at_provider=known.source == domain.oidc.SOURCE)
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
         watched = await patience.look(tools, patience.sign_in(tools, about, known.username, known, now))
-        checked = await passwords.check_anywhere(tools, known, known.username, password, about)
+        checked = await passwords.check_anywhere(tools, known, known.username, shown, about)
         uow = await later()
         turn = await patience.take(uow, watched)
         user = await repository.accounts.user(uow.session, known.user_id, lock=True)
