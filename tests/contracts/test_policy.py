@@ -265,6 +265,7 @@ def test_cookies_reach_the_doors_of_signing_in_and_out_alone() -> None:
         Action.SESSION_END_ALL,
         Action.OIDC_START,
         Action.OIDC_CALLBACK,
+        Action.ENROLMENT_ACCEPT,
     }
 
 
