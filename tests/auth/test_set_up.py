@@ -110,7 +110,9 @@ async def test_without_a_master_key_the_service_does_not_start(worlds: Worlds, s
 
 
 async def test_tending_sets_up_and_forgets_old_failures(world: World) -> None:
-    await world.sql("INSERT INTO attempts VALUES ('\\x01', 7, now(), now() - interval '31 minutes'), ('\\x02', 7, now(), now())")
+    await world.sql(
+        "INSERT INTO attempts VALUES ('\\x01', 7, now() - interval '31 minutes', now() - interval '31 minutes'), ('\\x02', 7, now(), now())"
+    )
     async with world.running(tend) as task:
         async with asyncio.timeout(10):
             while (await world.sql("SELECT count(*) FROM attempts"))[0][0] != 1:
