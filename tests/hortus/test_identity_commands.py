@@ -301,8 +301,10 @@ def on_a_terminal(environment: dict[str, str], *arguments: str, answers: dict[st
     os.close(theirs)
     shown, left = "", dict(answers)
     until = time.monotonic() + 30
+    ready = select.poll()
+    ready.register(ours, select.POLLIN)
     while time.monotonic() < until:
-        if not select.select([ours], [], [], 0.1)[0]:
+        if not ready.poll(100):
             continue
         try:
             shown += os.read(ours, 65536).decode(errors="replace")

@@ -113,7 +113,9 @@ async def test_a_lost_connection_is_noticed(world: World, databases: Databases) 
     task = asyncio.create_task(watch(world))
     try:
         name = world.database_url.partition("?")[0].rpartition("/")[2]
-        kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1 AND query LIKE 'LISTEN%'"
+        kill = (
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1 AND query LIKE 'LISTEN%' AND state = 'idle'"
+        )
         assert await _when(lambda: connection.fetchval(kill, name)) == 1
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(task, 5)
