@@ -1,5 +1,6 @@
 """What every test may ask for: a real PostgreSQL, and worlds in it (`tests/world.py` says how to use them)."""
 
+import resource
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from tests.world import Databases, World, Worlds
 
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+# Each port that a test was given stays taken for the whole session, by a file that is kept open.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (65_536 if _hard == resource.RLIM_INFINITY else min(_hard, 65_536), _hard))
 
 structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
