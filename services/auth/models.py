@@ -20,7 +20,8 @@ class User(Table, table=True):
     """A person's account. Rows are never deleted, so that a username is never given to somebody else.
 
     ``own_roles`` are the cluster roles that an administrator gave, ``cluster_roles`` these and the groups' together; ``groups``
-    are the names of the person's groups, ``directory_groups`` of those that a directory or identity provider put them into. ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
+    are the names of the person's groups, ``directory_groups`` of those that a directory or identity provider put them into.
+    ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
     person is at ``provider``. ``gone_at``: since when the directory does not let them in any more. ``factor_enrolled_at``: when they
     first had a second factor. ``vouched_at``: when an identity provider last said that it is they.
     """
