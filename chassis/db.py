@@ -1,18 +1,20 @@
-"""A service's database: its engine, the base of its tables, and its migrations."""
+"""A service's database: its engine, statements that go straight to the driver, the base of its tables, and its migrations."""
 
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import MetaData
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import MetaData, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import registry
 from sqlmodel import SQLModel
 
@@ -23,6 +25,8 @@ QUEUES = ("outbox", "audit_outbox")
 CONNECT_S = 10.0
 AWAY = (OperationalError, InterfaceError)
 GONE_STATES = ("08", "57P")
+_DRIVER = "hortus.driver"
+_ANY = text("SELECT 1")
 
 
 class DatabaseAway(ConnectionError):
@@ -50,6 +54,38 @@ def engine(url: str, pool_size: int = 5) -> AsyncEngine:
     return create_async_engine(
         url, async_creator=connect, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=False, pool_timeout=10, hide_parameters=True
     )
+
+
+async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence[Any]:
+    """The rows of a statement that goes to the driver as it is, ``$1`` … being ``values``, in the session's transaction.
+
+    For statements that very many requests wait for, and that bring no objects: by way of SQLAlchemy each costs four times the processor.
+    It does not see what the session has not flushed. Raises what SQLAlchemy would raise.
+    """
+    driver = await _driver(session)
+    try:
+        rows: Sequence[Any] = await driver.fetch(statement, *values)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        if driver.is_closed():
+            await session.execute(_ANY)  # so that SQLAlchemy finds out, gives the connection up, and says so
+        kind = IntegrityError if isinstance(error, asyncpg.IntegrityConstraintViolationError) else DBAPIError
+        raise kind(statement, None, error, hide_parameters=True) from error
+    return rows
+
+
+async def _driver(session: AsyncSession) -> asyncpg.Connection:
+    """The driver's connection of the session's transaction, which SQLAlchemy begins with the first statement that it sees itself."""
+    transaction = session.sync_session.get_transaction()
+    held = session.info.get(_DRIVER)
+    if held is not None and transaction is not None and held[0] is transaction:
+        return held[1]
+    pooled = await (await session.connection()).get_raw_connection()
+    driver: asyncpg.Connection = pooled.driver_connection
+    adapted: Any = pooled.dbapi_connection
+    if not adapted.autocommit and not driver.is_in_transaction():
+        await session.execute(_ANY)
+    session.info[_DRIVER] = (session.sync_session.get_transaction(), driver)
+    return driver
 
 
 def is_away(error: BaseException) -> bool:

@@ -72,7 +72,7 @@ class Unauthenticated(Problem):
 class FactorTooOld(Unauthenticated):
     """The door asks for a second factor that was shown a moment ago (RFC 9470)."""
 
-    title = "Show your second factor once more: this needs one that is less than 5 minutes old"
+    title = "Show your second factor once more: this needs a fresh one"
     challenge = f'Bearer error="insufficient_user_authentication", max_age="{STEP_UP_S}"'
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from uuid_utils.compat import uuid7
 
+from chassis.db import fetch
 from chassis.errors import ChangedMeanwhile
 from contracts.events import GATEWAY, Fact
 from contracts.roles import NOBODY, Actor
@@ -29,13 +30,13 @@ NAMED_FACTS = 32
 
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topics)")
 _FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
-    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:types AS text[]),
-        CAST(:ids AS uuid[]), CAST(:ats AS timestamptz[]), CAST(:actors AS text[]), CAST(:traces AS text[]), CAST(:payloads AS text[]))
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::uuid[], $6::timestamptz[], $7::text[], $8::text[], $9::text[])
         AS fact (topic, key, version)
     WHERE coalesce((SELECT h.version FROM heads h WHERE h.topic = fact.topic AND h.key = fact.key), 0) < fact.version
     RETURNING version"""
-_RECORD = "INSERT INTO audit_outbox (record) VALUES (CAST(:record AS jsonb))"
-_LEAVE = text(f"WITH facts AS ({_FACTS}), record AS ({_RECORD}) {NOTIFY}, (SELECT count(*) FROM facts) AS told")  # noqa: S608 - constants
+_RECORD = "INSERT INTO audit_outbox (record) VALUES ($10::jsonb)"
+_CALL = f"SELECT pg_notify('{CHANNEL}', $11), (SELECT count(*) FROM facts) AS told"  # noqa: S608 - constants
+_LEAVE = f"WITH facts AS ({_FACTS}), record AS ({_RECORD}) {_CALL}"
 
 
 class UnitOfWork:
@@ -121,23 +122,22 @@ class UnitOfWork:
         said += [(fact, fact.version, fact.type, fact.model_dump_json()) for fact in self.facts]
         said += [(last, last.version + 1, ERASURE, None) for last in self.erasures]
         actor = str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
-        left = await self.session.execute(
+        left = await fetch(
+            self.session,
             _LEAVE,
-            {
-                "names": [fact.topic.name for fact, *_ in said],
-                "keys": [fact.key for fact, *_ in said],
-                "versions": [version for _, version, *_ in said],
-                "types": [kind for *_, kind, _ in said],
-                "ids": [uuid7() for _ in said],
-                "ats": [self.now for _ in said],
-                "actors": [actor for _ in said],
-                "traces": [self.traceparent for _ in said],
-                "payloads": [payload for *_, payload in said],
-                "record": json.dumps(self._record()),
-                "topics": " ".join({fact.topic.name for fact, *_ in said}),
-            },
+            [fact.topic.name for fact, *_ in said],
+            [fact.key for fact, *_ in said],
+            [version for _, version, *_ in said],
+            [kind for *_, kind, _ in said],
+            [uuid7() for _ in said],
+            [self.now for _ in said],
+            [actor for _ in said],
+            [self.traceparent for _ in said],
+            [payload for *_, payload in said],
+            json.dumps(self._record()),
+            " ".join({fact.topic.name for fact, *_ in said}),
         )
-        if left.one().told != len(said):
+        if left[0]["told"] != len(said):
             raise ChangedMeanwhile
 
     def _record(self) -> dict[str, Any]:

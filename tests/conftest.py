@@ -12,7 +12,7 @@ import structlog
 from compose.local.postgres import Postgres
 from tests.world import Databases, World, Worlds
 
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
 
 # Each port that a test was given stays taken for the whole session, by a file that is kept open.

@@ -1,5 +1,6 @@
 """The tables of auth."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -280,12 +281,14 @@ class SigningKey(Table, table=True):
     replaced_at: datetime | None = Field(default=None, sa_type=TIME)
 
 
-class Attempts(Table, table=True):
-    """Failed sign-ins in a row for one name, device or source; ``name`` is a keyed hash."""
+@dataclass
+class Attempts:
+    """Failed tries in a row for one name, device or source; ``name`` is a keyed hash.
 
-    __tablename__ = "attempts"
+    Rows of ``attempts``, without SQLAlchemy around them: each sign-in locks three, and makes most of them only for that.
+    """
 
-    name: bytes = Field(primary_key=True)
+    name: bytes
     failures: int
-    next_at: datetime = Field(sa_type=TIME)
-    seen_at: datetime = Field(sa_type=TIME)
+    next_at: datetime
+    seen_at: datetime

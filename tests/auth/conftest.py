@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import event
 
@@ -25,15 +26,21 @@ async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
 
 
 @pytest.fixture
-def statements(world: World) -> Iterator[list[str]]:
+def statements(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The statements that this world's database is asked, in order."""
     asked: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         asked.append(statement)
 
+    async def log(driver: asyncpg.Connection, statement: str, *values: Any, **options: Any) -> Any:
+        asked.append(statement)
+        return await fetch(driver, statement, *values, **options)
+
+    fetch = asyncpg.Connection.fetch
     engine = world.runtime.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
+    monkeypatch.setattr(asyncpg.Connection, "fetch", log)
     yield asked
     event.remove(engine, "before_cursor_execute", note)
 

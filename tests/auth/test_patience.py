@@ -322,7 +322,7 @@ async def test_tries_that_share_some_counts_never_wait_for_each_other_in_a_circl
         tools = each.runtime.extra["tools"]
         watched = await patience.look(tools, patience.sign_in(tools, About(source=source), name, None, NOW))
         async with each.work() as uow:
-            (await patience.take(uow, watched)).failed()
+            await (await patience.take(uow, watched)).failed()
 
     tries = [(name, f"192.0.2.{number}") for name in "abc" for number in range(4)]
     await asyncio.gather(*[try_once(each, *one) for one in tries for each in (world, replica)])
@@ -341,7 +341,7 @@ async def test_a_count_that_somebody_is_at_is_not_forgotten(world: World) -> Non
         turn = await patience.take(uow, watched)
         async with world.work() as other:
             await patience.forget(other)
-        turn.failed()
+        await turn.failed()
     assert await failures_of(world, f"session {UUID(int=1)}") == 1
 
 
@@ -398,7 +398,7 @@ async def test_every_refusal_asks_the_database_the_same_and_hashes_once(
         work[who, password] = (hashed, tuple(statements))
     assert {count for count, _ in work.values()} == {1}
     first = next(iter(work.values()))
-    assert len(first[1]) > 8
+    assert len(first[1]) > 6
     assert {who: asked for who, (_, asked) in work.items() if asked != first[1]} == {}
 
 

@@ -17,10 +17,11 @@ from services.auth.repository import (
     signing,
     spent,
 )
-from services.auth.repository.reading import Engine, clock, reading
+from services.auth.repository.reading import Engine, Reading, clock, reading
 
 __all__ = [
     "Engine",
+    "Reading",
     "accounts",
     "client_codes",
     "clock",

@@ -41,7 +41,20 @@ _USER = select(User).where(col(User.user_id) == bindparam("user_id"))
 _USER_LOCKED = _USER.with_for_update().execution_options(populate_existing=True)
 _NAMED = or_(col(User.username) == bindparam("name"), col(User.email) == bindparam("name"))
 _NOW = select(func.clock_timestamp().label("now")).subquery()
-_NAMED_AND_CLOCK = select(User, _NOW.c.now).select_from(_NOW).outerjoin(User, _NAMED)
+_HASH = col(Credential.password_hash)
+_OWN = col(Credential.user_id) == col(User.user_id)
+_KNOWN = select(User, _HASH, _NOW.c.now).select_from(_NOW)
+_KNOWN_BY_NAME = _KNOWN.outerjoin(User, _NAMED).outerjoin(Credential, _OWN)
+_KNOWN_BY_ID = _KNOWN.outerjoin(User, col(User.user_id) == bindparam("user_id")).outerjoin(Credential, _OWN)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Somebody as they are before slow work: the account, if there is one, the hash of its password, if it is kept here, and ``now``."""
+
+    user: User | None
+    password_hash: str | None
+    now: datetime
 
 
 async def user(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> User | None:
@@ -54,10 +67,14 @@ async def user_named(session: AsyncSession, name: str) -> User | None:
     return (await session.execute(select(User).where(_NAMED), {"name": name})).scalar_one_or_none()
 
 
-async def user_named_and_clock(session: AsyncSession, name: str) -> tuple[User | None, datetime]:
-    """The same, and the database's clock, in one statement."""
-    row = (await session.execute(_NAMED_AND_CLOCK, {"name": name})).one()
-    return row[0], row[1]
+async def known_by_name(session: AsyncSession, name: str) -> Known:
+    """Whoever signs in with a name, in its normal form."""
+    return Known(*(await session.execute(_KNOWN_BY_NAME, {"name": name})).one())
+
+
+async def known_by_id(session: AsyncSession, user_id: UUID) -> Known:
+    """Whoever has an id."""
+    return Known(*(await session.execute(_KNOWN_BY_ID, {"user_id": user_id})).one())
 
 
 async def user_with_email(session: AsyncSession, email: str) -> User | None:

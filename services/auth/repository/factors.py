@@ -4,24 +4,22 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BindParameter, bindparam, delete, exists, func, select, update
+from sqlalchemy import BindParameter, bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
-from services.auth.models import Credential, Group, GroupMember, Passkey, RecoveryCode
+from chassis.db import fetch
+from services.auth.models import Credential, RecoveryCode
 
 _WHO: BindParameter[UUID] = bindparam("user_id")
 _CREDENTIAL = select(Credential).where(col(Credential.user_id) == _WHO)
 _CREDENTIAL_LOCKED = _CREDENTIAL.with_for_update().execution_options(populate_existing=True)
-_PASSWORD_HASH = select(col(Credential.password_hash)).where(col(Credential.user_id) == _WHO)
-_MINE = select(col(GroupMember.group_id)).where(col(GroupMember.user_id) == _WHO)
-_STANDING = select(
-    select(func.array_agg(col(Group.factor_policy)))
-    .where(col(Group.group_id).in_(_MINE), col(Group.factor_policy).is_not(None))
-    .scalar_subquery(),
-    exists().where(col(Credential.user_id) == _WHO, col(Credential.totp_sealed).is_not(None)),
-    select(func.count()).where(col(Passkey.user_id) == _WHO).scalar_subquery(),
-)
+_USE_STEP = "UPDATE credentials SET last_step = $2 WHERE user_id = $1"
+_STANDING = """SELECT
+    ARRAY(SELECT g.factor_policy FROM groups g JOIN group_members m USING (group_id) WHERE m.user_id = $1 AND g.factor_policy IS NOT NULL) AS asked,
+    EXISTS (SELECT FROM credentials WHERE user_id = $1 AND totp_sealed IS NOT NULL) AS totp,
+    (SELECT count(*) FROM passkeys WHERE user_id = $1) AS passkeys"""
 
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
@@ -34,15 +32,16 @@ async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False
     return held[user_id]
 
 
-async def password_hash(session: AsyncSession, user_id: UUID) -> str | None:
-    """The hash that an account's password is compared with."""
-    return (await session.execute(_PASSWORD_HASH, {"user_id": user_id})).scalar_one_or_none()
+async def use_step(session: AsyncSession, credential: Credential, step: int) -> None:
+    """Keep the newest step of an authenticator that was used; the credential is locked."""
+    await fetch(session, _USE_STEP, credential.user_id, step)
+    set_committed_value(credential, "last_step", step)
 
 
 async def standing(session: AsyncSession, user_id: UUID) -> tuple[list[str], bool, int]:
     """What the groups of somebody ask for, where they have a say, whether they have an authenticator, and how many passkeys."""
-    row = (await session.execute(_STANDING, {"user_id": user_id})).one()
-    return list(row[0] or ()), row[1], row[2]
+    (row,) = await fetch(session, _STANDING, user_id)
+    return row["asked"], row["totp"], row["passkeys"]
 
 
 async def codes_left(session: AsyncSession, user_id: UUID) -> int:

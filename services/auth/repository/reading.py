@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 Engine = AsyncEngine
+Reading = AsyncSession
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis.db import fetch
 from contracts.events import ACTIVITY
 from services.auth.models import Session
 
@@ -27,6 +28,15 @@ _USED = text("""WITH used AS (
         WHERE k.key_id = called.key_id AND coalesce(k.last_used_at < called.at, true)
     )
     UPDATE sessions s SET last_used_at = seen.at FROM seen WHERE s.session_id = seen.session_id AND s.last_used_at < seen.at""")
+
+
+_COLUMNS = tuple(Session.model_fields)
+_OPEN = f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'${n + 1}' for n in range(len(_COLUMNS)))})"  # noqa: S608 - our columns
+
+
+async def add(session: AsyncSession, opened: Session) -> None:
+    """Store a new session."""
+    await fetch(session, _OPEN, *[getattr(opened, name) for name in _COLUMNS])
 
 
 async def used(session: AsyncSession, at: Mapping[UUID, datetime]) -> None:

@@ -1,22 +1,29 @@
 """The SQL of the keys that sign access tokens."""
 
-from sqlalchemy import func, select
+from typing import NamedTuple
+
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis.db import fetch
 from services.auth.models import SigningKey
 
-_SIGNS = (
-    select(SigningKey)
-    .where(col(SigningKey.live) & (col(SigningKey.signs_from) <= func.clock_timestamp()))
-    .order_by(col(SigningKey.signs_from).desc(), col(SigningKey.key_id).desc())
-    .limit(1)
-)
+_SIGNS = """SELECT key_id, sealed FROM signing_keys WHERE live AND signs_from <= clock_timestamp()
+            ORDER BY signs_from DESC, key_id DESC LIMIT 1"""
 
 
-async def signing_key(session: AsyncSession) -> SigningKey | None:
+class Signs(NamedTuple):
+    """The key that signs: its id, and its private half under the master key."""
+
+    key_id: str
+    sealed: bytes
+
+
+async def signing_key(session: AsyncSession) -> Signs | None:
     """The key that signs now: the newest live one whose time has come."""
-    return (await session.execute(_SIGNS)).scalar_one_or_none()
+    rows = await fetch(session, _SIGNS)
+    return Signs(*rows[0]) if rows else None
 
 
 async def live_keys(session: AsyncSession) -> list[SigningKey]:

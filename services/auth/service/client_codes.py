@@ -45,7 +45,7 @@ async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: 
     found, browsers, user = await repository.client_codes.take(uow.session, vault.token_hash(code))
     opens = domain.client_codes.is_open(found, browsers, verifier, turn.now)
     if not opens or browsers is None or user is None or user.status != UserStatus.ACTIVE:
-        turn.failed()
+        await turn.failed()
         return domain.sessions.SignInRefused()
     await turn.succeeded()
     domain.sessions.end_session(browsers, turn.now, HANDED_OVER)

@@ -78,13 +78,15 @@ async def accept(
         return await _give(await later(), tools, token)
     shown = domain.factors.demand_first_factor(password, kept_at_provider=known.source == domain.oidc.SOURCE)
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
-        watched = await patience.look(tools, patience.sign_in(tools, about, known.username, known, now))
-        checked = await passwords.check_anywhere(tools, known, known.username, shown, about)
+        async with repository.reading(tools.engine) as session:
+            seen = await repository.accounts.known_by_id(session, known.user_id)
+            watched = await patience.look_in(session, tools, patience.sign_in(tools, about, known.username, known, now))
+        checked = await passwords.check_anywhere(tools, seen, known.username, shown, about)
         uow = await later()
         turn = await patience.take(uow, watched)
         user = await repository.accounts.user(uow.session, known.user_id, lock=True)
         if checked.user_id != known.user_id or not await passwords.confirm(uow, user, checked, turn.now):
-            turn.failed()
+            await turn.failed()
             return domain.directory.DirectoryAway(retry_after=sessions.AWAY_S) if checked.away else WrongPassword()
         await turn.succeeded()
         return await _give(uow, tools, token)

@@ -190,7 +190,7 @@ async def _check_code(uow: UnitOfWork, tools: Tools, user: User | None, code: st
     step = domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, user.user_id), code, now, credential.last_step)
     if step is None or not use:
         return False
-    credential.last_step = step
+    await repository.factors.use_step(uow.session, credential, step)
     return True
 
 

@@ -27,22 +27,22 @@ async def change(
     """
     user_id, session_id = callers.signed_in(actor)
     async with repository.reading(tools.engine) as session:
-        known = await repository.accounts.user(session, user_id)
-    if known is None:
-        raise NotFound
-    domain.passwords.demand_here(known)
-    watched = await patience.look(tools, patience.in_session(session_id))
+        known = await repository.accounts.known_by_id(session, user_id)
+        if known.user is None:
+            raise NotFound
+        domain.passwords.demand_here(known.user)
+        watched = await patience.look_in(session, tools, patience.in_session(session_id))
     checked = await passwords.check(tools, known, password, about.source)
     if checked.right:
         domain.passwords.demand_other(password, new_password)
-        await passwords.demand_strong(tools, new_password, known, about.source)
+        await passwords.demand_strong(tools, new_password, known.user, about.source)
     new_hash = await tools.passwords.hash(new_password, domain.patience.source_prefix(about.source))
 
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, user_id, lock=True)
     if user is None or not await passwords.confirm(uow, user, checked, turn.now):
-        turn.failed()
+        await turn.failed()
         return domain.passwords.WrongPassword()
     await turn.succeeded()
     await _replace(uow, tools, user, new_hash, turn.now)
@@ -75,7 +75,7 @@ async def ask(later: OpenUow, tools: Tools, name: str, about: About) -> None:
     with contextlib.suppress(domain.patience.SlowDown):
         watched = await patience.look(tools, patience.wishing(about))
         uow = await later()
-        (await patience.take(uow, watched)).failed()
+        await (await patience.take(uow, watched)).failed()
         await _keep_ask(uow, tools, name)
 
 

@@ -123,7 +123,7 @@ async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie
         return domain.oidc.AnswerNotExpected()
     finished = told if isinstance(told, Problem) else await _admit(uow, tools, asked, flow, told, about, turn.now)
     if isinstance(finished, Problem):
-        turn.failed()
+        await turn.failed()
     else:
         await turn.succeeded()
     return finished
@@ -243,13 +243,13 @@ async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
     if user is None or not _is_fresh(known, turn.now) or user.status != UserStatus.ACTIVE:
-        turn.failed()
+        await turn.failed()
         return domain.sessions.SignInRefused()
     weighed = await factors.weigh(uow, tools, user, shown, turn.now)
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
     if weighed.verdict is Verdict.REFUSED or weighed.factor is None:
-        turn.failed()
+        await turn.failed()
         return domain.sessions.SignInRefused()
     await turn.succeeded()
     at = known["provider"]
@@ -331,7 +331,7 @@ async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: A
     if ended is None or not await repository.spent.spend(
         uow.session, vault.token_hash(f"{name} {ended.token_id}"), turn.now + 2 * domain.oidc.FLOW_LIFE
     ):
-        turn.failed()
+        await turn.failed()
         return domain.oidc.BadLogoutToken()
     await turn.succeeded()
     over = await repository.oidc.sessions_of(uow.session, name, ended.subject, ended.session, turn.now)

@@ -7,6 +7,7 @@ from uuid import UUID
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository
 from services.auth.models import User
+from services.auth.repository.accounts import Known
 from services.auth.service import directory
 from services.auth.service.tools import About, Tools
 
@@ -29,22 +30,19 @@ class Checked:
     away: bool = False
 
 
-async def check(tools: Tools, user: User | None, password: str, source: str = "") -> Checked:
+async def check(tools: Tools, known: Known, password: str, source: str = "") -> Checked:
     """Look at a password that is kept here; without an account the work is the same, and it is not right.
 
     ``source`` waits its turn. Raises CannotDecide.
     """
-    user_id = user.user_id if user else domain.accounts.NO_ONE
-    async with repository.reading(tools.engine) as session:
-        stored = await repository.factors.password_hash(session, user_id)
-    right, rehashed = await tools.passwords.check(password, stored, domain.patience.source_prefix(source))
-    return Checked(right, user_id, stored, rehashed)
+    right, rehashed = await tools.passwords.check(password, known.password_hash, domain.patience.source_prefix(source))
+    return Checked(right, known.user.user_id if known.user else domain.accounts.NO_ONE, known.password_hash, rehashed)
 
 
-async def check_anywhere(tools: Tools, user: User | None, name: str, password: str, about: About) -> Checked:
+async def check_anywhere(tools: Tools, known: Known, name: str, password: str, about: About) -> Checked:
     """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``."""
-    asked = await directory.ask(tools, user, name, password, about.device)
-    checked = await check(tools, user, password, about.source)
+    asked = await directory.ask(tools, known.user, name, password, about.device)
+    checked = await check(tools, known, password, about.source)
     if asked.user_id is not None:
         return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE)
     return replace(checked, away=asked.away)

@@ -5,7 +5,7 @@
     watched = await patience.look(tools, patience.sign_in(tools, about, name, user, now))
     …
     turn = await patience.take(uow, watched)
-    … turn.failed() … or … await turn.succeeded()
+    … await turn.failed() … or … await turn.succeeded()
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ class Turn:
     counts: tuple[tuple[Bucket, Attempts], ...]
     now: datetime
 
-    def failed(self) -> None:
+    async def failed(self) -> None:
         """Count a failure. The transaction has to commit, so a refusal is returned, not raised."""
         for bucket, attempts in self.counts:
             domain.patience.fail(attempts, bucket.free, self.now)
+        await repository.patience.keep_attempts(self.uow.session, [attempts for _, attempts in self.counts])
 
     async def succeeded(self) -> None:
         """Forget the failures that a success may forget."""
-        for bucket, attempts in self.counts:
-            if bucket.resets or not attempts.failures:
-                await self.uow.session.delete(attempts)
+        gone = [attempts.name for bucket, attempts in self.counts if bucket.resets or not attempts.failures]
+        await repository.patience.drop_attempts(self.uow.session, gone)
 
 
 def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now: datetime) -> tuple[Bucket, ...]:
@@ -61,9 +61,14 @@ def wishing(about: About) -> tuple[Bucket, ...]:
 
 async def look(tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
     """Refuse at once, before slow work, who has to wait. Raises SlowDown."""
-    watched = {tools.vault.blind(bucket.name): bucket for bucket in buckets}
     async with repository.reading(tools.engine) as session:
-        domain.patience.demand_until(*await repository.patience.next_try(session, watched))
+        return await look_in(session, tools, buckets)
+
+
+async def look_in(session: repository.Reading, tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
+    """The same in a look that is already open."""
+    watched = {tools.vault.blind(bucket.name): bucket for bucket in buckets}
+    domain.patience.demand_until(*await repository.patience.next_try(session, watched))
     return watched
 
 
@@ -79,15 +84,16 @@ async def before_bind(tools: Tools, bucket: Bucket, settings: DirectorySettings)
     name = tools.vault.blind(bucket.name)
     async with unit_of_work(tools.engine, Service.AUTH.value, "directory.bind") as uow:
         attempts, now = await repository.patience.lock_attempts(uow.session, [name])
-        return domain.patience.may_bind(attempts[name], bucket.free, timedelta(minutes=settings.in_minutes), now)
+        may = domain.patience.may_bind(attempts[name], bucket.free, timedelta(minutes=settings.in_minutes), now)
+        await repository.patience.keep_attempts(uow.session, [attempts[name]])
+        return may
 
 
 async def forget_binds(tools: Tools, bucket: Bucket) -> None:
     """The bind was right: what was counted before is forgotten, as the directory does."""
     name = tools.vault.blind(bucket.name)
     async with unit_of_work(tools.engine, Service.AUTH.value, "directory.bind") as uow:
-        attempts, _ = await repository.patience.lock_attempts(uow.session, [name])
-        await uow.session.delete(attempts[name])
+        await repository.patience.drop_attempts(uow.session, [name])
 
 
 async def forget(uow: UnitOfWork) -> None:

@@ -19,7 +19,7 @@ async def ask(later: OpenUow, tools: Tools, email: str, note: str, about: About)
     normal = domain.accounts.normal_email(email)
     watched = await patience.look(tools, patience.wishing(about))
     uow = await later()
-    (await patience.take(uow, watched)).failed()
+    await (await patience.take(uow, watched)).failed()
     if await repository.registrations.open_count(uow.session) >= domain.registrations.MOST_OPEN:
         raise domain.registrations.RegistrationsFull
     registration = domain.registrations.ask(uow.new_id(), normal, note, uow.now)

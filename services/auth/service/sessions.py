@@ -53,8 +53,8 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
 
 async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, shown: ShownFactor, about: About) -> SignedIn | Problem:
     async with repository.reading(tools.engine) as session:
-        known, now = await repository.accounts.user_named_and_clock(session, normal)
-    watched = await patience.look(tools, patience.sign_in(tools, about, normal, known, now))
+        known = await repository.accounts.known_by_name(session, normal)
+        watched = await patience.look_in(session, tools, patience.sign_in(tools, about, normal, known.user, known.now))
     checked = await passwords.check_anywhere(tools, known, normal, password, about)
 
     uow = await later()
@@ -63,7 +63,7 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
     weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
     if user is None or weighed.verdict is Verdict.REFUSED:
-        turn.failed()
+        await turn.failed()
         return domain.directory.DirectoryAway(retry_after=AWAY_S) if checked.away else domain.sessions.SignInRefused()
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
@@ -86,7 +86,7 @@ async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey
     active = user is not None and user.status == UserStatus.ACTIVE and not domain.oidc.needs_provider(user)
     weighed = await factors.weigh(uow, tools, user, ShownFactor(passkey=shown), turn.now, use=active)
     if user is None or weighed.verdict is not Verdict.OPENS:
-        turn.failed()
+        await turn.failed()
         return domain.sessions.SignInRefused()
     await turn.succeeded()
     return await open_session(uow, tools, user, Factor.PASSKEY, turn.now, about)
@@ -117,7 +117,7 @@ async def open_session(
     opened.provider_session = about.provider_session
     if about.id_token is not None:
         opened.id_token_sealed = tools.vault.seal_id_token(about.id_token, opened.session_id)
-    uow.session.add(opened)
+    await repository.sessions.add(uow.session, opened)
     uow.emit(domain.sessions.session_fact(opened))
     callers.acts(uow, user, opened.session_id)
     uow.note(session_id=opened.session_id, user_id=user.user_id, method=method)

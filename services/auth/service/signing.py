@@ -6,17 +6,21 @@ from chassis.errors import NotFound
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository
 from services.auth.models import SigningKey
+from services.auth.repository.signing import Signs
 from services.auth.service.tools import Tools
 from services.auth.vault import Vault
 
 
-async def signing_key(uow: UnitOfWork, safe: Vault) -> SigningKey:
+async def signing_key(uow: UnitOfWork, safe: Vault) -> Signs:
     """The key that signs access tokens; the first call ever makes it and says so."""
     key = await repository.signing.signing_key(uow.session)
     if key is None:
         await repository.accounts.lock_set_up(uow.session)
         key = await repository.signing.signing_key(uow.session)
-    return key or await _succeed(uow, safe)
+    if key is None:
+        made = await _succeed(uow, safe)
+        key = Signs(made.key_id, made.sealed)
+    return key
 
 
 async def rotate(uow: UnitOfWork, tools: Tools) -> SigningKey:

@@ -24,7 +24,7 @@ async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor
     session = await sessions.current(uow, tools)
     factor = await factors.check(uow, tools, user, shown, turn.now)
     if factor is None or not domain.factors.satisfies(factor, await factors.policy(uow, tools, user)):
-        turn.failed()
+        await turn.failed()
         return domain.sessions.SignInRefused()
     await turn.succeeded()
     domain.sessions.show_factor(session, factor, turn.now)
@@ -40,12 +40,12 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
     """
     user_id, session_id = callers.signed_in(actor)
     async with repository.reading(tools.engine) as session:
-        known = await repository.accounts.user(session, user_id)
-    if known is None:
+        known = await repository.accounts.known_by_id(session, user_id)
+    if known.user is None:
         raise NotFound
-    async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
+    async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.user.username}"):
         watched = await patience.look(tools, patience.in_session(session_id))
-        checked = await passwords.check_anywhere(tools, known, known.username, password, about)
+        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about)
         uow = await later()
         turn = await patience.take(uow, watched)
         user = await callers.account(uow)
@@ -53,7 +53,7 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
         right = checked.user_id == user_id and await passwords.confirm(uow, user, checked, turn.now)
         asked, has = await factors.standing(uow, tools, user)
         if not right or not domain.factors.may_do_without(asked, has, await factors.codes_left(uow, user)):
-            turn.failed()
+            await turn.failed()
             return domain.directory.DirectoryAway(retry_after=sessions.AWAY_S) if checked.away else domain.sessions.SignInRefused()
         await turn.succeeded()
         domain.sessions.show_factor(own, None, turn.now)
