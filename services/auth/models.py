@@ -285,7 +285,7 @@ class SigningKey(Table, table=True):
 class Attempts:
     """Failed tries in a row for one name, device or source; ``name`` is a keyed hash.
 
-    Rows of ``attempts``, without SQLAlchemy around them: each sign-in locks three, and makes most of them only for that.
+    Rows of ``attempts``, without SQLAlchemy around them: each sign-in looks at three.
     """
 
     name: bytes

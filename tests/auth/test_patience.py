@@ -333,7 +333,7 @@ async def test_tries_that_share_some_counts_never_wait_for_each_other_in_a_circl
     assert [await failures_of(world, f"source 192.0.2.{number}/32") for number in range(4)] == [6] * 4
 
 
-async def test_a_count_that_somebody_is_at_is_not_forgotten(world: World) -> None:
+async def test_a_count_that_is_forgotten_while_somebody_fails_begins_anew(world: World) -> None:
     await has_failed(world, "session 00000000-0000-0000-0000-000000000001", 3)
     await world.sql("UPDATE attempts SET seen_at = now() - interval '31 minutes'")
     watched = await patience.look(world.runtime.extra["tools"], patience.in_session(UUID(int=1)))

@@ -8,13 +8,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis.db import fetch
 from services.auth.models import Attempts
 
+LOCKS = 0x74727973
 _NEXT = "SELECT max(next_at) AS next_at, clock_timestamp() AS now FROM attempts WHERE name = ANY($1::bytea[])"
-_TAKE = """INSERT INTO attempts (name, failures, next_at, seen_at) SELECT n, 0, now(), now() FROM unnest($1::bytea[]) AS n
-           ON CONFLICT (name) DO UPDATE SET name = excluded.name
-           RETURNING name, failures, next_at, seen_at, clock_timestamp() AS now"""
-_KEEP = """UPDATE attempts a SET failures = k.failures, next_at = k.next_at, seen_at = k.seen_at
-           FROM unnest($1::bytea[], $2::int[], $3::timestamptz[], $4::timestamptz[]) AS k (name, failures, next_at, seen_at)
-           WHERE a.name = k.name"""
+_LOCK = "SELECT pg_advisory_xact_lock($1, k) FROM unnest($2::int[]) AS k"
+_COUNTED = """SELECT coalesce(a.failures, 0), coalesce(a.next_at, now.at), coalesce(a.seen_at, now.at), now.at
+              FROM (SELECT clock_timestamp() AS at) AS now, unnest($1::bytea[]) WITH ORDINALITY AS asked (name, place)
+              LEFT JOIN attempts a USING (name) ORDER BY asked.place"""
+_KEEP = """INSERT INTO attempts (name, failures, next_at, seen_at)
+           SELECT * FROM unnest($1::bytea[], $2::int[], $3::timestamptz[], $4::timestamptz[])
+           ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = excluded.next_at, seen_at = excluded.seen_at"""
 _FORGET = """DELETE FROM attempts WHERE name IN (
                  SELECT name FROM attempts WHERE greatest(seen_at, next_at) < now() - $1::interval FOR UPDATE SKIP LOCKED)"""
 _DROP = "DELETE FROM attempts WHERE name = ANY($1::bytea[])"
@@ -27,26 +29,29 @@ async def next_try(session: AsyncSession, names: Collection[bytes]) -> tuple[dat
 
 
 async def lock_attempts(session: AsyncSession, names: Collection[bytes]) -> tuple[dict[bytes, Attempts], datetime]:
-    """What is counted under these names, locked, made where there was nothing, and the database's clock after waiting for it.
+    """What is counted under these names, locked until the transaction ends, and the database's clock after waiting for it.
 
-    Everybody locks in one order, so nobody waits in a circle. What changes is for ``keep_attempts``.
+    Everybody locks in one order, so nobody waits in a circle. The locks are of names, not of rows: most names have failed nowhere,
+    and a right sign-in then writes nothing here. What changes is for ``keep_attempts``.
     """
-    rows = await fetch(session, _TAKE, sorted(names))
-    taken = {name: Attempts(name, failures, next_at, seen_at) for name, failures, next_at, seen_at, _ in rows}
-    return taken, max(row["now"] for row in rows)
+    asked = list(names)
+    await fetch(session, _LOCK, LOCKS, sorted({int.from_bytes(name[:4], signed=True) for name in asked}))
+    rows = await fetch(session, _COUNTED, asked)
+    taken = {name: Attempts(name, failures, next_at, seen_at) for name, (failures, next_at, seen_at, _) in zip(asked, rows, strict=True)}
+    return taken, rows[0][3]
 
 
 async def keep_attempts(session: AsyncSession, changed: Collection[Attempts]) -> None:
-    """Store counts that were locked before."""
+    """Store counts that are locked."""
     columns = [(each.name, each.failures, each.next_at, each.seen_at) for each in changed]
     await fetch(session, _KEEP, *map(list, zip(*columns, strict=True)))
 
 
 async def drop_attempts(session: AsyncSession, names: Collection[bytes]) -> None:
-    """Forget counts that were locked before."""
+    """Forget counts that are locked."""
     await fetch(session, _DROP, list(names))
 
 
 async def forget_attempts(session: AsyncSession, older_than: timedelta) -> None:
-    """Forget failures after a time of quiet; those that somebody counts at this moment, or waits for, are none of them."""
+    """Forget failures after a time of quiet, of which nothing is left by then; those that wait are none of them."""
     await fetch(session, _FORGET, older_than)

@@ -39,8 +39,9 @@ class Turn:
 
     async def succeeded(self) -> None:
         """Forget the failures that a success may forget."""
-        gone = [attempts.name for bucket, attempts in self.counts if bucket.resets or not attempts.failures]
-        await repository.patience.drop_attempts(self.uow.session, gone)
+        gone = [attempts.name for bucket, attempts in self.counts if bucket.resets and attempts.failures]
+        if gone:
+            await repository.patience.drop_attempts(self.uow.session, gone)
 
 
 def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now: datetime) -> tuple[Bucket, ...]:
