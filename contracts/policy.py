@@ -195,6 +195,7 @@ class Rule:
     it is recorded when opened and when closed. ``max_body``: bytes; None means a stream without a limit. ``session``: the
     person must have signed in; a project certificate or an API key, which may lie on a machine, is refused. ``step_up``: and
     must have shown their second factor less than ``STEP_UP_S`` ago. ``cookies``: the gateway lets this door's cookies through.
+    ``secret``: the body holds a password or the like, so nothing that could be guessed against is kept of it for a repeated request.
     """
 
     service: Service
@@ -208,6 +209,7 @@ class Rule:
     session: bool = False
     step_up: bool = False
     cookies: bool = False
+    secret: bool = False
 
 
 def who(*columns: Who) -> frozenset[Who]:
@@ -233,9 +235,9 @@ _USER = "/users/{user_id}"
 _GROUP = "/groups/{group_id}"
 
 
-def _own(method: str, path: str, *when: Condition, step_up: bool = False, cookies: bool = False) -> Rule:
+def _own(method: str, path: str, *when: Condition, step_up: bool = False, cookies: bool = False, secret: bool = False) -> Rule:
     """A door of auth to what belongs to the caller."""
-    return Rule(Service.AUTH, method, path, SIGNED_IN, when=when, session=True, step_up=step_up, cookies=cookies)
+    return Rule(Service.AUTH, method, path, SIGNED_IN, when=when, session=True, step_up=step_up, cookies=cookies, secret=secret)
 
 
 def _administered(method: str, path: str, *when: Condition, step_up: bool = False) -> Rule:
@@ -245,7 +247,7 @@ def _administered(method: str, path: str, *when: Condition, step_up: bool = Fals
 
 def _open(method: str, path: str, *when: Condition, cookies: bool = False) -> Rule:
     """A door of auth for whoever shows what its condition asks for."""
-    return Rule(Service.AUTH, method, path, EVERYBODY, when=when, cookies=cookies)
+    return Rule(Service.AUTH, method, path, EVERYBODY, when=when, cookies=cookies, secret=True)
 
 
 POLICY: dict[Action, Rule] = {
@@ -256,7 +258,7 @@ POLICY: dict[Action, Rule] = {
     Action.SESSION_LIST: _own("GET", "/sessions"),
     Action.SESSION_END: _own("DELETE", "/sessions/{session_id}", Condition.SESSION_IS_OWN, cookies=True),
     Action.SESSION_END_ALL: _own("DELETE", "/sessions", cookies=True),
-    Action.SESSION_STEP_UP: _own("POST", "/sessions/current/factor", Condition.SECOND_FACTOR_IS_RIGHT),
+    Action.SESSION_STEP_UP: _own("POST", "/sessions/current/factor", Condition.SECOND_FACTOR_IS_RIGHT, secret=True),
     Action.PASSKEY_CHALLENGE: _open("POST", "/passkey-challenges"),
     Action.SIGN_IN_PAGE: _open("GET", "/sign-in"),
     Action.CLIENT_CODE_CREATE: _own("POST", "/client-codes", Condition.SIGN_IN_IS_RECENT),
@@ -276,7 +278,7 @@ POLICY: dict[Action, Rule] = {
         "POST", "/factor-enrolments/acceptance", Condition.LINK_IS_OPEN, Condition.FIRST_FACTOR_IS_SHOWN, cookies=True
     ),
     Action.ENROLMENT_CONFIRM: _open("POST", "/factor-enrolments/confirmation", Condition.LINK_IS_OPEN),
-    Action.PASSWORD_CHANGE: _own("POST", _ME + "/password", Condition.PASSWORD_IS_RIGHT, step_up=True),
+    Action.PASSWORD_CHANGE: _own("POST", _ME + "/password", Condition.PASSWORD_IS_RIGHT, step_up=True, secret=True),
     Action.PASSWORD_RESET_ASK: _open("POST", "/password-resets"),
     Action.PASSWORD_RESET_ACCEPT: _open("POST", "/password-resets/acceptance", Condition.LINK_IS_OPEN),
     Action.KEY_CREATE: _own("POST", "/keys", Condition.SCOPES_ARE_OPEN, step_up=True),
@@ -400,7 +402,7 @@ POLICY: dict[Action, Rule] = {
     Action.AGENT_CREATE: Rule(Service.JOBS, "POST", "/agents", ADMINISTRATOR, session=True),
     Action.AGENT_LIST: Rule(Service.JOBS, "GET", "/agents", ADMINISTRATOR, session=True),
     Action.AGENT_WITHDRAW: Rule(Service.JOBS, "DELETE", "/agents/{agent_id}", ADMINISTRATOR, session=True),
-    Action.AGENT_ENROL: Rule(Service.JOBS, "POST", "/agents/enrolment", EVERYBODY, when=(Condition.ENROLMENT_TOKEN_IS_OPEN,)),
+    Action.AGENT_ENROL: Rule(Service.JOBS, "POST", "/agents/enrolment", EVERYBODY, when=(Condition.ENROLMENT_TOKEN_IS_OPEN,), secret=True),
     Action.LEASE_TAKE: Rule(Service.JOBS, "POST", "/leases", AGENT),
     Action.LEASE_READ: Rule(Service.JOBS, "GET", "/leases/{run_id}", AGENT, when=(Condition.LEASE_IS_HELD,)),
     Action.LEASE_RENEW: Rule(Service.JOBS, "POST", "/leases/{run_id}/renewal", AGENT, when=(Condition.LEASE_IS_HELD,)),

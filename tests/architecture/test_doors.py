@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute, APIRouter
 
 from chassis.app import load
@@ -67,3 +69,31 @@ def test_only_owners_and_jobs_reach_doors_that_carry_dataset_bytes() -> None:
         if rule.carries_bytes:
             assert rule.who <= {Who.DATA_OWNER, Who.JOB}, action
             assert rule.when, action
+
+
+@pytest.mark.parametrize("service", list(Service))
+def test_of_a_body_with_a_secret_nothing_is_kept_for_repeated_requests(service: Service) -> None:
+    app = FastAPI()
+    app.include_router(load(service).router)
+    document = app.openapi()
+    told = {
+        rule_paths(service)[(method.upper(), path)]
+        for path, doors in document["paths"].items()
+        for method, door in doors.items()
+        if "requestBody" in door and holds_secret(document, door["requestBody"], set())
+    }
+    assert {action for action in told if not POLICY[action].secret} == set()
+    assert service is not Service.AUTH or {Action.PASSWORD_CHANGE, Action.SESSION_STEP_UP, Action.SESSION_CREATE} <= told
+
+
+def holds_secret(document: dict[str, Any], part: Any, seen: set[str]) -> bool:
+    """Whether a schema, or one that it refers to, has a field that is a secret."""
+    if isinstance(part, list):
+        return any(holds_secret(document, each, seen) for each in part)
+    if not isinstance(part, dict):
+        return False
+    named = part.get("$ref")
+    if isinstance(named, str) and named not in seen:
+        seen.add(named)
+        return holds_secret(document, document["components"]["schemas"][named.rpartition("/")[2]], seen)
+    return part.get("format") == "password" or any(holds_secret(document, each, seen) for each in part.values())

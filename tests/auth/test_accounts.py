@@ -393,3 +393,13 @@ async def test_an_administrator_sees_what_somebody_signs_in_with_and_when_they_l
     assert (detail["source"], detail["own_roles"], detail["groups"]) == ("local", ["auditor"], [])
     assert (await world.get(f"/users/{UUID(int=9)}", administrator())).status_code == 404
     assert (await world.get(f"/users/{ada.user_id}", ada.actor())).status_code == 403
+
+
+async def test_roles_that_come_back_with_an_account_that_a_directory_deactivated_ask_for_a_fresh_factor(world: World) -> None:
+    ada = await join(world, "ada@example.org", ["administrator"])
+    await world.sql("UPDATE users SET status = 'deactivated', source = 'ldap', provider = 'main', external_id = 'ada', gone_at = now()")
+    stale = administrator().model_copy(update={"factor_fresh": False})
+    change = {"json": {"status": "active"}, "version": 2}
+    assert reason(await world.patch(f"/users/{ada.user_id}", stale, **change)) == "factor-too-old"
+    answer = await world.patch(f"/users/{ada.user_id}", administrator(), **change)
+    assert (answer.status_code, answer.json()["cluster_roles"]) == (200, ["administrator"])

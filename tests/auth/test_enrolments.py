@@ -13,6 +13,7 @@ from contracts.events import ApiKey, Session
 from contracts.roles import NOBODY, Actor, ClusterRole
 from services.auth.domain.patience import FREE_OF_NAME_FROM_SOURCE
 from services.auth.routes.cookies import PENDING
+from services.auth.service import factors
 from services.auth.service.oidc import PENDING as PENDING_PURPOSE
 from tests.auth.factors import letters, recovery_codes, register, reset, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
@@ -206,6 +207,28 @@ async def test_a_link_for_a_password_sets_up_no_factor(world: World) -> None:
     await world.sql("UPDATE links SET purpose = 'password-reset'")
     answer = await world.post(ACCEPT, json={"token": token})
     assert (answer.status_code, reason(answer)) == (404, "link-not-open")
+
+
+@pytest.mark.parametrize("first", ["password-reset", "factor-reset"])
+async def test_no_administrator_is_shown_both_halves_of_somebodys_sign_in(world: World, first: str) -> None:
+    ada, bob, root, other = await join(world), await join(world, "bob@x.org"), administrator(), administrator()
+    second = {"password-reset": "factor-reset", "factor-reset": "password-reset"}[first]
+    for _ in range(2):
+        assert (await world.post(f"/users/{ada.user_id}/{first}", root)).status_code == 201
+    answer = await world.post(f"/users/{ada.user_id}/{second}", root)
+    assert (answer.status_code, reason(answer)) == (409, "other-half-is-yours")
+    assert (await world.post(f"/users/{bob.user_id}/{second}", root)).status_code == 201
+    await world.sql("UPDATE spent SET expires_at = now() - interval '1 second'")
+    async with world.work() as uow:
+        await factors.forget_spent(uow)
+    assert (await world.post(f"/users/{ada.user_id}/{second}", root)).status_code == 201, "a week later"
+    assert (await world.post(f"/users/{ada.user_id}/{first}", other)).status_code == 201, "another administrator"
+
+
+async def test_where_the_person_gets_the_links_themselves_one_administrator_may_send_both(world: World, mailed: World) -> None:
+    ada, root = await join(world), administrator()
+    assert (await mailed.post(f"/users/{ada.user_id}/factor-reset", root)).json()["mailed"]
+    assert (await mailed.post(f"/users/{ada.user_id}/password-reset", root)).json()["mailed"]
 
 
 async def test_nobody_resets_their_own_factor(world: World) -> None:

@@ -310,6 +310,25 @@ async def test_an_account_with_the_same_address_is_never_taken_over(
     assert "alice@example.org" not in logged
 
 
+async def test_letters_go_to_the_address_that_the_provider_names_now(world: World, browser: Browser, tls: Tls) -> None:
+    await browser.sign_in("alice")
+    await world.sql("UPDATE users SET email = 'alice@old.example.org'")
+    again = Browser(world, tls)
+    await again.sign_in("alice")
+    assert [row.email for row in await world.sql("SELECT email FROM users")] == ["alice@example.org"]
+    await again.close()
+
+
+async def test_an_address_that_somebody_else_has_by_now_changes_nothing(world: World, browser: Browser, tls: Tls) -> None:
+    await browser.sign_in("alice")
+    await world.sql("UPDATE users SET email = 'alice@old.example.org'")
+    await join(world, "alice@example.org")
+    again = Browser(world, tls)
+    await again.sign_in("alice")
+    assert [row.email for row in await world.sql("SELECT email FROM users WHERE source = 'oidc'")] == ["alice@old.example.org"]
+    await again.close()
+
+
 async def test_an_address_that_the_provider_did_not_verify_makes_no_account(world: World, browser: Browser) -> None:
     refused = await browser.sign_in("unverified")
     assert (refused.status_code, refused.headers["hortus-reason"]) == (403, "no-address")

@@ -1,19 +1,23 @@
 """Answers of an identity provider that do not hold: none of them signs anybody in."""
 
+import asyncio
 import base64
 import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import pytest
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from services.auth.provider import BadProviderFile, read_file
 from services.auth.routes import cookies
+from services.auth.service import oidc
 from tests.auth.identity import CLIENT_ID, SECRET, Browser, FakeProvider, Tls, faking, public, settings_for
 from tests.world import World, Worlds, reason
 
@@ -264,6 +268,27 @@ async def test_a_provider_that_is_away_is_said_to_be_and_not_asked_by_everybody_
         await refused(world, answer, "provider-away", 503)
         assert answer.headers["retry-after"] == "5"
     assert fake.asks("/.well-known/openid-configuration") == 1
+
+
+async def test_answers_that_a_provider_away_could_not_give_are_nobodys_guesses(world: World, browser: Browser, fake: FakeProvider) -> None:
+    asked = await asked_of(browser)
+    fake.answers["/token"] = lambda _: (500, {})
+    await refused(world, await come_back(browser, asked["state"]), "provider-away", 503)
+    assert await world.sql("SELECT 1 FROM attempts") == []
+
+
+async def test_signing_out_here_does_not_wait_for_a_provider_that_hangs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def found(*_: object) -> object:
+        return SimpleNamespace(provider="hospital", id_token_sealed=None)
+
+    tools = world.runtime.extra["tools"]
+    monkeypatch.setattr(tools.providers["hospital"], "discovery", hang)
+    monkeypatch.setattr("services.auth.repository.oidc.session_at_provider", found)
+    async with asyncio.timeout(5 * oidc.FAREWELL_S):
+        assert await oidc.farewell(tools, uuid4(), uuid4()) is None
 
 
 async def test_answers_that_fail_are_counted_by_where_they_come_from(world: World, browser: Browser, fake: FakeProvider) -> None:

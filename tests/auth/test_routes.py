@@ -13,7 +13,7 @@ from chassis import tokens
 from contracts.events import Session, SigningKey, User, UserStatus
 from contracts.roles import NOBODY, Actor, ClusterRole
 from services.auth.service import accounts
-from tests.auth.people import PASSWORD, another_code, invite, join
+from tests.auth.people import PASSWORD, another_code, begin, invite, join
 from tests.world import World, Worlds, administrator, agent, auditor, job, person, reason
 
 # Who may come in
@@ -380,8 +380,13 @@ async def test_no_secret_is_logged(world: World, caplog: pytest.LogCaptureFixtur
 
 async def test_a_signed_in_caller_leaves_no_hash_of_the_password_behind(world: World) -> None:
     ada = await join(world)
+    session_id, _ = await begin(ada)
+    actor = ada.actor(session_id)
     body = {"username": ada.username, "password": PASSWORD, "code": await ada.new_code()}
-    assert (await world.post("/sessions", ada.actor(), json=body, key="k")).status_code == 201
+    assert (await world.post("/sessions", actor, json=body, key="k")).status_code == 201
+    changed = await world.post("/users/me/password", actor, json={"password": PASSWORD, "new_password": PASSWORD + " anew"}, key="l")
+    assert changed.status_code == 204
+    assert (await world.post("/sessions/current/factor", actor, json={"password": PASSWORD}, key="m")).status_code == 401
     assert await world.sql("SELECT 1 FROM idempotency") == []
 
 

@@ -209,8 +209,8 @@ def demand_fresh_factor_for_token(fresh: bool) -> None:
 
 
 def roles_given(user: User, status: UserStatus | None, roles: Collection[ClusterRole] | None) -> Collection[str]:
-    """The cluster roles that a change gives: those it names, and those that come back into force with a blocked account."""
-    comes_back = status is UserStatus.ACTIVE and user.status == UserStatus.BLOCKED
+    """The cluster roles that a change gives: those it names, and those that come back into force with an account that was not active."""
+    comes_back = status is UserStatus.ACTIVE and user.status != UserStatus.ACTIVE
     return {*(roles or ()), *(user.cluster_roles if comes_back else ())}
 
 

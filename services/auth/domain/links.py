@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from chassis.errors import NotFound
+from chassis.errors import Conflict, NotFound
 from contracts.events import UserStatus
 from services.auth.models import Link, User
 
@@ -18,6 +18,7 @@ class Purpose(StrEnum):
     FACTOR_RESET = "factor-reset"
 
 
+ONE_HALF = timedelta(days=7)
 TO_ENROL = frozenset({Purpose.FACTOR_ENROLMENT, Purpose.FACTOR_RESET})
 
 
@@ -25,6 +26,21 @@ class LinkNotOpen(NotFound):
     """LINK_IS_OPEN: the token is unknown, was used, or is too old, or the account is not active."""
 
     title = "This link is not known, was used, or is too old"
+
+
+class OtherHalfIsYours(Conflict):
+    """One administrator was shown both halves of a sign-in of somebody else's: they could sign in as that person."""
+
+    title = (
+        "You were shown a link for this person's other factor less than 7 days ago: another administrator does this,"
+        " or you deactivate the account and invite its person anew"
+    )
+
+
+def demand_one_half(other_was_shown: bool) -> None:
+    """An administrator is shown no link for the password and one for the second factor of the same person. Raises OtherHalfIsYours."""
+    if other_was_shown:
+        raise OtherHalfIsYours
 
 
 def link(user_id: UUID, purpose: Purpose, token_hash: bytes, now: datetime, life: timedelta) -> Link:

@@ -21,6 +21,12 @@ async def spend(session: AsyncSession, token_hash: bytes, expires_at: datetime) 
     return (await session.execute(query)).scalar_one_or_none() is not None
 
 
+async def keep(session: AsyncSession, token_hash: bytes, expires_at: datetime) -> None:
+    """Use it up until then, also where it was used before."""
+    query = insert(Spent).values(token_hash=token_hash, expires_at=expires_at)
+    await session.execute(query.on_conflict_do_update(index_elements=[col(Spent.token_hash)], set_={"expires_at": expires_at}))
+
+
 async def prune(session: AsyncSession, now: datetime) -> None:
     """Forget what has run out anyway."""
     await session.execute(delete(Spent).where(col(Spent.expires_at) < now))

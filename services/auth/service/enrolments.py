@@ -13,7 +13,7 @@ from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.domain.passwords import WrongPassword
 from services.auth.models import User
-from services.auth.service import callers, directory, factors, keys, letters, oidc, passkeys, passwords, patience, sessions, totp
+from services.auth.service import callers, directory, factors, halves, keys, letters, oidc, passkeys, passwords, patience, sessions, totp
 from services.auth.service.passkeys import Challenge, ShownPasskey
 from services.auth.service.tools import About, Tools
 from services.auth.service.totp import SecondFactor
@@ -42,13 +42,14 @@ class Enrolment:
 async def reset(uow: UnitOfWork, tools: Tools, user_id: UUID) -> Reset:
     """Take somebody's second factors away, end their sessions and API keys, and give them a one-time link to set up a new one.
 
-    Raises NotFound, OwnFactorReset, AccountNotActive.
+    Raises NotFound, OwnFactorReset, AccountNotActive, OtherHalfIsYours.
     """
     domain.factors.demand_somebody_else(callers.caller(uow), user_id)
     user = await repository.accounts.user(uow.session, user_id, lock=True)
     if user is None:
         raise NotFound
     domain.accounts.demand_active(user)
+    await halves.take(uow, tools, user_id, Purpose.FACTOR_RESET)
     await factors.forget(uow, user)
     await sessions.end_all(uow, user_id, "factor-reset")
     uow.note(keys=await keys.end_all(uow, user_id))

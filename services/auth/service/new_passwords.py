@@ -13,7 +13,7 @@ from services.auth import domain, repository, vault
 from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.models import Credential, ResetAsk, User
-from services.auth.service import callers, keys, letters, passwords, patience, sessions
+from services.auth.service import callers, halves, keys, letters, passwords, patience, sessions
 from services.auth.service.tools import About, Tools
 
 
@@ -133,13 +133,14 @@ async def _make_link(uow: UnitOfWork, tools: Tools, user: User, life: timedelta)
 async def reset_for(uow: UnitOfWork, tools: Tools, user_id: UUID) -> str | None:
     """Make a link with which somebody chooses a new password; None when it was mailed.
 
-    Raises NotFound, AccountNotActive, PasswordIsElsewhere.
+    Raises NotFound, AccountNotActive, PasswordIsElsewhere, OtherHalfIsYours.
     """
     user = await repository.accounts.user(uow.session, user_id, lock=True)
     if user is None:
         raise NotFound
     domain.accounts.demand_active(user)
     domain.passwords.demand_here(user)
+    await halves.take(uow, tools, user_id, Purpose.PASSWORD_RESET)
     return await _make_link(uow, tools, user, domain.passwords.RESET_LIFE_BY_ADMINISTRATOR)
 
 

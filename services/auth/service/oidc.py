@@ -1,5 +1,6 @@
 """Signing in by an identity provider, and signing out there and here."""
 
+import asyncio
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -30,6 +31,7 @@ PENDING = "oidc-pending"
 SIGNED_OUT_THERE = "signed-out-at-provider"
 NOT_ADMITTED = "not-admitted-by-provider"
 LONGEST_CARRIED = 2000
+FAREWELL_S = 1.0
 NOT_TAKEN = (provider.Away, provider.Garbled, provider.CodeRefused, domain.oidc.NotBelieved)
 
 
@@ -122,6 +124,8 @@ async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie
     if not await repository.spent.spend(uow.session, state, turn.now + 2 * domain.oidc.FLOW_LIFE):
         return domain.oidc.AnswerNotExpected()
     finished = told if isinstance(told, Problem) else await _admit(uow, tools, asked, flow, told, about, turn.now)
+    if isinstance(finished, domain.oidc.ProviderAway):
+        return finished  # nobody guessed anything
     if isinstance(finished, Problem):
         await turn.failed()
     else:
@@ -165,7 +169,7 @@ async def _admit(
 
 
 async def _follow(uow: UnitOfWork, config: IdentityProvider, user: User, vouched: Vouched) -> User:
-    """Let somebody's groups be what the provider says, then lock their account, in this order; the last administrator stays one."""
+    """Let somebody's groups and address be what the provider says; the last administrator stays one. The account is locked after the groups."""
     callers.acts(uow, user)
     uow.note(user_id=user.user_id, provider=config.name)
     if vouched.groups is not None:
@@ -173,7 +177,19 @@ async def _follow(uow: UnitOfWork, config: IdentityProvider, user: User, vouched
             await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
         except domain.accounts.LastAdministratorStays:
             log.error("the identity provider would take the last administrator's role; it stays", user_id=str(user.user_id))
-    return await repository.accounts.user(uow.session, user.user_id, lock=True) or user
+    locked = await repository.accounts.user(uow.session, user.user_id, lock=True) or user
+    email = _address(vouched)
+    if email not in (None, locked.email) and await repository.accounts.user_with_email(uow.session, str(email)) is None:
+        locked.email = str(email)
+    return locked
+
+
+def _address(vouched: Vouched) -> str | None:
+    """The address that the provider vouches for, where it is one."""
+    try:
+        return domain.accounts.normal_email(vouched.email) if vouched.email is not None else None
+    except domain.accounts.BadEmail:
+        return None
 
 
 async def _new_account(uow: UnitOfWork, asked: Provider, vouched: Vouched, now: datetime) -> User:
@@ -181,12 +197,9 @@ async def _new_account(uow: UnitOfWork, asked: Provider, vouched: Vouched, now: 
     config = asked.config
     if not config.creates_accounts:
         raise domain.oidc.NotExpected
-    if vouched.email is None:
+    email = _address(vouched)
+    if email is None:
         raise domain.oidc.NoAddress
-    try:
-        email = domain.accounts.normal_email(vouched.email)
-    except domain.accounts.BadEmail as error:
-        raise domain.oidc.NoAddress from error
     await repository.accounts.lock_names(uow.session)
     there = await repository.oidc.user_of(uow.session, config.name, vouched.subject)
     if there is not None:
@@ -301,8 +314,9 @@ async def farewell(tools: Tools, user_id: UUID | None, session_id: UUID) -> str 
     if found is None or asked is None:
         return None
     try:
-        places = domain.oidc.metadata(await asked.discovery(), asked.config.issuer)
-    except NOT_TAKEN:
+        async with asyncio.timeout(FAREWELL_S):  # who signs out is not kept waiting for it
+            places = domain.oidc.metadata(await asked.discovery(), asked.config.issuer)
+    except (*NOT_TAKEN, TimeoutError):
         return None
     if places.end_session is None:
         return None
