@@ -284,25 +284,34 @@ async def test_asking_voids_no_link_that_an_administrator_made(mailing: World, w
     assert len([letter for letter in await letters(world) if "for 1 h" in letter["text"]]) == 1
 
 
-async def test_nobody_is_sent_more_than_five_links_a_day_that_were_asked_for(
+async def test_beside_an_open_link_nobody_is_sent_more_than_five_a_day_and_without_one_there_is_always_one_more(
     mailing: World, worlds: Worlds, settings: dict[str, Any]
 ) -> None:
     world = await worlds.open("auth", beside=mailing, **settings)
     ada, bob = await join(world), await join(world, "bob@example.org")
-    for number in range(7):
+    most = 1 + domain.passwords.MOST_LINKS
+    for number in range(most + 2):
         await ask(mailing, ada.username, source=f"192.0.2.{number}")
         await answer_asks(mailing)
-        await later(world, "11 min")
-    assert len(await letters(world)) == domain.passwords.MOST_LINKS
+        await later(world, "11 min" if number < most else "1 min")
+    assert len(await letters(world)) == most
     await ask(mailing, bob.username)
     await answer_asks(mailing)
-    assert len(await letters(world)) == domain.passwords.MOST_LINKS + 1, "others' places are their own"
+    assert len(await letters(world)) == most + 1, "others' places are their own"
+    await later(world, "50 min")
+    await ask(mailing, ada.username)
+    await answer_asks(mailing)
+    assert len(await letters(world)) == most + 2, "whoever used the places up keeps nobody from a link"
+    await later(world, "11 min")
+    await ask(mailing, ada.username)
+    await answer_asks(mailing)
+    assert len(await letters(world)) == most + 2
     await world.sql("UPDATE spent SET expires_at = expires_at - interval '24 h'")
     async with world.work() as uow:
         await repository.spent.prune(uow.session, uow.now)
     await ask(mailing, ada.username)
     await answer_asks(mailing)
-    assert len(await letters(world)) == domain.passwords.MOST_LINKS + 2
+    assert len(await letters(world)) == most + 3
 
 
 async def test_a_password_that_was_reset_ends_the_api_keys_and_the_letter_says_so(

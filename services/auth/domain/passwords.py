@@ -79,6 +79,14 @@ def still_right(credential: Credential | None, right: bool, against: str | None)
     return right and credential is not None and credential.password_hash is not None and credential.password_hash == against
 
 
+def is_extra(last: Link | None, now: datetime) -> bool:
+    """Whether a link would be one more beside one that is still open: these are counted, so that nobody's mailbox is filled.
+
+    The others are not, or whoever used the count up for somebody would keep them from ever getting a link.
+    """
+    return last is not None and last.expires_at > now
+
+
 def may_be_sent(user: User | None, last: Link | None, now: datetime) -> bool:
     """Whether somebody who asked for a new password gets a link: an active account with its password here, not sent one just now.
 

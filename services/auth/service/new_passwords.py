@@ -86,7 +86,7 @@ async def _keep_ask(uow: UnitOfWork, tools: Tools, name: str) -> None:
 
 
 async def answer_asks(tools: Tools) -> None:
-    """Send a link to everybody who asked for a new password and can have one; for each account one in ten minutes, and 5 in 24 h."""
+    """Send a link to everybody who asked for a new password and can have one; for each account one in ten minutes, and 5 in 24 h beside open ones."""
     answered = True
     while answered:
         async with unit_of_work(tools.engine, Service.AUTH.value, Action.PASSWORD_RESET_ASK.value) as uow:
@@ -101,13 +101,15 @@ async def _answer_ask(uow: UnitOfWork, tools: Tools) -> bool:
     user = await repository.accounts.user_named(uow.session, tools.vault.open_name(asked.sealed, asked.ask_id))
     user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
     last = await repository.links.link_of(uow.session, user.user_id, Purpose.PASSWORD_RESET) if user else None
-    if user is not None and domain.passwords.may_be_sent(user, last, uow.now) and await _one_more(uow, user):
+    if user is None or not domain.passwords.may_be_sent(user, last, uow.now):
+        return True
+    if not domain.passwords.is_extra(last, uow.now) or await _one_more(uow, user):
         await _make_link(uow, tools, user, domain.passwords.RESET_LIFE)
     return True
 
 
 async def _one_more(uow: UnitOfWork, user: User) -> bool:
-    """Whether somebody was sent fewer than 5 links in the last 24 h that were asked for; each takes a place, which comes free again."""
+    """Whether somebody was sent fewer than 5 links in the last 24 h beside an open one; each takes a place, which comes free again."""
     for place in range(domain.passwords.MOST_LINKS):
         taken = vault.token_hash(f"asked-for {user.user_id} {place}")
         if await repository.spent.spend(uow.session, taken, uow.now + domain.passwords.LINKS_WITHIN):
