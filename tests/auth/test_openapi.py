@@ -20,8 +20,10 @@ from chassis.golden import document
 from chassis.guard import IDENTITY_HEADER, REQUEST_HEADER, write_identity
 from compose.local.ports import free_port
 from contracts.policy import POLICY, Action, Service
+from contracts.roles import Actor
 from services.auth.app import set_up
-from tests.world import Databases, Worlds, administrator
+from tests.auth.people import begin, join
+from tests.world import Databases, Worlds
 
 TOKEN = "a-token-that-counts"
 EXAMPLES = 12
@@ -34,11 +36,11 @@ DOORS = {operation.label: operation for operation in (found.ok() for found in SC
 
 
 class GatewayStandIn:
-    """In front of the service: whoever shows the token is an administrator, everybody else is nobody (ASGI)."""
+    """In front of the service: whoever shows the token is ``actor``, everybody else is nobody (ASGI)."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, actor: Actor) -> None:
         self.app = app
-        self.identity = write_identity(administrator()).encode()
+        self.identity = write_identity(actor).encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -51,7 +53,7 @@ class GatewayStandIn:
 
 @pytest.fixture(scope="module")
 def address(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The real application on a real database, served in a thread with an event loop of its own."""
+    """The real application on a real database, served in a thread with an event loop of its own, and an administrator who signed in."""
     folder = tmp_path_factory.mktemp("openapi")
     master = folder / "master.key"
     master.write_text("A" * 43)
@@ -63,7 +65,10 @@ def address(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> I
         async with Worlds(databases, folder) as worlds:
             world = await worlds.open("auth", **_settings(master, folder))
             await set_up(world.runtime)
-            server = uvicorn.Server(uvicorn.Config(GatewayStandIn(world.app), port=port, lifespan="off", log_config=None))
+            root = await join(world, "root@example.org", ["administrator"])
+            session_id, _ = await begin(root)
+            door = GatewayStandIn(world.app, root.actor(session_id))
+            server = uvicorn.Server(uvicorn.Config(door, port=port, lifespan="off", log_config=None))
             stopped.append(server)
             serving = asyncio.create_task(server.serve())
             while not server.started:
