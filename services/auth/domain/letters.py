@@ -71,7 +71,7 @@ _TEXTS = {
     Kind.FACTOR_CHANGED: ("Your second factors for Hortus were changed", "Of your account: {change}.\n\n" + _NOT_YOU),
     Kind.PASSWORD_CHANGED: (
         "Your password for Hortus was changed",
-        "The password of your account {username} was changed, and all of its sessions were ended.\n\n" + _NOT_YOU,
+        "The password of your account {username} was changed, and all of its sessions were ended. Its API keys still count.\n\n" + _NOT_YOU,
     ),
     Kind.PASSWORD_WAS_RESET: (
         "Your password for Hortus was changed",
