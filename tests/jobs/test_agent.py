@@ -22,7 +22,7 @@ from tests.jobs.front import Front, Issuer, opened
 from tests.jobs.scene import Scene, dataset, member, share
 from tests.world import OURS, THEIRS, World, Worlds, administrator
 
-LEASE_S = 6.0
+LEASE_S = 10.0
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time\nprint('awake', flush=True)\ntime.sleep(600)"
 
