@@ -6,7 +6,7 @@ import socket
 import ssl
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from services.auth.service import directory as following
 from services.auth.service import patience
 from services.auth.settings import BadDirectoryFile, DirectorySettings, read_directory
 from tests.auth import slapd as openldap
-from tests.auth.people import Account, cookie, invite, join
+from tests.auth.factors import letters, recovery_codes, register, reset, shown
+from tests.auth.passkeys import Authenticator
+from tests.auth.people import Account, another_code, cookie, invite, join
 from tests.auth.slapd import GROUPS, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, configuration, group, person, written
 from tests.projects.people import found
 from tests.world import World, Worlds, administrator, reason
@@ -230,20 +232,205 @@ async def test_failed_binds_as_one_person_are_few_by_whichever_of_their_names_an
     ada = await enrol(world)
     device = cookie(await ada.sign_in(username="ada"), DEVICE)
     binds = counted(world, monkeypatch)
-    names = ("ada", "ada@example.org", ada.username)
+    names, wrong = ("ada", "ada@example.org", ada.username), another_code(ada.totp)
     await asyncio.gather(
-        *[ada.sign_in(username=name, password="wrong", source=f"192.0.2.{number}") for name in names for number in range(4)]
+        *[ada.sign_in(username=name, password="wrong", code=wrong, source=f"192.0.2.{number}") for name in names for number in range(4)]
     )
     assert binds.count(person("ada")) == 3
     assert len(binds) == 12
-    elsewhere = await ada.sign_in(username="ada", source="203.0.113.7")
+    elsewhere = await ada.sign_in(username="ada", code=wrong, source="203.0.113.7")
     assert (elsewhere.status_code, reason(elsewhere)) == (401, "sign-in-refused")
     assert binds.count(person("ada")) == 3
     assert (await ada.sign_in(username="ada", device=device)).status_code == 201
+
+
+async def use_up_binds(ada: Account, binds: list[str]) -> None:
+    """Somebody without ada's second factor fails as often as anybody may."""
+    before = binds.count(person("ada"))
+    for number in range(5):
+        await ada.sign_in(username="ada", password="wrong", code=another_code(ada.totp), source=f"198.51.100.{number}")
+    assert binds.count(person("ada")) == before + 3
+
+
+@pytest.mark.parametrize("kind", ["code", "recovery_code", "passkey"])
+async def test_who_shows_their_second_factor_signs_in_also_after_others_used_up_the_binds(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    ada = await enrol(world)
+    authenticator = Authenticator()
+    await register(ada, authenticator)
+    code = (await recovery_codes(ada))[0]
+    await use_up_binds(ada, counted(world, monkeypatch))
+    right: dict[str, Any] = {"code": await ada.new_code(), "recovery_code": code, "passkey": await shown(world, authenticator)}
+    assert (await show(world, **{kind: right[kind]})).status_code == 201
+    again = await show(world, **{kind: right[kind]})
+    assert (again.status_code, reason(again)) == (401, "sign-in-refused")
+
+
+async def test_who_shows_their_second_factor_and_not_their_password_has_three_binds_of_their_own_and_waits_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await enrol(world)
+    binds = counted(world, monkeypatch)
+    await use_up_binds(ada, binds)
+    for number in range(5):
+        assert (await ada.sign_in(username="ada", password="wrong", source=f"192.0.2.{number}")).status_code == 401
+    assert binds.count(person("ada")) == 6
+    assert reason(await ada.sign_in(username="ada", source="203.0.113.7")) == "sign-in-refused"
+    assert binds.count(person("ada")) == 6
     await world.sql("UPDATE attempts SET seen_at = now() - interval '30 minutes', next_at = now()")
     async with world.work() as uow:
         await patience.forget(uow)
     assert (await ada.sign_in(username="ada")).status_code == 201
+
+
+async def test_a_second_factor_that_was_used_or_is_anothers_gives_no_binds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada, bob = await enrol(world), await enrol(world, "bob")
+    authenticator = Authenticator()
+    await register(bob, authenticator)
+    used, codes = await ada.new_code(), await recovery_codes(bob)
+    assert (await show(world, code=used)).status_code == 201
+    binds = counted(world, monkeypatch)
+    await use_up_binds(ada, binds)
+    for factor in ({"code": used}, {"recovery_code": codes[0]}, {"passkey": await shown(world, authenticator)}, {}):
+        assert reason(await show(world, **factor)) == "sign-in-refused"
+    assert binds.count(person("ada")) == 3
+
+
+async def test_a_device_cookie_that_was_stolen_uses_up_no_binds_of_who_shows_the_second_factor_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await enrol(world)
+    stolen = cookie(await ada.sign_in(username="ada"), DEVICE)
+    binds = counted(world, monkeypatch)
+    for _ in range(12):
+        await ada.sign_in(username="ada", code=another_code(ada.totp), device=stolen)
+        await world.sql("UPDATE attempts SET next_at = now()")
+    assert binds.count(person("ada")) == 10
+    assert (await ada.sign_in(username="ada", device=stolen)).status_code == 201
+
+
+@pytest.mark.parametrize("kind", ["code", "recovery_code", "passkey"])
+async def test_the_look_ahead_of_a_bind_uses_no_second_factor_up(world: World, kind: str) -> None:
+    ada = await enrol(world)
+    authenticator = Authenticator()
+    await register(ada, authenticator)
+    code = (await recovery_codes(ada))[0]
+    right: dict[str, Any] = {"code": await ada.new_code(), "recovery_code": code, "passkey": await shown(world, authenticator)}
+    factor = {kind: right[kind]}
+    assert [(await show(world, password=password, **factor)).status_code for password in ("wrong", PASSWORD, PASSWORD)] == [401, 201, 401]
+
+
+async def test_of_two_sign_ins_at_once_with_one_code_one_wins(world: World) -> None:
+    ada = await enrol(world)
+    code = await ada.new_code()
+    answers = await asyncio.gather(*[ada.sign_in(username=name, code=code) for name in ("ada", ada.username)])
+    assert sorted(answer.status_code for answer in answers) == [201, 401]
+
+
+@pytest.fixture
+def asked_of_directory(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the directory is asked to do, in order."""
+    source = world.runtime.extra["tools"].directory
+    asked: list[str] = []
+    run = source._run
+
+    async def note(work: Callable[..., object], *arguments: object) -> object:
+        asked.append(work.__name__)
+        return await run(work, *arguments)
+
+    monkeypatch.setattr(source, "_run", note)
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["code", "recovery_code", "passkey", "nothing"])
+async def test_without_the_second_factor_nothing_says_that_the_password_is_right(
+    world: World, asked_of_directory: list[str], statements: list[str], kind: str
+) -> None:
+    ada, bob, local = await enrol(world), await enrol(world, "bob"), await join(world, "local@elsewhere.org")
+    await make_group(world, "staff", group("staff"))
+    mine, others = Authenticator(), Authenticator()
+    await register(ada, mine)
+    await register(bob, others)
+    await recovery_codes(ada)
+    work = {}
+    for name, password in (
+        ("ada", "wrong"),
+        ("ada", PASSWORD),
+        (ada.username, PASSWORD),
+        ("nobody", PASSWORD),
+        (local.username, PASSWORD),
+        (local.username, local.password),
+    ):
+        wrong: dict[str, dict[str, Any]] = {
+            "code": {"code": another_code(ada.totp)},
+            "recovery_code": {"recovery_code": "aaaaa-aaaaa"},
+            "passkey": {"passkey": await shown(world, others)},
+            "nothing": {},
+        }
+        await world.sql("DELETE FROM attempts")
+        asked_of_directory.clear()
+        statements.clear()
+        assert reason(await show(world, name, password, **wrong[kind])) == "sign-in-refused"
+        work[name, password] = (tuple(asked_of_directory), tuple(statements))
+    first = work["ada", "wrong"]
+    assert first[0] == ("_find", "_check")
+    assert {who: done for who, done in work.items() if done != first} == {}
+    asked_of_directory.clear()
+    assert (await ada.sign_in(username="ada")).status_code == 201
+    assert asked_of_directory == ["_find", "_check", "_groups_of_one"]
+    assert (await row(world, ada.user_id)).groups == ["staff"]
+
+
+async def test_a_right_password_without_the_second_factor_forgets_no_failed_bind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await enrol(world)
+    binds = counted(world, monkeypatch)
+    for _ in range(5):
+        assert (await ada.sign_in(username="ada", code=another_code(ada.totp))).status_code == 401
+        await world.sql("UPDATE attempts SET next_at = now()")
+    assert binds.count(person("ada")) == 3
+    assert (await ada.sign_in(username="ada")).status_code == 201
+
+
+async def test_a_copied_passkey_of_somebody_of_a_directory_is_recorded_and_told(world: World, mailed: World) -> None:
+    ada = await enrol(world)
+    authenticator = Authenticator()
+    await register(ada, authenticator)
+    await world.sql("UPDATE passkeys SET sign_count = 9")
+    await world.recorded()
+    assert reason(await show(mailed, passkey=await shown(world, authenticator))) == "sign-in-refused"
+    assert "passkey.find_copied" in [record["action"] for record in await world.recorded()]
+    assert len(await letters(world)) == 1
+
+
+async def test_who_has_no_second_factor_and_need_not_have_one_signs_in_and_steps_up_with_the_directorys_password(
+    worlds: Worlds, settings: dict[str, Any]
+) -> None:
+    world = await worlds.open("auth", **settings, factor_policy="optional")
+    for enrolled_at in ("NULL", "now()"):
+        await show(world)
+        await world.sql(f"UPDATE users SET factor_enrolled_at = {enrolled_at}")
+        opened = await show(world)
+        assert opened.status_code == 201, opened.text
+        ada = Account(world, opened.json()["user"], pyotp.TOTP(pyotp.random_base32()), PASSWORD)
+        actor = ada.actor(session_id=opened.json()["session_id"])
+        answers = [await world.post("/sessions/current/factor", actor, json={"password": each}) for each in ("wrong", PASSWORD)]
+        assert [answer.status_code for answer in answers] == [401, 200]
+    assert reason(await show(world, code="000000")) == "sign-in-refused"
+
+
+async def test_the_link_of_a_reset_counts_beside_the_directorys_password_although_no_second_factor_is_shown(world: World) -> None:
+    ada = await enrol(world)
+    token = await reset(ada)
+    assert reason(await show(world)) == "sign-in-refused"
+    wrong, right = [
+        await world.post("/factor-enrolments/acceptance", json={"token": token, "password": each}) for each in ("wrong", PASSWORD)
+    ]
+    assert (wrong.status_code, reason(wrong), right.status_code) == (422, "wrong-password", 200)
+    ada.totp = pyotp.TOTP(right.json()["totp_secret"])
+    confirmed = await world.post("/factor-enrolments/confirmation", json={"token": token, "code": ada.totp.now()})
+    assert confirmed.status_code == 200, confirmed.text
+    assert (await ada.sign_in()).status_code == 201
 
 
 async def test_a_bind_that_succeeds_forgets_those_that_failed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -774,6 +961,14 @@ def test_a_directory_lets_in_whom_it_has_not_disabled_for_good(attributes: dict[
 @pytest.mark.parametrize(("leaving", "active", "too_much"), [(9, 9, False), (5, 10, False), (6, 10, True), (0, 10, False), (51, 100, True)])
 def test_more_than_half_of_ten_or_more_is_too_much(leaving: int, active: int, too_much: bool) -> None:
     assert domain.directory.is_too_much(leaving, active) is too_much
+
+
+def test_a_failed_bind_counts_for_a_device_or_the_person_and_apart_for_who_shows_the_second_factor(source: Directory) -> None:
+    buckets = [
+        domain.patience.for_bind(source.settings, "ada", device, factor=factor) for device in ("d", None) for factor in (True, False)
+    ]
+    assert [(bucket.free, bucket.resets) for bucket in buckets] == [(10, True), (10, True), (3, True), (3, True)]
+    assert len({bucket.name for bucket in buckets}) == 4
 
 
 def test_every_status_leaves_and_comes_back_as_it_should() -> None:

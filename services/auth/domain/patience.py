@@ -81,11 +81,15 @@ def wishing(source: str) -> tuple[Bucket, ...]:
     return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
 
 
-def for_bind(settings: DirectorySettings, whose: str, device: str | None) -> Bucket:
-    """Where a failed bind as somebody counts, by whichever name: ``whose`` is their id in the directory, ``device`` as at a sign-in."""
+def for_bind(settings: DirectorySettings, whose: str, device: str | None, *, factor: bool) -> Bucket:
+    """Where a failed bind as somebody counts, by whichever name: ``whose`` is their id in the directory, ``device`` as at a sign-in.
+
+    Who shows their right second factor (``factor``) has a count of their own, on a device and elsewhere: nobody without it can use it up.
+    """
+    at = f"bind {settings.name} factor" if factor else f"bind {settings.name}"
     if device is not None:
-        return Bucket(f"bind {settings.name} device {device}", FREE_OF_DEVICE, resets=True)
-    return Bucket(f"bind {settings.name} {whose}", settings.most_failed_binds, resets=True)
+        return Bucket(f"{at} device {device}", FREE_OF_DEVICE, resets=True)
+    return Bucket(f"{at} {whose}", settings.most_failed_binds, resets=True)
 
 
 def may_bind(attempts: Attempts, most: int, window: timedelta, now: datetime) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BindParameter, bindparam, delete, func, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
@@ -50,10 +50,14 @@ async def codes_left(session: AsyncSession, user_id: UUID) -> int:
     return (await session.execute(query)).scalar_one()
 
 
+async def has_code(session: AsyncSession, user_id: UUID, code_hash: bytes) -> bool:
+    """Whether there is such a recovery code, not used yet; for a look ahead of slow work."""
+    return (await session.execute(select(func.count()).where(*_unused(user_id, code_hash)))).scalar_one() > 0
+
+
 async def use_code(session: AsyncSession, user_id: UUID, code_hash: bytes, now: datetime) -> bool:
     """Use a recovery code up; whether there was such a one. Of two at once the second finds it used."""
-    unused = (col(RecoveryCode.user_id) == user_id, col(RecoveryCode.code_hash) == code_hash, col(RecoveryCode.used_at).is_(None))
-    used = update(RecoveryCode).where(*unused).values(used_at=now).returning(col(RecoveryCode.user_id))
+    used = update(RecoveryCode).where(*_unused(user_id, code_hash)).values(used_at=now).returning(col(RecoveryCode.user_id))
     return (await session.execute(used)).scalar_one_or_none() is not None
 
 
@@ -61,3 +65,7 @@ async def replace_codes(session: AsyncSession, user_id: UUID, hashes: Collection
     """Put new recovery codes in the place of all old ones."""
     await session.execute(delete(RecoveryCode).where(col(RecoveryCode.user_id) == user_id))
     session.add_all(RecoveryCode(user_id=user_id, code_hash=code_hash) for code_hash in hashes)
+
+
+def _unused(user_id: UUID, code_hash: bytes) -> tuple[ColumnElement[bool], ...]:
+    return col(RecoveryCode.user_id) == user_id, col(RecoveryCode.code_hash) == code_hash, col(RecoveryCode.used_at).is_(None)

@@ -1,8 +1,9 @@
 """People who come from a directory: their sign-in, and what follows here from what changes there.
 
-A sign-in with a directory is alike for every name: one search, one look at a count, one Argon2id hash (`service/passwords.py`) and
-one bind, of the person or of nobody. Local accounts and unknown names take the same steps, so neither the time nor the answer says whose a name is;
-when the directory is away, whatever is not right is answered with 503.
+A sign-in with a directory is alike for every name: one search, one look at the second factor and at a count, one Argon2id hash
+(`service/passwords.py`) and one bind, of the person or of nobody. Local accounts and unknown names take the same steps, so neither the time nor the
+answer says whose a name is; nor do they say that a password is right to somebody without the second factor that has to be beside it. When the
+directory is away, whatever is not right is answered with 503.
 """
 
 from collections.abc import Collection
@@ -18,9 +19,11 @@ from contracts.policy import Service
 from services.auth import domain, repository
 from services.auth.directory import Away, Directory, Entry
 from services.auth.domain.directory import Person
+from services.auth.domain.factors import Verdict
 from services.auth.domain.patience import Bucket
 from services.auth.models import Credential, User
-from services.auth.service import accounts, callers, groups, keys, patience, sessions
+from services.auth.service import accounts, callers, factors, groups, keys, patience, sessions
+from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import Tools
 
 log = logger(__name__)
@@ -39,22 +42,24 @@ def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
     return tools.directory.turn(name) if tools.directory is not None else nullcontext()
 
 
-async def ask(tools: Tools, known: User | None, name: str, password: str, device: str | None) -> Asked:
+async def ask(tools: Tools, known: User | None, name: str, password: str, device: str | None, shown: ShownFactor | None) -> Asked:
     """Ask the directory, if there is one, about somebody who signs in; ``known`` is the account that the name belongs to, if any.
 
     Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now. After a
     few failed binds of one person, by whichever of their names, nobody binds as them for a while: else others could have the
-    directory lock them out. ``device``: a device cookie of theirs, if valid, has a count of its own.
+    directory lock them out. ``device``: a device cookie of theirs, if valid, has a count of its own. So has who shows their right
+    second factor; where ``shown`` is not enough, a right password is followed by as little as a wrong one. ``shown`` is None where
+    none is asked for.
     """
     directory = tools.directory
     if directory is None:
         return Asked()
     try:
         somebody, entry = await _find(directory, known, name)
-        bucket = await _bucket(tools, directory, somebody, name, device)
+        bucket, enough = await _look(tools, directory, somebody, name, device, shown)
         may = await patience.before_bind(tools, bucket, directory.settings)
         right = await directory.check(somebody.dn if somebody and may else None, password)
-        if not right or somebody is None or entry is None:
+        if not right or not enough or somebody is None or entry is None:
             return Asked()
         await patience.forget_binds(tools, bucket)
         found = await directory.groups(entry)
@@ -67,14 +72,19 @@ async def ask(tools: Tools, known: User | None, name: str, password: str, device
     return Asked(user_id=await _admit(tools, directory, somebody, found))
 
 
-async def _bucket(tools: Tools, directory: Directory, somebody: Person | None, name: str, device: str | None) -> Bucket:
-    """Where a failed bind counts; that of nobody is counted as well, so that the work is the same."""
+async def _look(
+    tools: Tools, directory: Directory, somebody: Person | None, name: str, device: str | None, shown: ShownFactor | None
+) -> tuple[Bucket, bool]:
+    """Where a failed bind counts, and whether something may follow a right one; for nobody as well, so that the work is the same."""
     at = directory.settings.name
     async with repository.reading(tools.engine) as session:
         user = await repository.directory.user_of(session, at, somebody.external_id if somebody else "")
         now = await repository.clock(session)
+        seen = await factors.look(session, tools, user, shown, now) if shown is not None else None
     nonce = tools.vault.device_of(device, user.user_id, now) if user and device else None
-    return domain.patience.for_bind(directory.settings, somebody.external_id if somebody else f"nobody {name}", nonce)
+    whose = somebody.external_id if somebody else f"nobody {name}"
+    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=seen is not None and seen.factor is not None)
+    return bucket, seen is None or seen.verdict is not Verdict.REFUSED
 
 
 async def _find(directory: Directory, known: User | None, name: str) -> tuple[Person | None, Entry | None]:

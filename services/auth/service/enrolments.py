@@ -82,7 +82,7 @@ async def accept(
         async with repository.reading(tools.engine) as session:
             seen = await repository.accounts.known_by_id(session, known.user_id)
             watched = await patience.look_in(session, tools, patience.sign_in(tools, about, known.username, known, now))
-        checked = await passwords.check_anywhere(tools, seen, known.username, shown, about)
+        checked = await passwords.check_anywhere(tools, seen, known.username, shown, about, None)
         uow = await later()
         turn = await patience.take(uow, watched)
         user = await repository.accounts.user(uow.session, known.user_id, lock=True)

@@ -9,7 +9,7 @@ from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, FactorEnrolmentNeeded, Factors, Policy, Verdict
 from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
-from services.auth.models import Passkey, User
+from services.auth.models import Credential, Passkey, User
 from services.auth.service import callers, letters, passkeys
 from services.auth.service.passkeys import Challenge, ShownPasskey
 from services.auth.service.tools import Tools
@@ -51,9 +51,7 @@ class Listed:
 
 async def standing(uow: UnitOfWork, tools: Tools, user: User | None) -> tuple[Policy, Factors]:
     """What somebody's groups ask for, and what they have."""
-    policies, totp, count = await repository.factors.standing(uow.session, _id(user))
-    has = Factors(totp=totp, passkeys=count, ever=user is not None and user.factor_enrolled_at is not None)
-    return domain.factors.policy_of(policies, tools.settings.factor_policy), has
+    return await _standing(uow.session, tools, user)
 
 
 async def policy(uow: UnitOfWork, tools: Tools, user: User) -> Policy:
@@ -81,6 +79,16 @@ async def weigh(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFa
     asked, has = await standing(uow, tools, user)
     if user is None or not use:
         return Weighed(Verdict.REFUSED, None)
+    return Weighed(domain.factors.verdict(asked, has, factor, tried=shown.tried), factor)
+
+
+async def look(session: repository.Reading, tools: Tools, user: User | None, shown: ShownFactor, now: datetime) -> Weighed:
+    """What would come of what somebody shows, were their first factor right: ahead of slow work, with nothing locked or used up.
+
+    The work is the same for whoever shows the same kind, with an account or without.
+    """
+    factor = await _seen(session, tools, user, shown, now)
+    asked, has = await _standing(session, tools, user)
     return Weighed(domain.factors.verdict(asked, has, factor, tried=shown.tried), factor)
 
 
@@ -182,13 +190,36 @@ async def forget_spent(uow: UnitOfWork) -> None:
     await repository.links.prune(uow.session, uow.now)
 
 
+async def _standing(session: repository.Reading, tools: Tools, user: User | None) -> tuple[Policy, Factors]:
+    policies, totp, count = await repository.factors.standing(session, _id(user))
+    has = Factors(totp=totp, passkeys=count, ever=user is not None and user.factor_enrolled_at is not None)
+    return domain.factors.policy_of(policies, tools.settings.factor_policy), has
+
+
+async def _seen(session: repository.Reading, tools: Tools, user: User | None, shown: ShownFactor, now: datetime) -> Factor | None:
+    if shown.passkey is not None:
+        return Factor.PASSKEY if await passkeys.is_right(session, tools, user, shown.passkey, now) else None
+    if shown.recovery_code is not None:
+        unused = await repository.factors.has_code(session, _id(user), _hash(tools, user, shown.recovery_code))
+        return Factor.RECOVERY if unused and user is not None else None
+    if shown.code is not None:
+        credential = await repository.factors.credential(session, _id(user))
+        return Factor.TOTP if _step(tools, credential, shown.code, now) is not None else None
+    return None
+
+
+def _step(tools: Tools, credential: Credential | None, code: str, now: datetime) -> int | None:
+    """The step of a right code that was not used; without an authenticator the work is the same, and there is none."""
+    if credential is None or credential.totp_sealed is None:
+        domain.factors.matching_step(domain.factors.STAND_IN_SECRET, code, now, last_step=-1)
+        return None
+    return domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, credential.user_id), code, now, credential.last_step)
+
+
 async def _check_code(uow: UnitOfWork, tools: Tools, user: User | None, code: str, now: datetime, *, use: bool) -> bool:
     credential = await repository.factors.credential(uow.session, _id(user), lock=True)
-    if user is None or credential is None or credential.totp_sealed is None:
-        domain.factors.matching_step(domain.factors.STAND_IN_SECRET, code, now, last_step=-1)
-        return False
-    step = domain.factors.matching_step(tools.vault.open_totp(credential.totp_sealed, user.user_id), code, now, credential.last_step)
-    if step is None or not use:
+    step = _step(tools, credential, code, now)
+    if credential is None or step is None or not use:
         return False
     await repository.factors.use_step(uow.session, credential, step)
     return True

@@ -8,6 +8,7 @@ from typing import Any
 from chassis.outbox import UnitOfWork
 from services.auth import domain, repository, vault
 from services.auth.domain.letters import Kind
+from services.auth.domain.passkeys import Assertion
 from services.auth.models import Passkey, User
 from services.auth.service import letters
 from services.auth.service.tools import Tools
@@ -70,14 +71,23 @@ async def owner(tools: Tools, shown: ShownPasskey) -> User | None:
         return await repository.passkeys.owner(session, credential_id)
 
 
+async def is_right(session: repository.Reading, tools: Tools, user: User | None, shown: ShownPasskey, now: datetime) -> bool:
+    """Whether an answer is right, new, and this person's, in a look ahead of slow work: nothing is used up.
+
+    Its count is left to ``check``: a copied passkey has to come to where it is recorded and told.
+    """
+    opened, known, signed = await _read(session, tools, shown, now)
+    if opened is None or await repository.spent.is_spent(session, opened.digest):
+        return False
+    return user is not None and known is not None and signed is not None and domain.passkeys.belongs(known, signed, user)
+
+
 async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownPasskey, now: datetime, *, use: bool) -> bool:
     """Whether an answer is right, new, and this person's; with ``use`` the challenge is used up.
 
     A count that went backwards is refused like anything else, recorded, and told to the person.
     """
-    opened = _opened(tools, SIGN_IN, shown.challenge, now)
-    known = await repository.passkeys.passkey(uow.session, domain.passkeys.credential_id(shown.credential) or b"", lock=True)
-    signed = domain.passkeys.assertion(shown.credential, known, opened.random if opened else b"", _site(tools))
+    opened, known, signed = await _read(uow.session, tools, shown, now, lock=True)
     if user is None or opened is None or known is None or signed is None or not use:
         return False
     if not domain.passkeys.belongs(known, signed, user) or not await _spend(uow, opened):
@@ -95,6 +105,20 @@ async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownPa
 class _Opened:
     random: bytes
     made_at: datetime
+
+    @property
+    def digest(self) -> bytes:
+        """What is remembered of a challenge that was used: its random part, since the sealed form can be written in more than one way."""
+        return hashlib.sha256(self.random).digest()
+
+
+async def _read(
+    session: repository.Reading, tools: Tools, shown: ShownPasskey, now: datetime, *, lock: bool = False
+) -> tuple[_Opened | None, Passkey | None, Assertion | None]:
+    """The challenge, the passkey and what its authenticator signed, each where it is right; the work is the same where it is not."""
+    opened = _opened(tools, SIGN_IN, shown.challenge, now)
+    known = await repository.passkeys.passkey(session, domain.passkeys.credential_id(shown.credential) or b"", lock=lock)
+    return opened, known, domain.passkeys.assertion(shown.credential, known, opened.random if opened else b"", _site(tools))
 
 
 def _site(tools: Tools) -> domain.passkeys.Site:
@@ -120,6 +144,5 @@ def _opened(tools: Tools, purpose: str, sealed: str, now: datetime) -> _Opened |
 
 
 async def _spend(uow: UnitOfWork, opened: _Opened) -> bool:
-    """Use a challenge up. Its random part is remembered, since the sealed form can be written in more than one way."""
-    expires_at = opened.made_at + domain.passkeys.CHALLENGE_LIFE
-    return await repository.spent.spend(uow.session, hashlib.sha256(opened.random).digest(), expires_at)
+    """Use a challenge up; whether this was the first time."""
+    return await repository.spent.spend(uow.session, opened.digest, opened.made_at + domain.passkeys.CHALLENGE_LIFE)

@@ -9,6 +9,7 @@ from services.auth import domain, repository
 from services.auth.models import User
 from services.auth.repository.accounts import Known
 from services.auth.service import directory
+from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import About, Tools
 
 METHOD = "password"
@@ -39,9 +40,12 @@ async def check(tools: Tools, known: Known, password: str, source: str = "") -> 
     return Checked(right, known.user.user_id if known.user else domain.accounts.NO_ONE, known.password_hash, rehashed)
 
 
-async def check_anywhere(tools: Tools, known: Known, name: str, password: str, about: About) -> Checked:
-    """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``."""
-    asked = await directory.ask(tools, known.user, name, password, about.device)
+async def check_anywhere(tools: Tools, known: Known, name: str, password: str, about: About, shown: ShownFactor | None) -> Checked:
+    """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``.
+
+    ``shown``: what is shown as a second factor; None where something else stands in for it.
+    """
+    asked = await directory.ask(tools, known.user, name, password, about.device, shown)
     checked = await check(tools, known, password, about.source)
     if asked.user_id is not None:
         return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE)

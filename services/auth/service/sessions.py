@@ -55,7 +55,7 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     async with repository.reading(tools.engine) as session:
         known = await repository.accounts.known_by_name(session, normal)
         watched = await patience.look_in(session, tools, patience.sign_in(tools, about, normal, known.user, known.now))
-    checked = await passwords.check_anywhere(tools, known, normal, password, about)
+    checked = await passwords.check_anywhere(tools, known, normal, password, about, shown)
 
     uow = await later()
     turn = await patience.take(uow, watched)

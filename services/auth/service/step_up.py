@@ -45,7 +45,7 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
         raise NotFound
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.user.username}"):
         watched = await patience.look(tools, patience.in_session(session_id))
-        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about)
+        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about, ShownFactor())
         uow = await later()
         turn = await patience.take(uow, watched)
         user = await callers.account(uow)
