@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -104,11 +105,20 @@ def load(service: str) -> Spec:
     return spec
 
 
+def routes_in(router: APIRouter) -> Iterator[APIRoute]:
+    """The routes of a router and of those that it includes."""
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        else:
+            yield from routes_in(route.original_router)  # type: ignore[attr-defined]
+
+
 def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
     """The service's ASGI application."""
     app = FastAPI(title=f"Hortus {spec.service.value}", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.runtime = runtime
-    app.include_router(spec.router)
+    app.router.routes.extend(routes_in(spec.router))  # flat: a router within a router is looked through twice for each request
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -1,25 +1,15 @@
 """Rows of the policy and routes of the services balance, in both directions."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, APIRouter
+from fastapi.routing import APIRoute
 
-from chassis.app import load
+from chassis.app import load, routes_in
 from chassis.guard import Door, action_of, rule_paths
 from contracts.policy import POLICY, Action, Service, Who
-
-
-def routes_in(router: APIRouter) -> Iterator[APIRoute]:
-    """The routes of a router and of those that it includes."""
-    for route in router.routes:
-        if isinstance(route, APIRoute):
-            yield route
-        else:
-            yield from routes_in(route.original_router)  # type: ignore[attr-defined]
 
 
 def routes_of(service: Service) -> list[APIRoute]:
