@@ -11,6 +11,8 @@ copied, and a TOTP secret of their own. The load generator is pinned to the last
   that has to come out of the cores that hash: ``signin_ratio_two_threads``.
 - ``signin_overhead_ms`` is the processor time of the auth process and of PostgreSQL for each sign-in, less that of a hash when
   nothing but hashing is done; ``signin_overhead_by_threads_ms`` takes off what the hashing threads really used.
+- ``signin_overhead_alone_ms`` is the same less what the hashing thread used, for one client that signs in again and again: nothing else competes for
+  the processor's caches then, which the hash fills.
 - The relay is not in it: it publishes afterwards, and ``bench.events`` measures it.
 - Token and key checks are the gateway's own functions over a projection with 5,000 people, on one core: cold is the first look at a
   credential (its signature), warm any other.
@@ -209,9 +211,9 @@ class Client:
 Deed = Callable[[Client], Awaitable[None]]
 
 
-async def connected(port: int, context: ssl.SSLContext | None) -> list[Client]:
+async def connected(port: int, context: ssl.SSLContext | None, clients: int = CLIENTS) -> list[Client]:
     """As many connections as there are clients."""
-    return [await Client.open(port, context, number) for number in range(CLIENTS)]
+    return [await Client.open(port, context, number) for number in range(clients)]
 
 
 async def closed_loop(clients: list[Client], seconds: float, deed: Deed) -> dict[str, float]:
@@ -287,10 +289,10 @@ def database_processor() -> float:
     return used
 
 
-async def measured(door: Doors, seconds: float, deed: Deed, before: Deed | None = None) -> dict[str, float]:
+async def measured(door: Doors, seconds: float, deed: Deed, before: Deed | None = None, clients_at_once: int = CLIENTS) -> dict[str, float]:
     """A closed loop at auth's doors with what it cost: ms of the processor for each, by who used them. ``before``: once, not counted."""
     process = psutil.Process(door.child.pid)
-    clients = await connected(door.port, door.context)
+    clients = await connected(door.port, door.context, clients_at_once)
     for client in clients if before else ():
         await before(client)  # type: ignore[misc]
     (auth, threads), database = processor(process), database_processor()
@@ -484,6 +486,8 @@ async def one_run(
         signed = await measured(door, seconds, load.sign_in)
         result[f"threads_{door.threads}"] = {"ceiling": ceiling, "sign_in": signed}
         say(number, f"sign-in, {door.threads} hashing", signed | {"ceiling_per_s": ceiling["per_s"], "hash_cpu_ms": ceiling["cpu_ms"]})
+    result["alone"] = await measured(opened[0], seconds / 2, load.sign_in, clients_at_once=1)
+    say(number, "sign-in, one client", result["alone"])
     result["refresh"] = await measured(opened[-1], seconds / 2, load.renew, load.sign_in)
     say(number, "refresh", result["refresh"])
     result["checks"] = await role("checks")
@@ -513,9 +517,13 @@ def headline(runs: list[dict[str, Any]], opened: list[Doors]) -> dict[str, float
         hashed = part["ceiling"]["cpu_ms"] if less == "ceiling" else part["sign_in"]["hash_threads_cpu_ms"]
         return float(part["sign_in"]["auth_cpu_ms"] + part["sign_in"]["postgres_cpu_ms"] - hashed)
 
+    def alone(run: dict[str, Any]) -> float:
+        return float(run["alone"]["auth_cpu_ms"] + run["alone"]["postgres_cpu_ms"] - run["alone"]["hash_threads_cpu_ms"])
+
     figures = {
         "signin_overhead_ms": round(middle(lambda run: overhead(run, "ceiling")), 2),
         "signin_overhead_by_threads_ms": round(middle(lambda run: overhead(run, "threads")), 2),
+        "signin_overhead_alone_ms": round(middle(alone), 2),
         "signin_ratio_ceiling": round(middle(lambda run: run["threads_1"]["sign_in"]["per_s"] / run["threads_1"]["ceiling"]["per_s"]), 3),
         "signin_ratio_two_threads": round(
             middle(lambda run: run["threads_2"]["sign_in"]["per_s"] / run["threads_2"]["ceiling"]["per_s"]), 3
