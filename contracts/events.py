@@ -360,7 +360,8 @@ class AuditRecord(BaseModel):
     """Who did what, on which resource, with which outcome, when and why (after FHIR AuditEvent).
 
     ``source`` is the writing process's ledger name (a service, or ``gateway-<instance>``), ``number`` counts 1, 2, 3 …
-    in it without a gap. A transfer is two records joined by ``request_id``: opened and closed.
+    in it without a gap. A transfer is two records joined by ``request_id``: opened and closed. ``address`` is the caller's IP
+    address: a gateway names it where it does not know the caller, and at the doors of auth; nobody else's is kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -380,3 +381,4 @@ class AuditRecord(BaseModel):
     bytes_out: int | None = None
     bytes_in: int | None = None
     sha256: str | None = None
+    address: str | None = None

@@ -20,13 +20,23 @@ UNKNOWN = "unknown"
 
 @dataclass(slots=True)
 class Access:
-    """What the records of one request have in common. ``actor`` and ``resource`` are canonical JSON."""
+    """What the records of one request have in common. ``actor`` and ``resource`` are canonical JSON.
+
+    ``address`` is the caller's. It is that of a stranger until ``is_known`` says otherwise.
+    """
 
     request_id: str
     action: str = UNKNOWN
     actor: str = '{"principal":"nobody"}'
     resource: str = "{}"
     project_id: str | None = None
+    address: str | None = None
+
+    def is_known(self, actor: str, *, keeps_address: bool) -> None:
+        """Name the caller, whose address is no longer recorded unless ``keeps_address``."""
+        self.actor = actor
+        if not keeps_address:
+            self.address = None
 
 
 @dataclass(slots=True)
@@ -61,10 +71,11 @@ class Ledger:
         if traffic.bytes_out is not None:
             sizes += f',"bytes_out":{traffic.bytes_out}'
         project = f',"project_id":{_quoted(access.project_id)}' if access.project_id is not None else ""
+        address = f',"address":{_quoted(access.address)}' if access.address is not None else ""
         digest = f',"sha256":{_quoted(traffic.sha256)}' if traffic.sha256 is not None else ""
         answered = f',"status":{status}' if status is not None else ""
         return self.spool.append(
-            f'{{"action":{_quoted(access.action)},"actor":{access.actor},"at":"{self._now()}"{sizes},"number":',
+            f'{{"action":{_quoted(access.action)},"actor":{access.actor}{address},"at":"{self._now()}"{sizes},"number":',
             f',"outcome":"{outcome.value}"{project},"reason":{_quoted(reason)},"record_id":{_quoted(record_id)},'
             f'"request_id":{_quoted(access.request_id)},"resource":{access.resource}{digest},"source":{self._source}{answered}}}',
         )

@@ -130,7 +130,7 @@ class Plane:
             standing = NOBODY_STANDING
         else:
             standing = await self._standing(request, credential, project_id)
-            access.actor = standing.record
+            access.is_known(standing.record, keeps_address=door.rule.service is Service.AUTH)
         decision = standing.decide(door.action)
         if not decision.allowed:
             raise Refused(decision)

@@ -88,7 +88,7 @@ class Request:
         self.peer: str = scope["client"][0]
         self.der: bytes | None = extensions["tls"]["der"]
         request_id = str(uuid_utils.uuid7())
-        self.access = Access(request_id)
+        self.access = Access(request_id, address=self.peer)
         plain = request_id.replace("-", "")
         self.trace = f"hortus-request: {request_id}\r\ntraceparent: 00-{plain}-{plain[16:]}-01\r\n".encode()
         self.door: Door | None = None

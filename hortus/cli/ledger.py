@@ -59,7 +59,7 @@ def list_records(
             }
             for record in records
         ]
-    show.rows(lines, ("at", "who", "action", "outcome", "reason", "on", "source", "number"), machine=False)
+    show.rows(lines, ("at", "who", "address", "action", "outcome", "reason", "on", "source", "number"), machine=False)
 
 
 @audit.command("verify")

@@ -359,6 +359,7 @@ class AuditRecord(TypedDict):
     reason: str
     project_id: str | None
     status: int | None
+    address: str | None
     leaf_hash: str
     chain_hash: str | None
     canonical: str

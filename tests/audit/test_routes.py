@@ -53,6 +53,17 @@ async def test_an_auditor_reads_records_with_what_it_takes_to_check_them(world: 
     )
 
 
+async def test_the_address_of_a_stranger_is_shown_and_records_of_before_and_of_members_have_none(world: World) -> None:
+    stranger = record(2, "gateway-1", actor={"principal": "nobody"}, action="session.create", outcome="refused", address="2001:db8::7")
+    await world.hear_raw("audit.gateway-1", record(1, "gateway-1"), stranger, base="audit.gateway")
+    items: list[Any] = await listed(world, "source=gateway-1")
+    assert [item["address"] for item in items] == [None, "2001:db8::7"]
+    assert [base64.b64decode(item["canonical"]) for item in items] == [record(1, "gateway-1"), stranger]
+    assert check_records("gateway-1", items).holds
+    items[1]["address"] = "2001:db8::8"
+    assert not check_records("gateway-1", items).holds
+
+
 async def test_the_clients_own_check_accepts_the_ledger_and_finds_what_was_changed(world: World) -> None:
     await world.hear_raw("audit.auth", *[record(number) for number in range(1, 8)])
     [chain] = (await world.get(CHAINS, AUDITOR)).json()["items"]

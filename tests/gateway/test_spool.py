@@ -186,13 +186,15 @@ async def test_records_are_the_canonical_bytes_of_the_contract(tmp_path: Path) -
         ledger.record(str(uuid7()), access, Outcome.CLOSED, "allowed", 200, Traffic(0, 5, "ab" * 32))
         ledger.record(str(uuid7()), Access(str(uuid7())), Outcome.REFUSED, "unknown-path", 404)
         ledger.record(str(uuid7()), access, Outcome.FAILED, "cut", None)
-        await spool.durable(3)
+        ledger.record(str(uuid7()), Access(str(uuid7()), address="2001:db8::7"), Outcome.REFUSED, "unknown-path", 404)
+        await spool.durable(4)
         lines = segments(tmp_path)[0][1].read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         record = AuditRecord.model_validate_json(line)
         assert record.number == number
         assert canonical(record) == line
     assert AuditRecord.model_validate_json(lines[0]).resource["path"] == 'a "b"/ü.csv'
+    assert [json.loads(line).get("address") for line in lines] == [None, None, None, "2001:db8::7"]
 
 
 class Kept:
@@ -216,13 +218,14 @@ def test_no_text_breaks_out_of_its_place_in_a_record(
 ) -> None:
     values = [data.draw(ANY if name in OTHERS else st.uuids().map(str), name) for name in names]
     action, reason, request, source = [data.draw(ANY, name) for name in ("action", "reason", "request", "source")]
+    address = data.draw(st.none() | ANY, "address")
     kept: Any = Kept()
-    access = Access(request, action, resource=resource_of(names, values), project_id=project)
+    access = Access(request, action, resource=resource_of(names, values), project_id=project, address=address)
     Ledger(kept, source).record(str(uuid7()), access, outcome, reason, 200)
     line = kept.text.encode()
     record = AuditRecord.model_validate_json(line)
     assert record.resource == dict(zip(names, values, strict=True))
     assert (record.action, record.reason, record.request_id, record.source) == (action, reason, request, source)
-    assert (record.outcome, record.number, str(record.project_id)) == (outcome, 1, str(project))
+    assert (record.outcome, record.number, str(record.project_id), record.address) == (outcome, 1, str(project), address)
     assert canonical(record) == line
     assert is_canonical(line, record)

@@ -211,6 +211,17 @@ def test_signing_out_ends_the_session_and_forgets_it(door: Door, signed_in: Run,
     assert signed_in("whoami").returncode == 3
 
 
+def test_the_list_of_records_shows_where_strangers_came_from(door: Door, signed_in: Run) -> None:
+    known, stranger = ledger("gateway-1", 2)
+    stranger |= {"actor": {"principal": "nobody"}, "action": "session.create", "outcome": "refused", "address": "198.51.100.7"}
+    door.on("GET", "/audit/records", {"items": [known, stranger], "next": None})
+    listed = signed_in("audit", "list", "--json")
+    assert [record.get("address") for record in json.loads(listed.stdout)] == [None, "198.51.100.7"]
+    heads, first, second = signed_in("audit", "list", COLUMNS="200").stdout.splitlines()
+    assert heads.split()[:3] == ["at", "who", "address"]
+    assert ("198.51.100.7" in first, second.split()[1:3]) == (False, ["nobody", "198.51.100.7"])
+
+
 def test_verifying_says_what_does_not_hold_and_fails(door: Door, signed_in: Run, tmp_path: Path) -> None:
     records: Any = ledger("auth", 3)
     door.on("GET", "/audit/chains", {"items": [chain_of(records)], "next": None})
