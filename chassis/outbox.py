@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from uuid_utils.compat import uuid7
 
 from chassis.db import fetch
-from chassis.errors import ChangedMeanwhile
-from contracts.events import GATEWAY, Fact
+from chassis.errors import ChangedMeanwhile, Problem
+from contracts.events import GATEWAY, Fact, Outcome
 from contracts.roles import NOBODY, Actor
 
 CHANNEL = "outbox"
@@ -59,6 +59,8 @@ class UnitOfWork:
         self.resource: dict[str, str] = {}
         self.project_id: UUID | None = actor.project_id
         self.audited = False
+        self.outcome = Outcome.ALLOWED
+        self.reason = "allowed"
         self.concealed = False
         self._collected: dict[Callable[[UnitOfWork, list[Any]], Awaitable[None]], list[Any]] = {}
 
@@ -91,6 +93,12 @@ class UnitOfWork:
     def note(self, **resource: object) -> None:
         """Say in the audit record what was acted on; ids and counts only, never contents."""
         self.resource.update({name: str(value) for name, value in resource.items()})
+        self.audited = True
+
+    def refuse(self, problem: Problem) -> None:
+        """Say in the audit record that this ends in a refusal, or a failure, and why; for those that commit, since they are counted."""
+        self.outcome = Outcome.REFUSED if problem.status < 500 else Outcome.FAILED  # noqa: PLR2004 - RFC 9110
+        self.reason = problem.slug
         self.audited = True
 
     def conceal(self) -> None:
@@ -153,8 +161,8 @@ class UnitOfWork:
             "actor": who_acts(self.actor, self.service),
             "action": self.action,
             "resource": resource,
-            "outcome": "allowed",
-            "reason": "allowed",
+            "outcome": self.outcome.value,
+            "reason": self.reason,
             "project_id": str(self.project_id) if self.project_id else None,
         }
 

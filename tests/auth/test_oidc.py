@@ -339,6 +339,8 @@ async def test_an_address_that_the_provider_did_not_verify_makes_no_account(worl
 async def test_a_provider_that_makes_no_accounts_lets_in_only_who_has_one(world: World, browser: Browser, told: dict[str, Any]) -> None:
     refused = await browser.sign_in("alice")
     assert (refused.status_code, refused.headers["hortus-reason"]) == (403, "not-expected")
+    (record,) = await world.recorded()
+    assert (record["action"], record["resource"], record["reason"]) == ("session.refuse", {"account": "unknown"}, "not-expected")
     await world.sql(
         "INSERT INTO users (user_id, username, email, status, cluster_roles, version, created_at, confirmed_at, source, provider, external_id) "
         "VALUES (gen_random_uuid(), 'alice000', 'elsewhere@example.org', 'active', '{}', 1, now(), now(), 'oidc', 'hospital', 'alice')"
@@ -351,8 +353,12 @@ async def test_a_blocked_person_does_not_come_back_by_the_provider(world: World,
     (user,) = [fact for fact in await world.said() if isinstance(fact, User)]
     blocked = await world.patch(f"/users/{user.user_id}", administrator(), json={"status": "blocked"}, version=user.version)
     assert blocked.status_code == 200, blocked.text
+    await world.recorded()
     refused = await browser.sign_in("alice")
     assert (refused.status_code, refused.headers["hortus-reason"]) == (403, "account-not-open")
+    (record,) = await world.recorded()
+    assert (record["action"], record["outcome"], record["reason"]) == ("session.refuse", "refused", "account-not-open")
+    assert record["resource"] == {"user_id": str(user.user_id), "provider": "hospital"}
 
 
 # Whether the provider still vouches

@@ -6,7 +6,7 @@ from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from services.auth import domain, repository, vault
 from services.auth.models import ClientCode
-from services.auth.service import callers, patience, sessions
+from services.auth.service import callers, measures, patience, sessions
 from services.auth.service.sessions import SignedIn
 from services.auth.service.tools import About, Tools
 
@@ -35,6 +35,7 @@ async def create(uow: UnitOfWork, challenge: str) -> str:
     return code
 
 
+@measures.counted
 async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: About) -> SignedIn | domain.sessions.SignInRefused:
     """The client's own session, from the browser's sign-in and no longer than it; the browser's ends. A code is gone after one try."""
     async with repository.reading(tools.engine) as session:
@@ -45,8 +46,7 @@ async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: 
     found, browsers, user = await repository.client_codes.take(uow.session, vault.token_hash(code))
     opens = domain.client_codes.is_open(found, browsers, verifier, turn.now)
     if not opens or browsers is None or user is None or user.status != UserStatus.ACTIVE:
-        await turn.failed()
-        return domain.sessions.SignInRefused()
+        return await turn.refused(domain.sessions.SignInRefused(), user)
     await turn.succeeded()
     domain.sessions.end_session(browsers, turn.now, HANDED_OVER)
     uow.emit(domain.sessions.session_fact(browsers))

@@ -87,8 +87,8 @@ async def accept(
         turn = await patience.take(uow, watched)
         user = await repository.accounts.user(uow.session, known.user_id, lock=True)
         if checked.user_id != known.user_id or not await passwords.confirm(uow, user, checked, turn.now):
-            await turn.failed()
-            return domain.directory.DirectoryAway(retry_after=sessions.AWAY_S) if checked.away else WrongPassword()
+            away = domain.directory.DirectoryAway(retry_after=sessions.AWAY_S)
+            return await turn.refused(away if checked.away else WrongPassword(), user)
         await turn.succeeded()
         return await _give(uow, tools, token)
 

@@ -42,8 +42,7 @@ async def change(
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, user_id, lock=True)
     if user is None or not await passwords.confirm(uow, user, checked, turn.now):
-        await turn.failed()
-        return domain.passwords.WrongPassword()
+        return await turn.refused(domain.passwords.WrongPassword(), user)
     await turn.succeeded()
     await _replace(uow, tools, user, new_hash, turn.now)
     return None

@@ -19,7 +19,7 @@ from services.auth.domain.letters import Kind
 from services.auth.domain.oidc import Answer, Flow, Vouched
 from services.auth.models import User
 from services.auth.provider import Provider
-from services.auth.service import accounts, callers, factors, groups, keys, letters, patience, sessions
+from services.auth.service import accounts, callers, factors, groups, keys, letters, measures, patience, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.sessions import SignedIn
 from services.auth.service.tools import About, Tools
@@ -98,6 +98,7 @@ async def _ask(tools: Tools, asked: Provider, flow: Flow, answer: Answer, now: d
     return domain.oidc.vouched(claims, userinfo, config), token
 
 
+@measures.counted
 async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie: str | None, about: About) -> Finished | Problem:
     """Believe a provider's answer, or refuse it. A refusal that counts is returned, not raised. Raises AnswerNotExpected, SlowDown.
 
@@ -127,9 +128,8 @@ async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie
     if isinstance(finished, domain.oidc.ProviderAway):
         return finished  # nobody guessed anything
     if isinstance(finished, Problem):
-        await turn.failed()
-    else:
-        await turn.succeeded()
+        return await turn.refused(finished)
+    await turn.succeeded()
     return finished
 
 
@@ -139,6 +139,8 @@ async def _admit(
     """Let in whom the provider vouches for, or say why not."""
     config, (vouched, token) = asked.config, told
     user = await repository.oidc.user_of(uow.session, config.name, vouched.subject)
+    if user is not None:
+        uow.note(user_id=user.user_id, provider=config.name)
     try:
         domain.oidc.demand_group(vouched, config)
         user = user or await _new_account(uow, asked, vouched, now)
@@ -244,6 +246,7 @@ def is_vouched_for(tools: Tools, cookie: str | None, user: User, now: datetime) 
     return _is_fresh(known, now) and UUID(known["user_id"]) == user.user_id
 
 
+@measures.counted
 async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown: ShownFactor, about: About) -> SignedIn | Problem:
     """The second factor of somebody whom a provider vouched for a moment ago. A refusal is returned. Raises SlowDown."""
     known = _vouched_for(tools, cookie)
@@ -256,14 +259,12 @@ async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
     if user is None or not _is_fresh(known, turn.now) or user.status != UserStatus.ACTIVE:
-        await turn.failed()
-        return domain.sessions.SignInRefused()
+        return await turn.refused(domain.sessions.SignInRefused(), user)
     weighed = await factors.weigh(uow, tools, user, shown, turn.now)
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
     if weighed.verdict is Verdict.REFUSED or weighed.factor is None:
-        await turn.failed()
-        return domain.sessions.SignInRefused()
+        return await turn.refused(domain.sessions.SignInRefused(), user)
     await turn.succeeded()
     at = known["provider"]
     from_provider = About(about.client, about.source, about.device, at, known["session"], known["token"])

@@ -1,19 +1,21 @@
 """Patience after failed tries, for everything that somebody could guess at.
 
-``look`` before slow work, ``take`` under lock afterwards, then ``failed`` or ``succeeded``:
+``look`` before slow work, ``take`` under lock afterwards, then ``refused`` or ``succeeded``:
 
     watched = await patience.look(tools, patience.sign_in(tools, about, name, user, now))
     …
     turn = await patience.take(uow, watched)
-    … await turn.failed() … or … await turn.succeeded()
+    … return await turn.refused(problem, user) … or … await turn.succeeded()
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
+from chassis.errors import Problem
 from chassis.outbox import UnitOfWork, unit_of_work
-from contracts.policy import Service
+from contracts.policy import Action, Service
 from services.auth import domain, repository
 from services.auth.domain.patience import Bucket
 from services.auth.models import Attempts, User
@@ -21,6 +23,9 @@ from services.auth.service.tools import About, Tools
 from services.auth.settings import DirectorySettings
 
 Watched = dict[bytes, Bucket]
+Refusal = TypeVar("Refusal", bound=Problem)
+REFUSED = "session.refuse"
+TRIES = frozenset({Action.SESSION_CREATE, Action.SESSION_STEP_UP, Action.OIDC_CALLBACK})
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,22 @@ class Turn:
         for bucket, attempts in self.counts:
             domain.patience.fail(attempts, bucket.free, self.now)
         await repository.patience.keep_attempts(self.uow.session, [attempts for _, attempts in self.counts])
+
+    async def refused(self, problem: Refusal, user: User | None = None) -> Refusal:
+        """Count a failure and record whose account was tried; the refusal is to be returned, not raised.
+
+        What was typed as a name is never recorded: it may be a password. Where it is nobody's a record is written as well, so that the
+        work is the same. ``user``: whose account it is, where the record does not say so yet.
+        """
+        await self.failed()
+        if self.uow.action in TRIES:
+            self.uow.action = REFUSED
+        if user is not None:
+            self.uow.note(user_id=user.user_id)
+        elif "user_id" not in self.uow.resource:
+            self.uow.note(account="unknown")
+        self.uow.refuse(problem)
+        return problem
 
     async def succeeded(self) -> None:
         """Forget the failures that a success may forget."""

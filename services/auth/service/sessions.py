@@ -13,7 +13,7 @@ from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, Verdict
 from services.auth.domain.letters import Kind
 from services.auth.models import Session, User
-from services.auth.service import callers, directory, factors, letters, passkeys, passwords, patience, signing
+from services.auth.service import callers, directory, factors, letters, measures, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.tools import About, Tools
@@ -39,6 +39,7 @@ class SignedIn:
     recovery_codes_left: int | None = None
 
 
+@measures.counted
 async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown: ShownFactor, about: About) -> SignedIn | Problem:
     """Open a session. A refusal is returned, not raised, so that the failure it counts is committed.
 
@@ -63,14 +64,16 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
     weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
     if user is None or weighed.verdict is Verdict.REFUSED:
-        await turn.failed()
-        return domain.directory.DirectoryAway(retry_after=AWAY_S) if checked.away else domain.sessions.SignInRefused()
+        return await turn.refused(
+            domain.directory.DirectoryAway(retry_after=AWAY_S) if checked.away else domain.sessions.SignInRefused(), user
+        )
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
     return await open_session(uow, tools, user, "+".join(filter(None, (checked.method, weighed.factor))), turn.now, about)
 
 
+@measures.counted
 async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey, about: About) -> SignedIn | Problem:
     """Open a session by a passkey alone, which verified who its person is: both factors in one. Refusals as in ``sign_in``.
 
@@ -86,8 +89,7 @@ async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey
     active = user is not None and user.status == UserStatus.ACTIVE and not domain.oidc.needs_provider(user)
     weighed = await factors.weigh(uow, tools, user, ShownFactor(passkey=shown), turn.now, use=active)
     if user is None or weighed.verdict is not Verdict.OPENS:
-        await turn.failed()
-        return domain.sessions.SignInRefused()
+        return await turn.refused(domain.sessions.SignInRefused(), user)
     await turn.succeeded()
     return await open_session(uow, tools, user, Factor.PASSKEY, turn.now, about)
 

@@ -24,8 +24,8 @@ async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor
     session = await sessions.current(uow, tools)
     factor = await factors.check(uow, tools, user, shown, turn.now)
     if factor is None or not domain.factors.satisfies(factor, await factors.policy(uow, tools, user)):
-        await turn.failed()
-        return domain.sessions.SignInRefused()
+        uow.note(session_id=session.session_id)
+        return await turn.refused(domain.sessions.SignInRefused(), user)
     await turn.succeeded()
     domain.sessions.show_factor(session, factor, turn.now)
     uow.emit(domain.sessions.session_fact(session))
@@ -53,8 +53,9 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
         right = checked.user_id == user_id and await passwords.confirm(uow, user, checked, turn.now)
         asked, has = await factors.standing(uow, tools, user)
         if not right or not domain.factors.may_do_without(asked, has, await factors.codes_left(uow, user)):
-            await turn.failed()
-            return domain.directory.DirectoryAway(retry_after=sessions.AWAY_S) if checked.away else domain.sessions.SignInRefused()
+            uow.note(session_id=session_id)
+            away = domain.directory.DirectoryAway(retry_after=sessions.AWAY_S)
+            return await turn.refused(away if checked.away else domain.sessions.SignInRefused(), user)
         await turn.succeeded()
         domain.sessions.show_factor(own, None, turn.now)
         uow.emit(domain.sessions.session_fact(own))
