@@ -44,8 +44,10 @@ async def test_a_new_authenticator_counts_once_it_is_confirmed(world: World) -> 
     assert (await ada.sign_in()).status_code == 201
     assert [record["action"] for record in await world.recorded()] == [
         "totp.create",
+        "session.refuse",
         "session.create",
         "totp.confirm",
+        "session.refuse",
         "session.create",
     ]
 
