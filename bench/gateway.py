@@ -196,7 +196,7 @@ class Site:
     def environment(self, people: int) -> dict[str, str]:
         """The gateway's environment."""
         state = self.folder / "gateway"
-        state.mkdir()
+        state.mkdir(exist_ok=True)
         return {
             **os.environ,
             "HORTUS_SERVICE": "gateway",
