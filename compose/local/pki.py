@@ -23,28 +23,25 @@ SERVICE_LIFETIME = timedelta(hours=72)
 BACKDATE = timedelta(seconds=60)
 PEM = serialization.Encoding.PEM
 
-CA_USAGE = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)
-LEAF_USAGE = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
+
+def _usage(*, signs: bool, issues: bool) -> x509.KeyUsage:
+    """What a key is for: ``signs`` whatever is neither a certificate nor a list of revoked ones, which ``issues`` is about."""
+    return x509.KeyUsage(
+        digital_signature=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=issues,
+        crl_sign=issues,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+LEAF_USAGE = _usage(signs=True, issues=False)
+CA_USAGE = _usage(signs=False, issues=True)
+RESPONDER_USAGE = _usage(signs=True, issues=True)  # `people` and `workloads` sign OCSP answers as well
 
 
 class Pki:
@@ -162,7 +159,8 @@ def _make_authorities(home: Home, root_passphrase: bytes) -> None:
         keep(place / "root.pem", root.public_bytes(PEM))
         for name in names:
             key = ec.generate_private_key(ec.SECP256R1())
-            certificate = _authority(f"Hortus {name}", key, root, root_key, INTERMEDIATE_LIFETIME)
+            usage = CA_USAGE if name == SERVICES else RESPONDER_USAGE
+            certificate = _authority(f"Hortus {name}", key, root, root_key, INTERMEDIATE_LIFETIME, usage)
             certificates[name] = certificate.public_bytes(PEM)
             keep(place / f"{name}.key", _sealed(key, passphrase))
             keep(place / f"{name}.pem", certificates[name])
@@ -177,6 +175,7 @@ def _authority(
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
     lifetime: timedelta,
+    usage: x509.KeyUsage = CA_USAGE,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     return (
@@ -188,7 +187,7 @@ def _authority(
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0 if issuer else 1), critical=True)
-        .add_extension(CA_USAGE, critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
         .sign(issuer_key, hashes.SHA256())

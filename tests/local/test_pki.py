@@ -58,6 +58,16 @@ def test_an_intermediate_can_issue_no_further_authority(pki: Pki) -> None:
         assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
 
 
+def test_the_issuers_of_clients_also_sign_what_is_said_of_their_certificates(pki: Pki) -> None:
+    files = {path.stem: path for path in (pki.root, pki.services_anchor, *pki.issuers_folder.glob("[pw]*.pem"))}
+    usages = {
+        name: x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(x509.KeyUsage).value
+        for name, path in files.items()
+    }
+    assert all(usage.key_cert_sign and usage.crl_sign for usage in usages.values())
+    assert {name for name, usage in usages.items() if usage.digital_signature} == {"people", "workloads"}
+
+
 def test_a_service_certificate_says_who_it_is_for_and_for_how_long(pki: Pki, tmp_path: Path) -> None:
     pki.issue_service_certificate("projects", tmp_path)
     certificate = leaf(tmp_path)
