@@ -149,6 +149,10 @@ class Action(StrEnum):
     CERTIFICATE_CREATE = "certificate.create"
     CERTIFICATE_LIST = "certificate.list"
     CERTIFICATE_REVOKE = "certificate.revoke"
+    CRL_READ = "crl.read"
+    OCSP_ASK = "ocsp.ask"
+    OCSP_ASK_BY_PATH = "ocsp.ask_by_path"
+    ISSUER_READ = "issuer.read"
 
     DATASET_CREATE = "dataset.create"
     DATASET_LIST = "dataset.list"
@@ -196,6 +200,7 @@ class Rule:
     person must have signed in; a project certificate or an API key, which may lie on a machine, is refused. ``step_up``: and
     must have shown their second factor less than ``STEP_UP_S`` ago. ``cookies``: the gateway lets this door's cookies through.
     ``secret``: the body holds a password or the like, so nothing that could be guessed against is kept of it for a repeated request.
+    ``cacheable``: the answer is the same for everybody, and the service says itself for how long it may be kept.
     """
 
     service: Service
@@ -210,6 +215,7 @@ class Rule:
     step_up: bool = False
     cookies: bool = False
     secret: bool = False
+    cacheable: bool = False
 
 
 def who(*columns: Who) -> frozenset[Who]:
@@ -351,6 +357,10 @@ POLICY: dict[Action, Rule] = {
     Action.CERTIFICATE_REVOKE: Rule(
         Service.CA, "DELETE", _PROJECT + "/certificates/{certificate_id}", MEMBER, when=(Condition.CERTIFICATE_IS_OWN,), hides=True
     ),
+    Action.CRL_READ: Rule(Service.CA, "GET", "/crls/{issuer}", EVERYBODY, cacheable=True),
+    Action.OCSP_ASK: Rule(Service.CA, "POST", "/ocsp", EVERYBODY, max_body=4 * KIB),
+    Action.OCSP_ASK_BY_PATH: Rule(Service.CA, "GET", "/ocsp/{request:path}", EVERYBODY),
+    Action.ISSUER_READ: Rule(Service.CA, "GET", "/issuers/{issuer}", EVERYBODY, cacheable=True),
     Action.DATASET_CREATE: Rule(Service.DATASETS, "POST", _PROJECT + "/datasets", OWNER, hides=True),
     Action.DATASET_LIST: Rule(Service.DATASETS, "GET", _PROJECT + "/datasets", MEMBER, hides=True),
     Action.DATASET_READ: Rule(Service.DATASETS, "GET", _DATASET, MEMBER, when=(Condition.DATASET_IS_READABLE,), hides=True),

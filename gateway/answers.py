@@ -46,16 +46,19 @@ class Page:
         return [(b"content-type", self.media_type), (b"content-length", b"%d" % length), *there, *_ALWAYS, (_CACHE, self.cache)]
 
 
-def handed_out(received: Headers, *, cookies: bool) -> tuple[Headers, bytes | None, str | None]:
+def handed_out(received: Headers, *, cookies: bool, cacheable: bool) -> tuple[Headers, bytes | None, str | None]:
     """The headers of a service's answer that the client gets, and what ``Hortus-Facts`` and ``Hortus-Reason`` say.
 
-    ``cookies``: the door may set Hortus's own ones.
+    ``cookies``: the door may set Hortus's own ones. ``cacheable``: the service may let its answer be kept.
     """
     headers: Headers = []
     facts: bytes | None = None
     reason: str | None = None
+    kept = _NO_STORE
     for header in received:
         name = header[0]
+        if name == _CACHE and cacheable:
+            kept = header[1]
         if name in _NOT_HANDED_OUT or (name == _SET_COOKIE and not (cookies and is_own_cookie(header[1]))):
             continue
         if name == _FACTS:
@@ -63,5 +66,5 @@ def handed_out(received: Headers, *, cookies: bool) -> tuple[Headers, bytes | No
         elif name == _REASON:
             reason = header[1].decode("latin-1")
         headers.append(header)
-    headers += SAFETY
+    headers += [*_ALWAYS, (_CACHE, kept)]
     return headers, facts, reason

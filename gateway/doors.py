@@ -1,7 +1,8 @@
 """Which row of the policy a request is for: method and path, through a trie made from ``contracts.policy`` once.
 
 A path is percent-decoded once, like the service behind will do, and matched on its decoded segments. What could be read
-differently by two readers (encoded slashes, dot segments, empty segments, control characters) is no path at all.
+differently by two readers (encoded slashes, dot segments, empty segments, control characters) is no path at all. The one value
+that may have encoded slashes is the last of its row, and whoever reads it takes them for slashes of the value.
 """
 
 import re
@@ -20,10 +21,12 @@ _ENCODED = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _HEX = re.compile(r"[0-9a-f]{1,40}")
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_ISSUER = re.compile(r"people|workloads")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{1,1022}={0,2}")
 _REST = re.compile(r".*[^/]", re.DOTALL)
-_FORMS = {"certificate_id": _HEX, "provider": _PROVIDER, "path": _REST}
+_FORMS = {"certificate_id": _HEX, "provider": _PROVIDER, "issuer": _ISSUER, "request": _BASE64, "path": _REST}
 _ODD = frozenset({"Cc", "Cs", "Cn", "Zl", "Zp"})
-_AMBIGUOUS = ("/", "\\")
+_SLASH = re.compile(rb"%2[Ff]")
 
 
 class MalformedPath(Problem):
@@ -59,6 +62,11 @@ class Door:
     names: tuple[str, ...]
     forms: tuple[re.Pattern[str], ...]
     project: int | None
+
+    @property
+    def takes_slashes(self) -> bool:
+        """Whether slashes of its last value come percent-encoded (RFC 6960 appendix A.1)."""
+        return self.forms[-1:] == (_BASE64,)
 
 
 @dataclass(slots=True)
@@ -102,7 +110,15 @@ class Doors:
 
         ``raw_path`` is the path as sent, without the query. Raises MalformedPath, UnknownPath or MethodNotAllowed.
         """
-        segments = segments_of(raw_path)
+        table, values = self._table(segments_of(raw_path))
+        if _SLASH.search(raw_path) and not (table and all(door.takes_slashes for door in table.values())):
+            raise MalformedPath("The path has an encoded slash.")
+        if table is None:
+            raise UnknownPath
+        return _chosen(table, method, values)
+
+    def _table(self, segments: list[str]) -> tuple[dict[str, Door] | None, list[str]]:
+        """The rows of a path by method, None where it has none, and the values in it."""
         values: list[str] = []
         node = self._root
         rest: tuple[dict[str, Door], list[str]] | None = None
@@ -118,10 +134,8 @@ class Doors:
             node = step
         else:
             if node.doors:
-                return _chosen(node.doors, method, values)
-        if rest is None:
-            raise UnknownPath
-        return _chosen(rest[0], method, rest[1])
+                return node.doors, values
+        return rest or (None, [])
 
 
 def _chosen(table: dict[str, Door], method: str, values: list[str]) -> tuple[Door, list[str]]:
@@ -145,7 +159,7 @@ def _form(name: str) -> re.Pattern[str]:
 
 
 def segments_of(raw_path: bytes) -> list[str]:
-    """The decoded segments of a path. Raises MalformedPath."""
+    """The decoded segments of a path; a slash in one was encoded. Raises MalformedPath."""
     if len(raw_path) > MAX_PATH:
         raise MalformedPath("The path is longer than 4 KiB.")
     segments = raw_path.decode("ascii").split("/")[1:] if _PLAIN.fullmatch(raw_path) else _decoded(raw_path)
@@ -163,7 +177,7 @@ def _decoded(raw_path: bytes) -> list[str]:
             segment = unquote_to_bytes(part).decode("utf-8")
         except UnicodeDecodeError as error:
             raise MalformedPath("The path is not UTF-8.") from error
-        if any(mark in segment for mark in _AMBIGUOUS) or any(unicodedata.category(letter) in _ODD for letter in segment):
-            raise MalformedPath("The path has a control character, an encoded slash or an unassigned character.")
+        if "\\" in segment or any(unicodedata.category(letter) in _ODD for letter in segment):
+            raise MalformedPath("The path has a control character, a backslash or an unassigned character.")
         segments.append(segment)
     return segments

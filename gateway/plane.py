@@ -281,7 +281,7 @@ class Plane:
     async def _answer(self, request: Request, rule: Rule, flight: Flight, connection: Connection, send: Send) -> int:
         """Hand the service's answer to the client and record it."""
         status = connection.status
-        headers, facts, said = handed_out(connection.headers, cookies=rule.cookies)
+        headers, facts, said = handed_out(connection.headers, cookies=rule.cookies, cacheable=rule.cacheable)
         flight.answered(facts_named(facts) if facts is not None else ())
         waits = facts is not None and status in _SUCCESS and not await self._in_force(facts)
         if waits:

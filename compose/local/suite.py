@@ -351,6 +351,7 @@ class Suite:
             environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
         elif service is Service.CA:
             environment["HORTUS_ISSUERS_DIR"] = str(self.pki.issuers_folder)
+            environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
         elif service is Service.DATASETS:
             self.blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
             environment["HORTUS_BLOB_URL"] = self.blobs.as_uri()

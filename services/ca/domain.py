@@ -1,4 +1,4 @@
-"""The rules of ca: which requests are good, who may hold a certificate and how long, and what stands in it."""
+"""The rules of ca: which requests are good, who may hold a certificate and how long, what stands in it, and what counts as revoked."""
 
 import hashlib
 import re
@@ -11,13 +11,13 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from chassis.errors import Conflict, Unprocessable
 from contracts import events
 from contracts.events import CertificateKind, ProjectState, RunState, UserStatus
 from contracts.roles import Actor, Role
-from services.ca.models import Certificate, CertificateState, Ending, Member, Person, Project, Run
+from services.ca.models import Certificate, CertificateState, Ending, Issuer, Member, Person, Project, RevocationList, Run, Standing
 
 BACKDATE = timedelta(seconds=60)
 CSR_MAX = 8192
@@ -26,6 +26,18 @@ MOST_LIVE = 100
 SERIAL_BITS = 128
 PEM_BLOCK = re.compile(r"\s*-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----[A-Za-z0-9+/=\s]+-----END (?P=label)-----\s*")
 STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+SIGNED_BY = {
+    CertificateKind.PROJECT: Issuer.PEOPLE,
+    CertificateKind.JOB: Issuer.WORKLOADS,
+    CertificateKind.AGENT: Issuer.WORKLOADS,
+}
+REASONS = {
+    Ending.MEMBERSHIP_ENDED: x509.ReasonFlags.affiliation_changed,
+    Ending.PERSON_NOT_ACTIVE: x509.ReasonFlags.privilege_withdrawn,
+    Ending.PROJECT_CLOSED: x509.ReasonFlags.cessation_of_operation,
+    Ending.RUN_ENDED: x509.ReasonFlags.cessation_of_operation,
+    Ending.AGENT_WITHDRAWN: x509.ReasonFlags.privilege_withdrawn,
+}
 
 
 class CsrRefused(Unprocessable):
@@ -42,12 +54,16 @@ class TooManyCertificates(Conflict):
 
 @dataclass(frozen=True)
 class Terms:
-    """How this authority issues: the SPIFFE trust domain and how long each kind of certificate lives at most."""
+    """How this authority issues: the SPIFFE trust domain and how long each kind of certificate lives at most.
+
+    ``doors``: the address below which everybody reaches this service's doors; certificates do not name it where it is empty.
+    """
 
     trust_domain: str
     project_life: timedelta
     job_life: timedelta
     agent_life: timedelta
+    doors: str = ""
 
     def life(self, kind: CertificateKind) -> timedelta:
         """The longest life of a kind."""
@@ -218,8 +234,11 @@ def intend(
     )
 
 
-def build(intent: Certificate, holder: Holder, request: Request, issuer: x509.Certificate, trust_domain: str) -> x509.CertificateBuilder:
-    """The certificate to sign: a client's leaf (RFC 5280 section 4.2) with one SPIFFE URI."""
+def build(intent: Certificate, holder: Holder, request: Request, issuer: x509.Certificate, terms: Terms) -> x509.CertificateBuilder:
+    """The certificate to sign: a client's leaf (RFC 5280 section 4.2) with one SPIFFE URI.
+
+    It names where its issuer, its status and the issuer's list are (sections 4.2.2.1 and 4.2.1.13), if that is known.
+    """
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Hortus"), x509.NameAttribute(NameOID.COMMON_NAME, holder.common_name)])
     usage = x509.KeyUsage(
         digital_signature=True,
@@ -232,9 +251,9 @@ def build(intent: Certificate, holder: Holder, request: Request, issuer: x509.Ce
         encipher_only=False,
         decipher_only=False,
     )
-    uri = x509.UniformResourceIdentifier(holder.uri(trust_domain))
+    uri = x509.UniformResourceIdentifier(holder.uri(terms.trust_domain))
     issuer_key = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
+    made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(issuer.subject)
@@ -248,6 +267,21 @@ def build(intent: Certificate, holder: Holder, request: Request, issuer: x509.Ce
         .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(request.public_key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False)
+    )
+    return _with_places(made, SIGNED_BY[holder.kind], terms.doors) if terms.doors else made
+
+
+def _with_places(made: x509.CertificateBuilder, issuer: Issuer, doors: str) -> x509.CertificateBuilder:
+    status, certificate, revoked = (
+        x509.UniformResourceIdentifier(f"{doors}/{door}") for door in ("ocsp", f"issuers/{issuer}", f"crls/{issuer}")
+    )
+    access = [
+        x509.AccessDescription(AuthorityInformationAccessOID.OCSP, status),
+        x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, certificate),
+    ]
+    point = x509.DistributionPoint(full_name=[revoked], relative_name=None, reasons=None, crl_issuer=None)
+    return made.add_extension(x509.AuthorityInformationAccess(access), critical=False).add_extension(
+        x509.CRLDistributionPoints([point]), critical=False
     )
 
 
@@ -269,6 +303,44 @@ def revoke(certificate: Certificate, ending: Ending, now: datetime) -> events.Ce
     certificate.ended_at = now
     certificate.ending = ending
     return fact_of(certificate)
+
+
+def kinds_of(issuer: Issuer) -> list[CertificateKind]:
+    """The kinds of certificates that an issuer signs."""
+    return [kind for kind, signed_by in SIGNED_BY.items() if signed_by is issuer]
+
+
+def reason_of(ending: str) -> x509.ReasonFlags | None:
+    """The reason code of an ending (RFC 5280 section 5.3.1); None, which is better than ``unspecified``, where nobody named one."""
+    return REASONS.get(Ending(ending))
+
+
+def revocation_of(standing: Standing) -> tuple[datetime, x509.ReasonFlags | None] | None:
+    """When and why an issued certificate was ended before its own end; None where it was not: one that has expired was not revoked."""
+    state, ended_at, ending = standing
+    if state != CertificateState.REVOKED or ended_at is None or ending is None or ending == Ending.EXPIRED:
+        return None
+    return ended_at, reason_of(ending)
+
+
+def is_current(kept: RevocationList, revoked: int, now: datetime) -> bool:
+    """Whether a list can still be handed out: less than half of its time is over, and no certificate was revoked after it was made.
+
+    ``revoked``: how many certificates would be on it if it were made anew with its own ``since``. That number only grows.
+    """
+    return revoked == kept.entries and now < kept.this_update + (kept.next_update - kept.this_update) / 2
+
+
+def renumber(kept: RevocationList, entries: int, now: datetime, life: timedelta) -> None:
+    """Make a list the next one of its issuer (RFC 5280 section 5.2.3): one number more, from ``now`` on.
+
+    Its entries are those since the list before, so that each stays until it stood on a list made after its end (section 3.3).
+    """
+    kept.number += 1
+    kept.since = kept.this_update
+    kept.entries = entries
+    kept.this_update = now.replace(microsecond=0)
+    kept.next_update = kept.this_update + life
 
 
 def fact_of(certificate: Certificate) -> events.Certificate:

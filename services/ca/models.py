@@ -1,7 +1,8 @@
-"""The tables of ca: certificates from intent to end, and what ca has to know of people, projects and runs."""
+"""The tables of ca: certificates from intent to end, lists of revoked ones, and what ca has to know of people, projects and runs."""
 
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Column, DateTime, MetaData
@@ -11,6 +12,13 @@ from sqlmodel import Field, SQLModel
 
 class Table(SQLModel, registry=registry(metadata=MetaData())):
     """The base of ca's tables."""
+
+
+class Issuer(StrEnum):
+    """The intermediates that ca signs with: for people in projects, and for agents and runs."""
+
+    PEOPLE = "people"
+    WORKLOADS = "workloads"
 
 
 class CertificateState(StrEnum):
@@ -64,6 +72,31 @@ class Certificate(Table, table=True):
     def live(self) -> bool:
         """Whether it counts."""
         return self.state == CertificateState.LIVE
+
+
+class Standing(NamedTuple):
+    """What becomes of an issued certificate: its state, and when and why it stopped counting."""
+
+    state: str
+    ended_at: datetime | None
+    ending: str | None
+
+
+class RevocationList(Table, table=True):
+    """The newest list of an issuer (CRL), DER; number 0 is the one before the first, which was never signed.
+
+    ``since``: certificates that ended before are on it no longer; ``entries``: how many are on it.
+    """
+
+    __tablename__ = "revocation_lists"
+
+    issuer: str = Field(primary_key=True)
+    number: int
+    this_update: datetime = Field(sa_column=_instant())
+    next_update: datetime = Field(sa_column=_instant())
+    since: datetime = Field(sa_column=_instant())
+    entries: int
+    der: bytes
 
 
 class Person(Table, table=True):

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Executable, Select, delete, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, Executable, Select, and_, delete, func, or_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis.db import fetch
 from contracts.events import CertificateKind
-from services.ca.models import Certificate, CertificateState, Member, Person, Project, Run, Table
+from services.ca.models import Certificate, CertificateState, Ending, Issuer, Member, Person, Project, RevocationList, Run, Standing, Table
 
 Q = TypeVar("Q", bound=Executable)
 LIVE = col(Certificate.state) == CertificateState.LIVE
@@ -19,6 +20,8 @@ DUE_AT_ONCE = 200
 _KNOWN = text("""SELECT coalesce((SELECT version FROM projects WHERE project_id = :project_id), 0) AS project,
                  coalesce((SELECT version FROM people WHERE user_id = :user_id), 0) AS person,
                  coalesce((SELECT version FROM members WHERE project_id = :project_id AND user_id = :user_id), 0) AS member""")
+_STANDING = """SELECT state, ended_at, ending FROM certificates
+             WHERE certificate_id = $1 AND kind = ANY($2::text[]) AND state <> 'intended'"""
 _NEXT_DUE = text("""SELECT least(min(c.not_after), min(m.ends_at)) FROM certificates c
                     LEFT JOIN members m ON m.project_id = c.project_id AND m.user_id = c.user_id WHERE c.state = 'live'""")
 
@@ -203,6 +206,41 @@ async def next_due(session: AsyncSession) -> datetime | None:
     """When the next certificate, or a membership behind one, ends; None when there is none."""
     instant: datetime | None = (await session.execute(_NEXT_DUE)).scalar_one()
     return instant
+
+
+async def standing(session: AsyncSession, certificate_id: str, kinds: Sequence[CertificateKind]) -> Standing | None:
+    """What became of a certificate of these kinds, in one look; None where none was issued."""
+    rows = await fetch(session, _STANDING, certificate_id, list(kinds))
+    return Standing(*rows[0]) if rows else None
+
+
+async def revocation_list(session: AsyncSession, issuer: Issuer, kinds: Sequence[CertificateKind]) -> tuple[RevocationList, int, datetime]:
+    """The newest list of an issuer, how many certificates would be on it by now, and the database's clock, in one look."""
+    would_be = select(func.count()).where(_revoked(kinds, col(RevocationList.since))).correlate(RevocationList).scalar_subquery()
+    found = select(RevocationList, would_be, func.clock_timestamp()).where(col(RevocationList.issuer) == issuer)
+    kept, count, now = (await session.execute(_newest(found))).one()
+    return kept, count, now
+
+
+async def lock_revocation_list(session: AsyncSession, issuer: Issuer) -> None:
+    """Be the only one who makes the issuer's next list, until the transaction ends."""
+    await session.execute(select(col(RevocationList.issuer)).where(col(RevocationList.issuer) == issuer).with_for_update())
+
+
+async def revoked_since(session: AsyncSession, kinds: Sequence[CertificateKind], since: datetime) -> Sequence[tuple[str, Standing]]:
+    """The revoked certificates of these kinds whose life went on after ``since``, and what became of them."""
+    columns = (col(Certificate.certificate_id), col(Certificate.state), col(Certificate.ended_at), col(Certificate.ending))
+    found = select(*columns).where(_revoked(kinds, since)).order_by(col(Certificate.certificate_id))
+    return [(row[0], Standing(*row[1:])) for row in (await session.execute(found)).all()]
+
+
+def _revoked(kinds: Sequence[CertificateKind], since: Any) -> ColumnElement[bool]:
+    return and_(
+        col(Certificate.kind).in_(kinds),
+        col(Certificate.state) == CertificateState.REVOKED,
+        col(Certificate.ending) != Ending.EXPIRED,
+        col(Certificate.not_after) > since,
+    )
 
 
 def _live() -> Select[Certificate]:

@@ -1,16 +1,45 @@
 """The doors of ca."""
 
 from datetime import datetime
+from typing import Annotated, Any
 from uuid import UUID
 
-from chassis.guard import CurrentActor, Uow, doors, may
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import Header, Request, Response
+
+from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
-from services.ca import domain, repository, service
-from services.ca.models import Certificate
+from services.ca import domain, repository, revocation, service
+from services.ca.models import Certificate, Issuer
+from services.ca.revocation import NoAnswer
 from services.ca.schemas import CertificateOrder, CertificateView
 
 router = doors(Service.CA)
+IfNoneMatch = Annotated[str | None, Header()]
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+OCSP_REQUEST: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/ocsp-request": BINARY}}}
+ASK_AGAIN = "no-cache"
+KEEP = "public, max-age=3600"
+
+
+class CrlResponse(Response):
+    """A list of revoked certificates, DER (RFC 5280)."""
+
+    media_type = "application/pkix-crl"
+
+
+class CertificateResponse(Response):
+    """A certificate, DER (RFC 2585)."""
+
+    media_type = "application/pkix-cert"
+
+
+class OcspResponse(Response):
+    """What an OCSP responder says, DER (RFC 6960)."""
+
+    media_type = "application/ocsp-response"
 
 
 @router.post(
@@ -35,6 +64,52 @@ async def list_certificates(project_id: UUID, paging: Paging, actor: CurrentActo
 async def revoke_certificate(project_id: UUID, certificate_id: str, uow: Uow) -> None:
     """Revoke a certificate; doing it again changes nothing."""
     await service.revoke(uow, project_id, certificate_id)
+
+
+@router.get("/crls/{issuer}", response_class=CrlResponse, dependencies=[may(Action.CRL_READ)])
+async def read_crl(issuer: Issuer, uow: Uow, if_none_match: IfNoneMatch = None) -> Response:
+    """The issuer's list of revoked certificates; it names each that was revoked when this was asked."""
+    newest = await service.newest_list(uow, issuer)
+    return _unless_known(CrlResponse(newest.der), str(newest.number), ASK_AGAIN, if_none_match)
+
+
+@router.get("/issuers/{issuer}", response_class=CertificateResponse, dependencies=[may(Action.ISSUER_READ)])
+async def read_issuer(issuer: Issuer, if_none_match: IfNoneMatch = None) -> Response:
+    """The issuer's own certificate."""
+    certificate = service.certificate_of(issuer)
+    known = certificate.fingerprint(hashes.SHA256()).hex()
+    return _unless_known(CertificateResponse(certificate.public_bytes(Encoding.DER)), known, KEEP, if_none_match)
+
+
+@router.post("/ocsp", response_class=OcspResponse, openapi_extra=OCSP_REQUEST, dependencies=[may(Action.OCSP_ASK)])
+async def ask_ocsp(request: Request, later: LaterUow) -> Response:
+    """Whether a certificate is good, revoked or unknown (RFC 6960). What cannot be answered is said in OCSP's own words, with 200."""
+    return await _answered(await request.body(), later)
+
+
+@router.get("/ocsp/{request:path}", response_class=OcspResponse, dependencies=[may(Action.OCSP_ASK_BY_PATH)])
+async def ask_ocsp_by_path(request: str, later: LaterUow) -> Response:
+    """The same for a request in base64, whose `/`, `+` and `=` are percent-encoded."""
+    try:
+        return await _answered(revocation.from_path(request), later)
+    except NoAnswer as none:
+        return OcspResponse(none.der)
+
+
+async def _answered(der: bytes, later: LaterUow) -> Response:
+    try:
+        return OcspResponse(await service.answer(later, service.asked(der)))
+    except NoAnswer as none:
+        return OcspResponse(none.der)
+
+
+def _unless_known(response: Response, tag: str, cache: str, if_none_match: str | None) -> Response:
+    """The response with its ``ETag``, or 304 for whoever has it already (RFC 9110 section 13.1.2)."""
+    response.headers.update({"ETag": f'"{tag}"', "Cache-Control": cache})
+    known = {each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")}
+    if known & {f'"{tag}"', "*"}:
+        return Response(status_code=304, headers={"ETag": f'"{tag}"', "Cache-Control": cache})
+    return response
 
 
 def _after(paging: PageRequest) -> tuple[datetime, str] | None:

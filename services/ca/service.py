@@ -1,4 +1,4 @@
-"""The use cases of ca: issue, revoke, and follow what the other services say of people, projects, runs and agents.
+"""The use cases of ca: issue, revoke, say what is revoked, and follow what other services say of people, projects, runs and agents.
 
 A certificate is announced in a transaction of its own before it is signed, and stored together with its fact and its
 audit record before it is handed out. One that was signed and not stored counts nowhere: readers go by the facts.
@@ -7,21 +7,26 @@ audit record before it is handed out. One that was signed and not stored counts 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from chassis.errors import CannotDecide, NotFound
+from chassis.guard import OpenUow
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts import events
 from contracts.events import MEMBERSHIPS, USERS, CertificateKind
 from contracts.roles import Actor
-from services.ca import domain, repository
+from services.ca import domain, repository, revocation
 from services.ca.domain import CsrRefused, Holder, Request, Terms
-from services.ca.models import Certificate, Ending, Member, Person, Project, Run
+from services.ca.models import Certificate, Ending, Issuer, Member, Person, Project, RevocationList, Run
+from services.ca.revocation import IssuerName, Question, Revoked
 from services.ca.signer import Signer
 
 log = logger(__name__)
@@ -33,16 +38,21 @@ Journal = Callable[[Actor, str], AbstractAsyncContextManager[UnitOfWork]]
 
 @dataclass(frozen=True)
 class Office:
-    """What issuing needs beside the database: two issuers, the terms, and transactions of their own for intents."""
+    """What issuing needs beside the database: the issuers, the terms, and transactions of their own for intents.
 
-    people: Signer
-    workloads: Signer
+    ``names`` are the issuers' names in OCSP requests; ``list_life`` and ``answer_life`` are how long what is said of revocations holds.
+    """
+
+    signers: Mapping[Issuer, Signer]
+    names: Mapping[IssuerName, Issuer]
     terms: Terms
     journal: Journal
+    list_life: timedelta
+    answer_life: timedelta
 
     def signer(self, kind: CertificateKind) -> Signer:
         """The issuer for a kind of certificate."""
-        return self.people if kind is CertificateKind.PROJECT else self.workloads
+        return self.signers[domain.SIGNED_BY[kind]]
 
 
 _open: list[Office] = []
@@ -80,6 +90,53 @@ async def revoke(uow: UnitOfWork, project_id: UUID, certificate_id: str) -> None
     if certificate is None or not domain.is_own(certificate, uow.actor):
         raise NotFound
     _revoke(uow, [certificate], Ending.WITHDRAWN)
+
+
+def certificate_of(issuer: Issuer) -> x509.Certificate:
+    """An issuer's own certificate."""
+    return _office().signers[issuer].certificate
+
+
+async def newest_list(uow: UnitOfWork, issuer: Issuer) -> RevocationList:
+    """The list of an issuer's revoked certificates (CRL), made anew when it is half over or something was revoked since.
+
+    Whoever makes one waits for whoever is at it, so that a number stands on one list alone.
+    """
+    kinds = domain.kinds_of(issuer)
+    kept, revoked, now = await repository.revocation_list(uow.session, issuer, kinds)
+    if domain.is_current(kept, revoked, now):
+        return kept
+    await repository.lock_revocation_list(uow.session, issuer)
+    kept, revoked, now = await repository.revocation_list(uow.session, issuer, kinds)
+    if domain.is_current(kept, revoked, now):
+        return kept
+    rows = await repository.revoked_since(uow.session, kinds, kept.this_update)
+    entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation_of(standing))]
+    domain.renumber(kept, len(entries), now, _office().list_life)
+    signer = _office().signers[issuer]
+    kept.der = signer.sign_list(revocation.revocation_list(kept, entries, signer.certificate)).public_bytes(Encoding.DER)
+    uow.note(issuer=issuer, number=kept.number)
+    await uow.session.flush()
+    return kept
+
+
+def asked(der: bytes) -> Question:
+    """What an OCSP request asks of these issuers. Raises NoAnswer."""
+    return revocation.read(der, _office().names)
+
+
+async def answer(later: OpenUow, question: Question) -> bytes:
+    """What is known now of the certificate that is asked for, signed (DER); never kept for another request."""
+    uow = await later()
+    name = domain.certificate_id(question.serial)
+    found = await repository.standing(uow.session, name, domain.kinds_of(question.issuer))
+    ended = domain.revocation_of(found) if found else None
+    revoked = Revoked(name, *ended) if ended else None
+    office = _office()
+    signer = office.signers[question.issuer]
+    until = uow.now + office.answer_life
+    made = revocation.answer(question, signer.certificate, revoked, uow.now, until, known=found is not None)
+    return signer.sign_answer(made).public_bytes(Encoding.DER)
 
 
 async def expire(uow: UnitOfWork) -> datetime | None:
@@ -245,7 +302,7 @@ async def _issue(uow: UnitOfWork, holder: Holder, request: Request, ends_at: dat
         journal.session.add(intent)
         journal.project_id = holder.project_id
         journal.note(certificate_id=intent.certificate_id, kind=intent.kind, identity=holder.uri(office.terms.trust_domain))
-    leaf = signer.sign(domain.build(intent, holder, request, signer.certificate, office.terms.trust_domain))
+    leaf = signer.sign(domain.build(intent, holder, request, signer.certificate, office.terms))
     certificate = await repository.intent(uow.session, intent.certificate_id)
     uow.emit(domain.issued(certificate, leaf, signer.certificate))
     _note(uow, "issued", certificate)

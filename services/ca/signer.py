@@ -8,9 +8,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import ocsp
 
-PEOPLE = "people"
-WORKLOADS = "workloads"
 UNREADABLE = (OSError, ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.ExtensionNotFound)
 
 
@@ -19,18 +18,27 @@ class IssuerUnusable(Exception):
 
 
 class Signer(Protocol):
-    """An issuer that signs. ``certificate`` is the issuer's own; the key behind it never leaves the signer."""
+    """An issuer that signs, always with SHA-256. ``certificate`` is the issuer's own; the key behind it never leaves the signer."""
 
     @property
     def certificate(self) -> x509.Certificate:
         """The issuer's certificate."""
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        """Sign what was built, with SHA-256."""
+        """Sign a certificate."""
+
+    def sign_list(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
+        """Sign a list of revoked certificates."""
+
+    def sign_answer(self, builder: ocsp.OCSPResponseBuilder) -> ocsp.OCSPResponse:
+        """Sign an answer about one certificate."""
 
 
 class FileSigner:
-    """Signs with a P-256 key from an encrypted PKCS#8 file."""
+    """Signs with a P-256 key from an encrypted PKCS#8 file.
+
+    Any implementation of ``EllipticCurvePrivateKey`` will do: of the key only its public half is read and ``sign`` is called.
+    """
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self._certificate = certificate
@@ -42,7 +50,15 @@ class FileSigner:
         return self._certificate
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        """Sign what was built, with SHA-256."""
+        """Sign a certificate."""
+        return builder.sign(self._key, hashes.SHA256())
+
+    def sign_list(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
+        """Sign a list of revoked certificates."""
+        return builder.sign(self._key, hashes.SHA256())
+
+    def sign_answer(self, builder: ocsp.OCSPResponseBuilder) -> ocsp.OCSPResponse:
+        """Sign an answer about one certificate."""
         return builder.sign(self._key, hashes.SHA256())
 
 

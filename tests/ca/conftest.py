@@ -1,5 +1,6 @@
 """Issuers for the tests of ca, made as the set-up makes them, and what a study with members looks like."""
 
+import hashlib
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,14 +11,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 
 from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.events import Agent, Membership, Project, ProjectState, Run, RunState, User, UserStatus
-from contracts.roles import Role
-from tests.world import OURS
+from contracts.roles import Actor, Role
+from tests.world import OURS, World
 
 ADA = UUID("01900000-0000-7000-8000-0000000000a1")
 BOB = UUID("01900000-0000-7000-8000-0000000000b1")
@@ -125,3 +127,35 @@ def judged(chain: str, issuer: Path, folder: Path) -> str:
     leaf.write_text(chain)
     openssl("verify", "-x509_strict", "-purpose", "sslclient", "-partial_chain", "-CAfile", str(issuer), str(leaf))
     return openssl("x509", "-noout", "-text", "-nameopt", "RFC2253", given=chain)
+
+
+async def issued(world: World, actor: Actor) -> x509.Certificate:
+    """A project certificate for somebody, from the door."""
+    answer = await world.post(f"/projects/{OURS}/certificates", actor, json={"csr": csr()})
+    assert answer.status_code == 201, answer.text
+    return x509.load_pem_x509_certificate(answer.json()["chain"].encode())
+
+
+async def revoked(world: World, actor: Actor, certificate: x509.Certificate) -> None:
+    """Revoke somebody's project certificate at the door."""
+    answer = await world.delete(f"/projects/{OURS}/certificates/{certificate.serial_number:032x}", actor)
+    assert answer.status_code == 204
+
+
+def about(
+    leaf: x509.Certificate | int, issuer: x509.Certificate, algorithm: hashes.HashAlgorithm | None = None, nonce: bytes | None = None
+) -> ocsp.OCSPRequest:
+    """An OCSP request about a certificate, or about a serial number, of an issuer."""
+    number = leaf if isinstance(leaf, int) else leaf.serial_number
+    by = algorithm or hashes.SHA1()  # noqa: S303 - names an issuer
+    key = issuer.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    subject = issuer.subject.public_bytes()
+    name_hash, key_hash = (hashlib.new(by.name, content).digest() for content in (subject, key))
+    made = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name_hash, key_hash, number, by)
+    return (made if nonce is None else made.add_extension(x509.OCSPNonce(nonce), critical=False)).build()
+
+
+def said(*arguments: str) -> tuple[bool, str]:
+    """Whether the openssl command is content, and all that it says."""
+    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False, timeout=30)
+    return done.returncode == 0, done.stderr + done.stdout

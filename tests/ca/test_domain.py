@@ -18,7 +18,7 @@ from contracts.events import CertificateKind, ProjectState, RunState, UserStatus
 from contracts.roles import Actor, Principal, Role
 from services.ca import domain, signer
 from services.ca.domain import CsrRefused, Holder, Terms, TooManyCertificates
-from services.ca.models import Certificate, CertificateState, Ending
+from services.ca.models import Certificate, CertificateState, Ending, Issuer
 from tests.ca.conftest import ADA, AGENT, BOB, RUN, csr, judged, membership, new_key, openssl, private_key, project, run, user
 from tests.world import OURS
 
@@ -145,7 +145,7 @@ def test_a_serial_has_all_its_digits() -> None:
 
 
 def file_signer(pki: Pki, holder: Holder) -> signer.FileSigner:
-    name = signer.PEOPLE if holder.kind is CertificateKind.PROJECT else signer.WORKLOADS
+    name = Issuer.PEOPLE if holder.kind is CertificateKind.PROJECT else Issuer.WORKLOADS
     return signer.open_file(pki.issuers_folder, name)
 
 
@@ -153,7 +153,7 @@ def made(pki: Pki, holder: Holder, now: datetime, ends_at: datetime | None = Non
     issuer = file_signer(pki, holder)
     request = domain.read_csr(csr(name="administrator"))
     intent = domain.intend(holder, request, NUMBER, now, TERMS, issuer.certificate, ends_at)
-    leaf = issuer.sign(domain.build(intent, holder, request, issuer.certificate, TERMS.trust_domain))
+    leaf = issuer.sign(domain.build(intent, holder, request, issuer.certificate, TERMS))
     domain.issued(intent, leaf, issuer.certificate)
     return intent
 
@@ -162,7 +162,7 @@ def made(pki: Pki, holder: Holder, now: datetime, ends_at: datetime | None = Non
 def test_openssl_accepts_every_profile_and_reads_in_it_what_was_meant(kind: str, pki: Pki, tmp_path: Path) -> None:
     holder, uri = HOLDERS[kind]
     certificate = made(pki, holder, datetime.now(UTC))
-    issuer = signer.PEOPLE if kind == "project" else signer.WORKLOADS
+    issuer = Issuer.PEOPLE if kind == "project" else Issuer.WORKLOADS
     text = judged(certificate.chain, pki.issuers_folder / f"{issuer}.pem", tmp_path)
     assert f"Subject: CN={holder.common_name},O=Hortus" in text
     assert f"Issuer: CN=Hortus {issuer},O=Hortus" in text
@@ -292,5 +292,5 @@ def test_issuers_that_do_not_fit_together_are_not_opened(damage: str, pki: Pki, 
     else:
         (tmp_path / damage).write_bytes(b"something else")
     with pytest.raises(signer.IssuerUnusable) as refused:
-        signer.open_file(tmp_path, signer.PEOPLE)
+        signer.open_file(tmp_path, Issuer.PEOPLE)
     assert (pki.issuers_folder / "passphrase").read_text() not in str(refused.value)

@@ -74,6 +74,10 @@ OPEN_DOORS = {
     Action.PASSWORD_RESET_ASK,
     Action.PASSWORD_RESET_ACCEPT,
     Action.REGISTRATION_ASK,
+    Action.CRL_READ,
+    Action.OCSP_ASK,
+    Action.OCSP_ASK_BY_PATH,
+    Action.ISSUER_READ,
     Action.AGENT_ENROL,
 }
 OF_AUTH = {action for action, rule in POLICY.items() if rule.service is policy.Service.AUTH}
@@ -267,6 +271,12 @@ def test_cookies_reach_the_doors_of_signing_in_and_out_alone() -> None:
         Action.OIDC_CALLBACK,
         Action.ENROLMENT_ACCEPT,
     }
+
+
+def test_only_what_is_the_same_for_everybody_may_be_kept_by_others() -> None:
+    kept = {action: rule for action, rule in POLICY.items() if rule.cacheable}
+    assert set(kept) == {Action.CRL_READ, Action.ISSUER_READ}
+    assert all(rule.who == {Who.NOBODY} and not rule.cookies and not rule.carries_bytes for rule in kept.values())
 
 
 def test_every_door_of_a_cluster_role_needs_a_session() -> None:

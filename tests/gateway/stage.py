@@ -49,8 +49,8 @@ from gateway.settings import GatewaySettings
 from gateway.spool import segments
 
 DOMAIN = "hortus.internal"
-ISSUED = ("gateway", "runner", "auth", "projects", "datasets")
-SERVICES = ("auth", "projects", "datasets")
+ISSUED = ("gateway", "runner", "auth", "projects", "datasets", "ca")
+SERVICES = ("auth", "projects", "datasets", "ca")
 Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
