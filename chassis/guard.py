@@ -36,7 +36,7 @@ from chassis.errors import (
     Unprocessable,
 )
 from chassis.outbox import UnitOfWork, facts_header, read_facts_header
-from contracts.policy import API, POLICY, Action, Decision, Service, decide
+from contracts.policy import API, POLICY, Action, Decision, Service, Who, decide
 from contracts.roles import NOBODY, Actor, Principal
 
 IDENTITY_HEADER = "Hortus-Identity"
@@ -220,8 +220,9 @@ async def _claim_key(request: Request, uow: UnitOfWork) -> None:
     key = request.headers.get("Idempotency-Key")
     if key is None or request.method != "POST" or uow.actor.principal is not Principal.PERSON:
         return
-    if POLICY[request.state.action].secret:
-        return  # bodies with passwords leave no hash here that could be guessed against
+    rule = POLICY[request.state.action]
+    if rule.secret or Who.NOBODY in rule.who:
+        return  # bodies with passwords leave no hash here that could be guessed against; nobody creates anything at doors for everybody
     if not 1 <= len(key) <= 128:  # noqa: PLR2004 - a bound on what is stored
         raise Unprocessable("An Idempotency-Key has 1 to 128 characters.")
     fingerprint = hashlib.sha256(request.url.path.encode() + b"\n" + await request.body()).hexdigest()
