@@ -197,6 +197,10 @@ def test_what_an_administrator_does_to_an_account_and_nobody_else(doubled: Scene
     clerk.returns()
     assert clerk.ends("password", "reset", HORTUS_RESET_LINK=link, HORTUS_NEW_PASSWORD=new)[0] != 0
 
+    status, said = administrator.ends("users", "reset-factors", clerk.username)
+    assert status == CONFLICT
+    assert said.startswith("You were shown a link for this person's other factor")
+    clerk = joined(doubled, administrator, tmp_path / "another")
     link = administrator.types("users", "reset-factors", clerk.username)["link_token"]
     until(clerk.is_refused("whoami"), "the reset has ended the session", IN_FORCE_S)
     clerk.set_up("factors", "enrol", HORTUS_ENROLMENT=link)
