@@ -1,5 +1,6 @@
 """Statements that go straight to the driver stand in the session's transaction, and fail like all others."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -89,3 +90,29 @@ async def test_a_connection_that_is_gone_says_so_and_the_next_session_has_anothe
         await fetch(session, INSERT, "after", 1)
         await session.commit()
     assert await effects(projects) == ["after"]
+
+
+async def test_a_statement_that_is_given_up_leaves_nothing_and_its_connection_serves_the_next(projects: Side) -> None:
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+
+    async def work() -> None:
+        async with AsyncSession(projects.engine) as session:
+            await fetch(session, INSERT, "given up", 1)
+            await fetch(session, "SELECT pg_sleep(60)")
+            await session.commit()
+
+    for _ in range(projects.engine.pool.size() * 2 + 2):  # type: ignore[attr-defined]
+        task = asyncio.create_task(work())
+        async with asyncio.timeout(10):
+            while not await projects.sql(sleeping):
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with asyncio.timeout(10):
+        while await projects.sql(sleeping):
+            await asyncio.sleep(0.01)
+        async with AsyncSession(projects.engine) as session:
+            await fetch(session, INSERT, "next", 1)
+            await session.commit()
+    assert await effects(projects) == ["next"]

@@ -115,6 +115,7 @@ async def forget_binds(tools: Tools, bucket: Bucket) -> None:
     """The bind was right: what was counted before is forgotten, as the directory does."""
     name = tools.vault.blind(bucket.name)
     async with unit_of_work(tools.engine, Service.AUTH.value, "directory.bind") as uow:
+        await repository.patience.lock_attempts(uow.session, [name])
         await repository.patience.drop_attempts(uow.session, [name])
 
 
