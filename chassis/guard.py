@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.routing import APIRoute
@@ -35,10 +35,13 @@ from chassis.errors import (
     Unauthenticated,
     Unprocessable,
 )
-from chassis.outbox import UnitOfWork, facts_header, read_facts_header
+from chassis.outbox import Caller, UnitOfWork, facts_header, read_facts_header
+from chassis.together import Together
 from contracts.policy import API, POLICY, Action, Decision, Service, Who, decide
 from contracts.roles import NOBODY, Actor, Principal
 
+I = TypeVar("I")  # noqa: E741 - an item
+R = TypeVar("R")
 IDENTITY_HEADER = "Hortus-Identity"
 REQUEST_HEADER = "Hortus-Request"
 FACTS_HEADER = "Hortus-Facts"
@@ -215,6 +218,35 @@ LaterUow = Annotated[OpenUow, Depends(_later)]
 """For doors with slow work before their transaction, which then holds no connection of the pool: ``uow = await later()``."""
 
 
+class Shared:
+    """For doors whose requests may share a transaction with others of the same moment (``chassis.together``).
+
+    A request with an Idempotency-Key has one of its own, which also keeps the answer.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def __call__(self, together: Together[I, R], item: I) -> R:
+        """What ``together`` does for an item. Raises the problem that it ends with."""
+        request = self._request
+        if "Idempotency-Key" in request.headers:
+            [found] = await together.work([await _uow(request)], [item])
+            if isinstance(found, Problem):
+                raise found
+            return found
+        caller = Caller(request.state.actor, request.headers.get(REQUEST_HEADER, ""), request.headers.get("traceparent", ""))
+        request.state.told, result = await together.ask(caller, item)
+        return result
+
+
+async def _shared(request: Request) -> Shared:
+    return Shared(request)
+
+
+SharedUow = Annotated[Shared, Depends(_shared)]
+
+
 async def _claim_key(request: Request, uow: UnitOfWork) -> None:
     """Take the Idempotency-Key of a creating POST, or answer what was answered before."""
     key = request.headers.get("Idempotency-Key")
@@ -256,13 +288,15 @@ class Door(APIRoute):
 
         async def handle(request: Request) -> Response:
             request.state.uow = None
+            request.state.told = None
             try:
                 response = await handler(request)
                 uow: UnitOfWork | None = request.state.uow
                 _tag(response)
+                told: UnitOfWork | None = uow or request.state.told
+                if told is not None and (named := told.facts + told.rests_on):
+                    response.headers[FACTS_HEADER] = facts_header(named, told.actor.user_id)
                 if uow is not None:
-                    if named := uow.facts + uow.rests_on:
-                        response.headers[FACTS_HEADER] = facts_header(named, uow.actor.user_id)
                     await _keep_answer(request, uow, response)
                     await uow.commit()
             except _Replayed as replayed:

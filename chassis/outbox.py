@@ -7,8 +7,9 @@ erased from its topic by an outbox row without a payload, which takes the versio
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, unquote
@@ -34,9 +35,9 @@ _FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, 
         AS fact (topic, key, version)
     WHERE coalesce((SELECT h.version FROM heads h WHERE h.topic = fact.topic AND h.key = fact.key), 0) < fact.version
     RETURNING version"""
-_RECORD = "INSERT INTO audit_outbox (record) VALUES ($10::jsonb)"
+_RECORDS = "INSERT INTO audit_outbox (record) SELECT unnest($10::jsonb[])"
 _CALL = f"SELECT pg_notify('{CHANNEL}', $11), (SELECT count(*) FROM facts) AS told"  # noqa: S608 - constants
-_LEAVE = f"WITH facts AS ({_FACTS}), record AS ({_RECORD}) {_CALL}"
+_LEAVE = f"WITH facts AS ({_FACTS}), records AS ({_RECORDS}) {_CALL}"
 
 
 class UnitOfWork:
@@ -67,6 +68,11 @@ class UnitOfWork:
     async def begin(self) -> None:
         """Open the transaction and read the database's clock."""
         self.now = (await self.session.execute(text("SELECT now()"))).scalar_one()
+
+    @property
+    def acts(self) -> str:
+        """Who is named as the actor of its facts."""
+        return str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
 
     def new_id(self) -> UUID:
         """A fresh UUIDv7 (RFC 9562)."""
@@ -114,41 +120,27 @@ class UnitOfWork:
 
     async def commit(self) -> None:
         """Write facts and the audit record, wake the relay, commit. Raises ChangedMeanwhile when another change came first."""
-        try:
-            await self.session.flush()
-            for write, items in self._collected.items():
-                await write(self, items)
-            if self.facts or self.erasures or self.audited:
-                await self._leave()
-            await self.session.commit()
-        except IntegrityError as error:
-            raise ChangedMeanwhile from error
+        await commit_together(self.session, [self])
 
-    async def _leave(self) -> None:
-        """Facts, erasures, record and the relay's call in one statement: each request waits for it."""
-        said: list[tuple[Fact, int, str, str | None]] = []
-        said += [(fact, fact.version, fact.type, fact.model_dump_json()) for fact in self.facts]
-        said += [(last, last.version + 1, ERASURE, None) for last in self.erasures]
-        actor = str(self.actor.user_id or self.actor.agent_id or self.actor.run_id or self.service)
-        left = await fetch(
-            self.session,
-            _LEAVE,
-            [fact.topic.name for fact, *_ in said],
-            [fact.key for fact, *_ in said],
-            [version for _, version, *_ in said],
-            [kind for *_, kind, _ in said],
-            [uuid7() for _ in said],
-            [self.now for _ in said],
-            [actor for _ in said],
-            [self.traceparent for _ in said],
-            [payload for *_, payload in said],
-            json.dumps(self._record()),
-            " ".join({fact.topic.name for fact, *_ in said}),
-        )
-        if left[0]["told"] != len(said):
-            raise ChangedMeanwhile
+    async def write_collected(self) -> None:
+        """Let what was collected be written."""
+        for write, items in self._collected.items():
+            await write(self, items)
 
-    def _record(self) -> dict[str, Any]:
+    @property
+    def leaves_record(self) -> bool:
+        """Whether the ledger is told of it."""
+        return bool(self.facts or self.erasures or self.audited)
+
+    def said(self) -> Iterator[tuple[Fact, int, str, str | None]]:
+        """What is told: the aggregate's last fact, the version, its type and its content; none where it is erased."""
+        for fact in self.facts:
+            yield fact, fact.version, fact.type, fact.model_dump_json()
+        for last in self.erasures:
+            yield last, last.version + 1, ERASURE, None
+
+    def record(self) -> dict[str, Any]:
+        """The audit record."""
         resource = self.resource or {
             name: " ".join(fact.key for fact in self.facts if fact.topic.name == name)
             for name in sorted({fact.topic.name for fact in self.facts})
@@ -167,6 +159,41 @@ class UnitOfWork:
         }
 
 
+async def commit_together(session: AsyncSession, uows: Sequence[UnitOfWork]) -> None:
+    """Commit units of work that share a session: all of them or none. Raises ChangedMeanwhile when another change came first."""
+    try:
+        await session.flush()
+        for uow in uows:
+            await uow.write_collected()
+        if any(uow.leaves_record for uow in uows):
+            await _leave(session, uows)
+        await session.commit()
+    except IntegrityError as error:
+        raise ChangedMeanwhile from error
+
+
+async def _leave(session: AsyncSession, uows: Sequence[UnitOfWork]) -> None:
+    """Facts, erasures, records and the relay's call in one statement: each request waits for it."""
+    said = [(uow, *each) for uow in uows for each in uow.said()]
+    left = await fetch(
+        session,
+        _LEAVE,
+        [fact.topic.name for _, fact, *_ in said],
+        [fact.key for _, fact, *_ in said],
+        [version for _, _, version, *_ in said],
+        [kind for *_, kind, _ in said],
+        [uuid7() for _ in said],
+        [uow.now for uow, *_ in said],
+        [uow.acts for uow, *_ in said],
+        [uow.traceparent for uow, *_ in said],
+        [payload for *_, payload in said],
+        [json.dumps(uow.record()) for uow in uows if uow.leaves_record],
+        " ".join({fact.topic.name for _, fact, *_ in said}),
+    )
+    if left[0]["told"] != len(said):
+        raise ChangedMeanwhile
+
+
 def who_acts(actor: Actor, service: str = "") -> dict[str, Any]:
     """The actor as an audit record names it: ids, username and role, nothing else."""
     if actor == NOBODY and service:
@@ -178,16 +205,36 @@ def who_acts(actor: Actor, service: str = "") -> dict[str, Any]:
     )
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who asks for a unit of work, and by which request."""
+
+    actor: Actor = NOBODY
+    request_id: str = ""
+    traceparent: str = ""
+
+
+@asynccontextmanager
+async def units_of_work(engine: AsyncEngine, service: str, action: str, callers: Sequence[Caller]) -> AsyncIterator[list[UnitOfWork]]:
+    """Units of work outside of requests that share one transaction: those left in the list commit at the end, or all roll back on an exception."""
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        uows = [
+            UnitOfWork(session, service, caller.actor, action, caller.request_id or str(uuid7()), caller.traceparent) for caller in callers
+        ]
+        await uows[0].begin()
+        for uow in uows:
+            uow.now = uows[0].now
+        yield uows
+        await commit_together(session, uows)
+
+
 @asynccontextmanager
 async def unit_of_work(
     engine: AsyncEngine, service: str, action: str, actor: Actor = NOBODY, request_id: str = ""
 ) -> AsyncIterator[UnitOfWork]:
     """A unit of work outside a request: commits at the end, rolls back on an exception."""
-    async with AsyncSession(engine, expire_on_commit=False) as session:
-        uow = UnitOfWork(session, service, actor, action, request_id or str(uuid7()))
-        await uow.begin()
-        yield uow
-        await uow.commit()
+    async with units_of_work(engine, service, action, [Caller(actor, request_id)]) as uows:
+        yield uows[0]
 
 
 def facts_header(facts: list[Fact], caller: UUID | None = None) -> str:

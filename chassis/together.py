@@ -1,0 +1,94 @@
+"""Requests that share a transaction: what many ask for at the same moment is done in one piece, and each has its own answer and record.
+
+A commit waits for the disk, and each statement for the database; both cost as much for sixty-four as for one. Nobody waits for others to
+come: while one group is under way, the next one gathers.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from chassis.db import is_away
+from chassis.errors import Problem
+from chassis.outbox import Caller, UnitOfWork, units_of_work
+
+MOST = 64
+AT_ONCE = 2
+
+I = TypeVar("I")  # noqa: E741 - an item
+R = TypeVar("R")
+
+Work = Callable[[Sequence[UnitOfWork], Sequence[I]], Awaitable[Sequence[R | Problem]]]
+"""Does what is asked for in units of work that share a session: for each item its result, or the problem it ends with, of which nothing is stored."""
+
+
+@dataclass(frozen=True)
+class _Asked(Generic[I, R]):
+    caller: Caller
+    item: I
+    answer: "asyncio.Future[tuple[UnitOfWork, R]]"
+
+
+class Together(Generic[I, R]):
+    """One thing that is done for many at once; ``most`` in a transaction, ``at_once`` transactions."""
+
+    def __init__(self, engine: AsyncEngine, service: str, action: str, work: Work[I, R], most: int = MOST, at_once: int = AT_ONCE) -> None:
+        self.work = work
+        self._engine = engine
+        self._service = service
+        self._action = action
+        self._most = most
+        self._at_once = at_once
+        self._waiting: deque[_Asked[I, R]] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def ask(self, caller: Caller, item: I) -> tuple[UnitOfWork, R]:
+        """The result for an item, and its unit of work, which is committed by then. Raises what its work ended with."""
+        asked: _Asked[I, R] = _Asked(caller, item, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        self._begin()
+        return await asked.answer
+
+    def _begin(self) -> None:
+        while self._waiting and len(self._under_way) < self._at_once:
+            group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            task = asyncio.create_task(self._do(group))
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._begin()
+
+    async def _do(self, group: Sequence[_Asked[I, R]]) -> None:
+        try:
+            await self._transaction(group)
+        except Exception as error:  # noqa: BLE001 - it is raised to whoever asked
+            if len(group) > 1 and not is_away(error):
+                for each in group:  # what breaks one must not break the others
+                    await self._do([each])
+                return
+            for each in group:
+                if not each.answer.done():
+                    each.answer.set_exception(error)
+        except BaseException:
+            for each in group:
+                each.answer.cancel()
+            raise
+
+    async def _transaction(self, group: Sequence[_Asked[I, R]]) -> None:
+        async with units_of_work(self._engine, self._service, self._action, [each.caller for each in group]) as uows:
+            own = list(uows)
+            results = await self.work(own, [each.item for each in group])
+            uows[:] = [uow for uow, result in zip(own, results, strict=True) if not isinstance(result, Problem)]
+        for each, uow, result in zip(group, own, results, strict=True):
+            if each.answer.done():
+                continue
+            if isinstance(result, Problem):
+                each.answer.set_exception(result)
+            else:
+                each.answer.set_result((uow, result))

@@ -1,0 +1,98 @@
+"""Requests that share a transaction, without a database: who is grouped with whom, and who hears of what went wrong."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from chassis import together
+from chassis.errors import NotFound, Problem
+from chassis.outbox import Caller, UnitOfWork
+from chassis.together import Together
+
+
+class Transactions:
+    """Stands where the database is: what was in each transaction, and which of its units of work were committed."""
+
+    def __init__(self) -> None:
+        self.committed: list[list[str]] = []
+
+    @contextlib.asynccontextmanager
+    async def units_of_work(self, _engine: Any, _service: str, _action: str, callers: Sequence[Caller]) -> AsyncIterator[list[Any]]:
+        uows = [SimpleNamespace(request_id=caller.request_id) for caller in callers]
+        yield uows
+        self.committed.append([uow.request_id for uow in uows])
+
+
+@pytest.fixture
+def transactions(monkeypatch: pytest.MonkeyPatch) -> Transactions:
+    made = Transactions()
+    monkeypatch.setattr(together, "units_of_work", made.units_of_work)
+    return made
+
+
+def doing(work: Any, **more: int) -> Together[str, str]:
+    return Together[str, str](None, "ca", "test", work, **more)  # type: ignore[arg-type]
+
+
+async def shout(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+    await asyncio.sleep(0)
+    return [item.upper() for item in items]
+
+
+async def ask(asked: Together[str, str], *items: str) -> list[Any]:
+    answers = await asyncio.gather(*[asked.ask(Caller(request_id=item), item) for item in items], return_exceptions=True)
+    return [answer if isinstance(answer, BaseException) else answer[1] for answer in answers]
+
+
+async def test_nobody_waits_for_others_and_those_who_come_meanwhile_go_together(transactions: Transactions) -> None:
+    asked = doing(shout, at_once=1)
+    assert await ask(asked, *"abcdef") == list("ABCDEF")
+    assert transactions.committed == [["a"], ["b", "c", "d", "e", "f"]]
+
+
+async def test_a_group_is_bounded(transactions: Transactions) -> None:
+    assert await ask(doing(shout, most=2, at_once=1), *"abcde") == list("ABCDE")
+    assert [len(group) for group in transactions.committed] == [1, 2, 2]
+
+
+async def test_what_is_refused_leaves_no_record_and_the_others_do(transactions: Transactions) -> None:
+    async def but_b(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        return [NotFound() if item == "b" else item for item in items]
+
+    answers = await ask(doing(but_b, at_once=1), *"abc")
+    assert isinstance(answers[1], NotFound)
+    assert (answers[0], answers[2]) == ("a", "c")
+    assert transactions.committed == [["a"], ["c"]]
+
+
+async def test_what_breaks_one_does_not_break_the_others(transactions: Transactions) -> None:
+    async def breaks(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        if "c" in items:
+            raise LookupError
+        return list(items)
+
+    answers = await ask(doing(breaks, at_once=1), *"abcd")
+    assert [type(answer) for answer in answers] == [str, str, LookupError, str]
+    assert transactions.committed == [["a"], ["b"], ["d"]]
+
+
+async def test_while_the_database_is_away_everybody_is_told_so_at_once(transactions: Transactions) -> None:
+    async def away(_uows: Sequence[UnitOfWork], _items: Sequence[str]) -> list[str | Problem]:
+        raise ConnectionError
+
+    assert {type(answer) for answer in await ask(doing(away), *"abcd")} == {ConnectionError}
+    assert transactions.committed == []
+
+
+async def test_whoever_hangs_up_takes_nothing_from_the_others(transactions: Transactions) -> None:
+    asked = doing(shout, at_once=1)
+    tasks = [asyncio.create_task(asked.ask(Caller(request_id=item), item)) for item in "abc"]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers[1], asyncio.CancelledError)
+    assert [answer[1] for answer in (answers[0], answers[2]) if isinstance(answer, tuple)] == ["A", "C"]
