@@ -21,7 +21,7 @@ _ENCODED = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _HEX = re.compile(r"[0-9a-f]{1,40}")
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-_ISSUER = re.compile(r"people|workloads")
+_ISSUER = re.compile(r"(?:people|workloads)(?:-[1-9][0-9]{0,3})?")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{1,1022}={0,2}")
 _REST = re.compile(r".*[^/]", re.DOTALL)
 _FORMS = {"certificate_id": _HEX, "provider": _PROVIDER, "issuer": _ISSUER, "request": _BASE64, "path": _REST}

@@ -1,43 +1,27 @@
-"""The assembly of ca: its doors, what it hears, its issuers and the timer that ends certificates."""
+"""The assembly of ca: its doors, what it hears, its issuers, and the timers that end certificates and look after the issuers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 
-from pydantic import Field
-
-from chassis import db
+from chassis import db, patience
 from chassis.app import Runtime, Spec
-from chassis.outbox import UnitOfWork, unit_of_work
-from chassis.settings import Settings
-from contracts.policy import API, Service
-from contracts.roles import Actor
-from services.ca import revocation, service, signer
-from services.ca.domain import Terms
+from chassis.outbox import Caller, UnitOfWork, unit_of_work, units_of_work
+from chassis.together import Together
+from contracts.policy import API, Action, Service
+from services.ca import service
+from services.ca.domain.certificates import Terms
+from services.ca.domain.requests import Order
 from services.ca.handlers import hears
-from services.ca.models import Issuer
+from services.ca.models import Intent
 from services.ca.routes import router
+from services.ca.service.office import Office
+from services.ca.settings import CaSettings
+from services.ca.signer import opening
 
 JOURNAL_CONNECTIONS = 2
 LONGEST_REST_S = 1.0
-
-
-class CaSettings(Settings):
-    """Settings of ca. Lives are seconds; an agent's certificate lives long because it is not renewed yet.
-
-    ``origins``: where the gateway is reached, as in auth; certificates name the first one as the place where their status is told,
-    and none where there is none. ``crl_life_s`` and ``ocsp_life_s``: how long a list of revoked certificates and an answer about one hold.
-    """
-
-    issuers_dir: Path
-    origins: tuple[str, ...] = ("https://localhost:8443",)
-    project_life_s: int = 8 * 3600
-    job_life_s: int = 24 * 3600
-    agent_life_s: int = 30 * 24 * 3600
-    crl_life_s: int = Field(default=3600, gt=0)
-    ocsp_life_s: int = Field(default=60, gt=0)
 
 
 @asynccontextmanager
@@ -46,8 +30,8 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     settings: CaSettings = runtime.settings
     engine = db.engine(settings.database_url, JOURNAL_CONNECTIONS)
 
-    def journal(actor: Actor, request_id: str) -> AbstractAsyncContextManager[UnitOfWork]:
-        return unit_of_work(engine, Service.CA, "certificate.intend", actor, request_id)
+    def journal(callers: Sequence[Caller]) -> AbstractAsyncContextManager[list[UnitOfWork]]:
+        return units_of_work(engine, Service.CA, "certificate.intend", callers)
 
     terms = Terms(
         settings.trust_domain,
@@ -56,20 +40,25 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         timedelta(seconds=settings.agent_life_s),
         settings.origins[0] + API if settings.origins else "",
     )
-    signers = {issuer: signer.open_file(settings.issuers_dir, issuer) for issuer in Issuer}
-    office = service.Office(
-        signers,
-        revocation.names_of({issuer: each.certificate for issuer, each in signers.items()}),
+    keys = opening.keys(settings)
+    office = Office(
+        keys,
+        opening.open_issuers(settings.issuers_dir, keys, settings.issuer_rest_s),
         terms,
         journal,
-        timedelta(seconds=settings.crl_life_s),
-        timedelta(seconds=settings.ocsp_life_s),
+        Together[Order, Intent](runtime.engine, Service.CA, Action.CERTIFICATE_CREATE, service.issuing.certify),
+        (timedelta(seconds=settings.crl_life_s), timedelta(seconds=settings.ocsp_life_s)),
     )
-    service.open_office(office)
+    service.office.open_office(office)
+    runtime.checks.append(office.missing)
+    runtime.warnings.append(lambda: service.care.warnings(office, settings.issuer_warning_days))
+    looking = asyncio.create_task(patience.for_ever(lambda: service.care.look_after(office, settings), "issuers"))
     try:
         yield
     finally:
-        service.close_office(office)
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        service.office.close_office(office)
         await engine.dispose()
 
 
@@ -77,9 +66,20 @@ async def end_in_time(runtime: Runtime) -> None:
     """End certificates at their instant and at that of the membership behind them."""
     while True:
         async with unit_of_work(runtime.engine, Service.CA, "certificate.expire") as uow:
-            due = await service.expire(uow)
+            due = await service.ending.expire(uow)
         left = LONGEST_REST_S if due is None else (due - uow.now).total_seconds()
         await asyncio.sleep(min(max(left, 0.01), LONGEST_REST_S))
 
 
-spec = Spec(Service.CA, CaSettings, router, hears, background=(end_in_time,), lifespan=lifespan)
+async def settle_waiting(runtime: Runtime) -> None:
+    """Issue to the runs that waited while an issuer's key was away."""
+    while True:
+        office = service.office.office()
+        if office.owed and not office.trouble:
+            office.owed = False
+            async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
+                await service.parties.settle_waiting(uow)
+        await asyncio.sleep(LONGEST_REST_S)
+
+
+spec = Spec(Service.CA, CaSettings, router, hears, background=(end_in_time, settle_waiting), lifespan=lifespan)

@@ -14,59 +14,59 @@ hears = Hears(Service.CA)
 @hears.on(User)
 async def person_changed(fact: User, uow: UnitOfWork) -> None:
     """A person's account changed."""
-    await service.learn_person(uow, fact)
+    await service.parties.learn_person(uow, fact)
 
 
 @hears.on(Project)
 async def project_changed(fact: Project, uow: UnitOfWork) -> None:
     """A project changed."""
-    await service.learn_project(uow, fact)
+    await service.parties.learn_project(uow, fact)
 
 
 @hears.on(Membership)
 async def membership_changed(fact: Membership, uow: UnitOfWork) -> None:
     """A membership changed."""
-    await service.learn_membership(uow, fact)
+    await service.parties.learn_membership(uow, fact)
 
 
 @hears.on(Run)
 async def run_moved_on(fact: Run, uow: UnitOfWork) -> None:
     """A run moved on."""
-    await service.learn_run(uow, fact)
+    await service.parties.learn_run(uow, fact)
 
 
 @hears.on(Agent)
 async def agent_changed(fact: Agent, uow: UnitOfWork) -> None:
     """An agent enrolled or was withdrawn."""
-    await service.learn_agent(uow, fact)
+    await service.parties.learn_agent(uow, fact)
 
 
 @hears.erased(USERS)
 async def person_erased(key: str, uow: UnitOfWork) -> None:
     """A person was erased."""
-    await service.forget_person(uow, UUID(key))
+    await service.parties.forget_person(uow, UUID(key))
 
 
 @hears.erased(PROJECTS)
 async def project_erased(key: str, uow: UnitOfWork) -> None:
     """A project was erased."""
-    await service.forget_project(uow, UUID(key))
+    await service.parties.forget_project(uow, UUID(key))
 
 
 @hears.erased(MEMBERSHIPS)
 async def membership_erased(key: str, uow: UnitOfWork) -> None:
     """A membership was erased."""
     project_id, _, user_id = key.partition(":")
-    await service.forget_membership(uow, UUID(project_id), UUID(user_id))
+    await service.parties.forget_membership(uow, UUID(project_id), UUID(user_id))
 
 
 @hears.erased(RUNS)
 async def run_erased(key: str, uow: UnitOfWork) -> None:
     """A run was erased."""
-    await service.forget_run(uow, UUID(key))
+    await service.parties.forget_run(uow, UUID(key))
 
 
 @hears.erased(AGENTS)
 async def agent_erased(key: str, uow: UnitOfWork) -> None:
     """An agent was erased."""
-    await service.forget_agent(uow, UUID(key))
+    await service.parties.forget_agent(uow, UUID(key))

@@ -1,5 +1,6 @@
 """The tables of ca: certificates from intent to end, lists of revoked ones, and what ca has to know of people, projects and runs."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from uuid import UUID
 from sqlalchemy import Column, DateTime, MetaData
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
+
+from contracts.events import CertificateKind
 
 
 class Table(SQLModel, registry=registry(metadata=MetaData())):
@@ -46,7 +49,10 @@ def _instant(*, nullable: bool = False) -> Column[datetime]:
 
 
 class Certificate(Table, table=True):
-    """A certificate; ``certificate_id`` is its serial in hex. ``fingerprint`` and ``chain`` are empty while it is intended."""
+    """A certificate; ``certificate_id`` is its serial in hex. ``fingerprint`` and ``chain`` are empty while it is intended.
+
+    ``issuer_key``: which key of its issuer signs it, by the SHA-1 of the key's public half in hex.
+    """
 
     __tablename__ = "certificates"
 
@@ -59,6 +65,7 @@ class Certificate(Table, table=True):
     run_id: UUID | None = None
     fencing_token: int | None = None
     csr_sha256: str
+    issuer_key: str
     not_before: datetime = Field(sa_column=_instant())
     not_after: datetime = Field(sa_column=_instant())
     fingerprint: str = ""
@@ -74,6 +81,31 @@ class Certificate(Table, table=True):
         return self.state == CertificateState.LIVE
 
 
+@dataclass
+class Intent:
+    """A certificate that is being issued, outside of the database's session: very many are written at once.
+
+    What is announced first, and the last four once it is signed.
+    """
+
+    certificate_id: str
+    kind: CertificateKind
+    project_id: UUID | None
+    user_id: UUID | None
+    agent_id: UUID | None
+    run_id: UUID | None
+    fencing_token: int | None
+    csr_sha256: str
+    issuer_key: str
+    not_before: datetime
+    not_after: datetime
+    created_at: datetime
+    live: bool = False
+    version: int = 0
+    fingerprint: str = ""
+    chain: str = ""
+
+
 class Standing(NamedTuple):
     """What becomes of an issued certificate: its state, and when and why it stopped counting."""
 
@@ -83,14 +115,14 @@ class Standing(NamedTuple):
 
 
 class RevocationList(Table, table=True):
-    """The newest list of an issuer (CRL), DER; number 0 is the one before the first, which was never signed.
+    """The newest list that a key of an issuer signed (CRL), DER; number 0 is the one before the first, which was never signed.
 
     ``since``: certificates that ended before are on it no longer; ``entries``: how many are on it.
     """
 
     __tablename__ = "revocation_lists"
 
-    issuer: str = Field(primary_key=True)
+    issuer_key: str = Field(primary_key=True)
     number: int
     this_update: datetime = Field(sa_column=_instant())
     next_update: datetime = Field(sa_column=_instant())

@@ -5,6 +5,7 @@ Signatures of requests are not looked at: everybody may ask.
 """
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
-from services.ca.models import Issuer, RevocationList
+from services.ca.models import RevocationList
 
 REQUEST_MAX = 4096
 NONCE_MAX = 128
 SERIAL_MAX = 1 << 160
+ENTRIES_KEPT = 100_000
 HASHES: tuple[hashes.HashAlgorithm, ...] = (hashes.SHA1(), hashes.SHA256())  # noqa: S303 - names an issuer (RFC 6960 section 4.3), protects nothing
 UNREADABLE = (
     ValueError,
@@ -62,7 +64,7 @@ class NotOurs(NoAnswer):
 class Question:
     """What an OCSP request asks: the status of an issuer's serial number; ``request`` names both in its own way."""
 
-    issuer: Issuer
+    issuer: str
     serial: int
     request: ocsp.OCSPRequest
     nonce: x509.OCSPNonce | None
@@ -77,7 +79,7 @@ class Revoked:
     reason: x509.ReasonFlags | None
 
 
-def names_of(certificates: Mapping[Issuer, x509.Certificate]) -> dict[IssuerName, Issuer]:
+def names_of(certificates: Mapping[str, x509.Certificate]) -> dict[IssuerName, str]:
     """The issuers by each of their names in requests (RFC 6960 section 4.1.1)."""
     return {name: issuer for issuer, certificate in certificates.items() for name in _names(certificate)}
 
@@ -97,7 +99,7 @@ def from_path(text: str) -> bytes:
         raise Malformed from error
 
 
-def read(der: bytes, issuers: Mapping[IssuerName, Issuer]) -> Question:
+def read(der: bytes, issuers: Mapping[IssuerName, str]) -> Question:
     """What a request asks. Raises Malformed, or NotOurs where the certificate is not one of these issuers'."""
     if len(der) > REQUEST_MAX:
         raise Malformed
@@ -172,6 +174,7 @@ def revocation_list(about: RevocationList, entries: Iterable[Revoked], issuer: x
     )
 
 
+@functools.lru_cache(maxsize=ENTRIES_KEPT)
 def _entry(revoked: Revoked) -> x509.RevokedCertificate:
     made = x509.RevokedCertificateBuilder().serial_number(int(revoked.certificate_id, 16)).revocation_date(revoked.at)
     if revoked.reason is not None:

@@ -8,11 +8,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import Header, Request, Response
 
-from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
+from chassis.guard import CurrentActor, LaterUow, SharedUow, Uow, doors, may
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
 from services.ca import domain, repository, revocation, service
-from services.ca.models import Certificate, Issuer
 from services.ca.revocation import NoAnswer
 from services.ca.schemas import CertificateOrder, CertificateView
 
@@ -48,35 +47,39 @@ class OcspResponse(Response):
     response_model=CertificateView,
     dependencies=[may(Action.CERTIFICATE_CREATE)],
 )
-async def create_certificate(project_id: UUID, order: CertificateOrder, uow: Uow) -> Certificate:
+async def create_certificate(project_id: UUID, order: CertificateOrder, shared: SharedUow) -> Response:
     """Issue a certificate of the project for the key in the request."""
-    return await service.create(uow, project_id, order.csr)
+    made = await service.issuing.create(shared, project_id, order.csr)
+    body = CertificateView.model_validate(made).model_dump_json()
+    return Response(body, status_code=201, media_type="application/json", headers={"ETag": f'"{made.version}"'})
 
 
 @router.get("/projects/{project_id}/certificates", dependencies=[may(Action.CERTIFICATE_LIST)])
 async def list_certificates(project_id: UUID, paging: Paging, actor: CurrentActor, uow: Uow) -> Page[CertificateView]:
     """The caller's certificates of the project; everybody's for a Data Owner. Oldest first."""
-    rows = await repository.project_certificates(uow.session, project_id, domain.seen_by(actor), _after(paging), paging.limit)
+    rows = await repository.certificates.project_certificates(
+        uow.session, project_id, domain.certificates.seen_by(actor), _after(paging), paging.limit
+    )
     return paging.page(rows, lambda row: (row.created_at.isoformat(), row.certificate_id), CertificateView.model_validate)
 
 
 @router.delete("/projects/{project_id}/certificates/{certificate_id}", status_code=204, dependencies=[may(Action.CERTIFICATE_REVOKE)])
 async def revoke_certificate(project_id: UUID, certificate_id: str, uow: Uow) -> None:
     """Revoke a certificate; doing it again changes nothing."""
-    await service.revoke(uow, project_id, certificate_id)
+    await service.ending.revoke(uow, project_id, certificate_id)
 
 
 @router.get("/crls/{issuer}", response_class=CrlResponse, dependencies=[may(Action.CRL_READ)])
-async def read_crl(issuer: Issuer, uow: Uow, if_none_match: IfNoneMatch = None) -> Response:
+async def read_crl(issuer: str, uow: Uow, if_none_match: IfNoneMatch = None) -> Response:
     """The issuer's list of revoked certificates; it names each that was revoked when this was asked."""
-    newest = await service.newest_list(uow, issuer)
-    return _unless_known(CrlResponse(newest.der), str(newest.number), ASK_AGAIN, if_none_match)
+    number, der = await service.status.newest_list(uow, issuer)
+    return _unless_known(CrlResponse(der), str(number), ASK_AGAIN, if_none_match)
 
 
 @router.get("/issuers/{issuer}", response_class=CertificateResponse, dependencies=[may(Action.ISSUER_READ)])
-async def read_issuer(issuer: Issuer, if_none_match: IfNoneMatch = None) -> Response:
+async def read_issuer(issuer: str, if_none_match: IfNoneMatch = None) -> Response:
     """The issuer's own certificate."""
-    certificate = service.certificate_of(issuer)
+    certificate = service.status.signer_of(issuer).certificate
     known = certificate.fingerprint(hashes.SHA256()).hex()
     return _unless_known(CertificateResponse(certificate.public_bytes(Encoding.DER)), known, KEEP, if_none_match)
 
@@ -98,7 +101,7 @@ async def ask_ocsp_by_path(request: str, later: LaterUow) -> Response:
 
 async def _answered(der: bytes, later: LaterUow) -> Response:
     try:
-        return OcspResponse(await service.answer(later, service.asked(der)))
+        return OcspResponse(await service.status.answer(later, service.status.asked(der)))
     except NoAnswer as none:
         return OcspResponse(none.der)
 

@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 from compose.local.pki import Pki
 from contracts.events import CertificateKind, ProjectState, RunState, UserStatus
 from contracts.roles import Actor, Principal, Role
-from services.ca import domain, signer
-from services.ca.domain import CsrRefused, Holder, Terms, TooManyCertificates
-from services.ca.models import Certificate, CertificateState, Ending, Issuer
+from services.ca import domain
+from services.ca.domain.certificates import Terms, TooManyCertificates
+from services.ca.domain.holders import Holder
+from services.ca.domain.requests import CsrRefused
+from services.ca.models import Certificate, CertificateState, Ending, Intent, Issuer
+from services.ca.signer import IssuerUnusable, Signer, opening
+from services.ca.signer.files import KeyFiles
 from tests.ca.conftest import ADA, AGENT, BOB, RUN, csr, judged, membership, new_key, openssl, private_key, project, run, user
 from tests.world import OURS
 
@@ -29,10 +33,12 @@ MEMBER = Holder(CertificateKind.PROJECT, "mri-study__ada00000", project_id=OURS,
 HOLDERS = {
     "project": (MEMBER, f"spiffe://hortus.internal/project/{OURS}/user/{ADA}"),
     "job": (
-        domain.run_holder(domain.project_of(project()), domain.member_of(membership(BOB)), domain.run_of(run())),
+        domain.holders.run_holder(
+            domain.parties.project_of(project()), domain.parties.member_of(membership(BOB)), domain.parties.run_of(run())
+        ),
         f"spiffe://hortus.internal/project/{OURS}/user/{BOB}/job/{RUN}",
     ),
-    "agent": (domain.agent_holder(AGENT), f"spiffe://hortus.internal/agent/{AGENT}"),
+    "agent": (domain.holders.agent_holder(AGENT), f"spiffe://hortus.internal/agent/{AGENT}"),
 }
 
 
@@ -87,13 +93,13 @@ BAD = {
 def test_a_bad_request_is_refused_with_a_sentence(case: str) -> None:
     pem, sentence = BAD[case]
     with pytest.raises(CsrRefused, match=sentence):
-        domain.read_csr(pem)
+        domain.requests.read_csr(pem)
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(pem_block))
 def test_no_text_breaks_the_reader_of_requests(text: str) -> None:
     with pytest.raises(CsrRefused):
-        domain.read_csr(text)
+        domain.requests.read_csr(text)
 
 
 def test_a_request_made_by_openssl_is_read(tmp_path: Path) -> None:
@@ -101,12 +107,12 @@ def test_a_request_made_by_openssl_is_read(tmp_path: Path) -> None:
     openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key))
     made = openssl("req", "-new", "-key", str(key), "-subj", "/CN=x")
     assert "Public-Key: (256 bit)" in openssl("req", "-noout", "-text", "-verify", given=made)
-    assert len(domain.read_csr(made).sha256) == 64
+    assert len(domain.requests.read_csr(made).sha256) == 64
 
 
 def test_the_same_request_has_the_same_hash_however_it_is_written() -> None:
     made = csr()
-    assert domain.read_csr(made).sha256 == domain.read_csr("\n" + made.replace("\n", "\r\n")).sha256
+    assert domain.requests.read_csr(made).sha256 == domain.requests.read_csr("\n" + made.replace("\n", "\r\n")).sha256
 
 
 @pytest.mark.parametrize(
@@ -121,41 +127,50 @@ def test_the_same_request_has_the_same_hash_however_it_is_written() -> None:
     ],
 )
 def test_a_common_name_has_one_separator(study: str, username: str, name: str) -> None:
-    assert domain.common_name(study, OURS, username) == name
+    assert domain.holders.common_name(study, OURS, username) == name
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_a_common_name_always_fits(study: str, username: str) -> None:
-    name = domain.common_name(study, OURS, username)
+    name = domain.holders.common_name(study, OURS, username)
     assert len(name.encode()) <= 64
     assert name.count("__") == 1
     x509.NameAttribute(x509.NameOID.COMMON_NAME, name)
 
 
 def test_long_names_of_two_projects_stay_apart() -> None:
-    one, other = (domain.common_name("x" * 80, UUID(int=number), "ada00000") for number in (1, 2))
+    one, other = (domain.holders.common_name("x" * 80, UUID(int=number), "ada00000") for number in (1, 2))
     assert one != other
     assert one.endswith("__ada00000")
 
 
 def test_a_serial_has_all_its_digits() -> None:
-    assert domain.serial((1 << 124) - 1) is None
-    assert domain.serial(NUMBER) == NUMBER
-    assert domain.certificate_id(NUMBER) == f"{NUMBER:x}"
+    assert domain.certificates.serial((1 << 124) - 1) is None
+    assert domain.certificates.serial(NUMBER) == NUMBER
+    assert domain.certificates.certificate_id(NUMBER) == f"{NUMBER:x}"
 
 
-def file_signer(pki: Pki, holder: Holder) -> signer.FileSigner:
-    name = Issuer.PEOPLE if holder.kind is CertificateKind.PROJECT else Issuer.WORKLOADS
-    return signer.open_file(pki.issuers_folder, name)
+def signer_for(pki: Pki, holder: Holder) -> Signer:
+    issuer = Issuer.PEOPLE if holder.kind is CertificateKind.PROJECT else Issuer.WORKLOADS
+    return opening.open_issuers(pki.issuers_folder, KeyFiles(pki.issuers_folder), 0).current[issuer]
 
 
-def made(pki: Pki, holder: Holder, now: datetime, ends_at: datetime | None = None) -> Certificate:
-    issuer = file_signer(pki, holder)
-    request = domain.read_csr(csr(name="administrator"))
-    intent = domain.intend(holder, request, NUMBER, now, TERMS, issuer.certificate, ends_at)
-    leaf = issuer.sign(domain.build(intent, holder, request, issuer.certificate, TERMS))
-    domain.issued(intent, leaf, issuer.certificate)
+def made(pki: Pki, holder: Holder, now: datetime, ends_at: datetime | None = None) -> Intent:
+    signer = signer_for(pki, holder)
+    issuer = domain.certificates.authority(signer.name, signer.key_id, signer.certificate, TERMS)
+    request = domain.requests.read_csr(csr(name="administrator"))
+    intent = domain.certificates.intend(holder, request, NUMBER, now, TERMS, issuer, ends_at)
+    assert (intent.live, intent.version, intent.chain) == (False, 0, "")
+    leaf = signer.sign(domain.certificates.build(intent, holder, request, issuer, TERMS))
+    domain.certificates.issued(intent, leaf, issuer)
     return intent
+
+
+def row(intent: Intent, state: CertificateState = CertificateState.LIVE) -> Certificate:
+    """The certificate as the database gives it back."""
+    columns = vars(intent) | {"kind": intent.kind.value, "state": state.value}
+    del columns["live"]
+    return Certificate(**columns)
 
 
 @pytest.mark.parametrize("kind", HOLDERS)
@@ -203,7 +218,7 @@ def test_a_certificate_ends_no_later_than_the_membership(pki: Pki) -> None:
 
 
 def test_a_certificate_ends_no_later_than_its_issuer(pki: Pki) -> None:
-    issuer = file_signer(pki, MEMBER).certificate
+    issuer = signer_for(pki, MEMBER).certificate
     late = issuer.not_valid_after_utc - timedelta(hours=1)
     assert made(pki, MEMBER, late).not_after == issuer.not_valid_after_utc
 
@@ -214,7 +229,7 @@ def loss(**changes: object) -> Ending | None:
     member = membership(role=about["role"], starts_at=NOW + timedelta(seconds=float(str(about["starts"]))), ends_at=ends)  # type: ignore[arg-type]
     person = user(status=about["status"])  # type: ignore[arg-type]
     study = project(state=about["state"])  # type: ignore[arg-type]
-    return domain.loss(domain.person_of(person), domain.member_of(member), domain.project_of(study), NOW)
+    return domain.holders.loss(domain.parties.person_of(person), domain.parties.member_of(member), domain.parties.project_of(study), NOW)
 
 
 @pytest.mark.parametrize(
@@ -241,24 +256,23 @@ def test_only_a_current_member_of_an_open_project_who_is_active_holds_a_certific
 
 @pytest.mark.parametrize("state", RunState)
 def test_a_run_asks_for_a_certificate_only_while_it_is_leased_or_running(state: RunState) -> None:
-    row = domain.run_of(run(state, request="…"))
+    row = domain.parties.run_of(run(state, request="…"))
     assert row.active == (state in (RunState.LEASED, RunState.RUNNING))
     assert (row.csr is None) == (not row.active)
 
 
 def test_revoking_says_so_once(pki: Pki) -> None:
-    certificate = made(pki, MEMBER, NOW)
-    fact = domain.revoke(certificate, Ending.WITHDRAWN, NOW)
+    certificate = row(made(pki, MEMBER, NOW))
+    fact = domain.certificates.revoke(certificate, Ending.WITHDRAWN, NOW)
     assert fact is not None
     assert (fact.live, fact.version, certificate.ending) == (False, 2, Ending.WITHDRAWN)
-    assert domain.revoke(certificate, Ending.EXPIRED, NOW) is None
+    assert domain.certificates.revoke(certificate, Ending.EXPIRED, NOW) is None
     assert (certificate.version, certificate.ending) == (2, Ending.WITHDRAWN)
 
 
 def test_an_intent_cannot_be_revoked_since_it_never_counted(pki: Pki) -> None:
-    issuer = file_signer(pki, MEMBER).certificate
-    intent = domain.intend(MEMBER, domain.read_csr(csr()), NUMBER, NOW, TERMS, issuer)
-    assert domain.revoke(intent, Ending.WITHDRAWN, NOW) is None
+    intent = row(made(pki, MEMBER, NOW), CertificateState.INTENDED)
+    assert domain.certificates.revoke(intent, Ending.WITHDRAWN, NOW) is None
     assert intent.state == CertificateState.INTENDED
 
 
@@ -267,18 +281,18 @@ def actor(role: Role, user_id: UUID) -> Actor:
 
 
 def test_a_scientist_sees_and_revokes_only_what_is_theirs(pki: Pki) -> None:
-    adas = made(pki, MEMBER, NOW)
-    assert domain.seen_by(actor(Role.DATA_SCIENTIST, BOB)) == BOB
-    assert domain.seen_by(actor(Role.DATA_OWNER, BOB)) is None
-    assert domain.is_own(adas, actor(Role.DATA_SCIENTIST, ADA))
-    assert domain.is_own(adas, actor(Role.DATA_OWNER, BOB))
-    assert not domain.is_own(adas, actor(Role.DATA_SCIENTIST, BOB))
+    adas = row(made(pki, MEMBER, NOW))
+    assert domain.certificates.seen_by(actor(Role.DATA_SCIENTIST, BOB)) == BOB
+    assert domain.certificates.seen_by(actor(Role.DATA_OWNER, BOB)) is None
+    assert domain.certificates.is_own(adas, actor(Role.DATA_SCIENTIST, ADA))
+    assert domain.certificates.is_own(adas, actor(Role.DATA_OWNER, BOB))
+    assert not domain.certificates.is_own(adas, actor(Role.DATA_SCIENTIST, BOB))
 
 
 def test_one_person_cannot_fill_the_list_of_live_certificates() -> None:
-    domain.has_room(domain.MOST_LIVE - 1)
+    domain.certificates.has_room(domain.certificates.MOST_LIVE - 1)
     with pytest.raises(TooManyCertificates):
-        domain.has_room(domain.MOST_LIVE)
+        domain.certificates.has_room(domain.certificates.MOST_LIVE)
 
 
 @pytest.mark.parametrize("damage", ["passphrase", "people.key", "people.pem", "swapped", "missing"])
@@ -291,6 +305,6 @@ def test_issuers_that_do_not_fit_together_are_not_opened(damage: str, pki: Pki, 
         (tmp_path / "people.key").unlink()
     else:
         (tmp_path / damage).write_bytes(b"something else")
-    with pytest.raises(signer.IssuerUnusable) as refused:
-        signer.open_file(tmp_path, Issuer.PEOPLE)
+    with pytest.raises(IssuerUnusable) as refused:
+        opening.open_issuers(tmp_path, KeyFiles(tmp_path), 0)
     assert (pki.issuers_folder / "passphrase").read_text() not in str(refused.value)

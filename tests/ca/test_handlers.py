@@ -282,6 +282,6 @@ async def test_two_timers_end_a_certificate_once(worlds: Worlds, settings: dict[
 
 async def test_the_timer_without_certificates_rests(empty: World) -> None:
     async with empty.work(NOBODY, "certificate.expire") as uow:
-        assert await service.expire(uow) is None
+        assert await service.ending.expire(uow) is None
     assert await empty.said() == []
     assert await empty.recorded() == []

@@ -157,7 +157,7 @@ async def test_after_its_end_a_certificate_stays_what_it_was(world: World, peopl
         assert (await ask(world, about(good, people))).certificate_status is GOOD
         assert (await ask(world, about(bad, people))).certificate_status is REVOKED
         async with world.work() as uow:
-            await service.expire(uow)
+            await service.ending.expire(uow)
 
 
 @pytest.mark.parametrize("serial", [0, 1, 5 << 100, (1 << 160) - 1])
@@ -175,7 +175,7 @@ async def test_an_intent_and_a_certificate_that_was_signed_and_not_stored_are_un
         signed.append(leaf)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(domain, "issued", breaks)
+    monkeypatch.setattr(domain.certificates, "issued", breaks)
     with pytest.raises(ZeroDivisionError):
         await issued(world, SCIENTIST)
     assert [tuple(row) for row in await world.sql("SELECT certificate_id, state FROM certificates")] == [

@@ -87,7 +87,7 @@ async def test_a_certificate_that_could_not_be_stored_counts_nowhere_and_its_int
     def breaks(*_: object) -> None:
         raise Broken
 
-    monkeypatch.setattr(domain, "issued", breaks)
+    monkeypatch.setattr(domain.certificates, "issued", breaks)
     with pytest.raises(Broken):
         await ask(world)
     assert await world.said() == []
@@ -261,7 +261,7 @@ async def test_an_odd_certificate_id_is_not_found(world: World, name: str) -> No
 
 
 async def test_one_person_cannot_fill_the_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(domain, "MOST_LIVE", 2)
+    monkeypatch.setattr(domain.certificates, "MOST_LIVE", 2)
     first = await given(world)
     await given(world)
     refused = await ask(world)

@@ -1,0 +1,48 @@
+"""What counts as revoked, and when a list of it is made anew."""
+
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from services.ca.models import CertificateState, Ending, RevocationList, Standing
+
+REASONS = {
+    Ending.MEMBERSHIP_ENDED: x509.ReasonFlags.affiliation_changed,
+    Ending.PERSON_NOT_ACTIVE: x509.ReasonFlags.privilege_withdrawn,
+    Ending.PROJECT_CLOSED: x509.ReasonFlags.cessation_of_operation,
+    Ending.RUN_ENDED: x509.ReasonFlags.cessation_of_operation,
+    Ending.AGENT_WITHDRAWN: x509.ReasonFlags.privilege_withdrawn,
+}
+
+
+def reason_of(ending: str) -> x509.ReasonFlags | None:
+    """The reason code of an ending (RFC 5280 section 5.3.1); None, which is better than ``unspecified``, where nobody named one."""
+    return REASONS.get(Ending(ending))
+
+
+def revocation_of(standing: Standing) -> tuple[datetime, x509.ReasonFlags | None] | None:
+    """When and why an issued certificate was ended before its own end; None where it was not: one that has expired was not revoked."""
+    state, ended_at, ending = standing
+    if state != CertificateState.REVOKED or ended_at is None or ending is None or ending == Ending.EXPIRED:
+        return None
+    return ended_at, reason_of(ending)
+
+
+def is_current(kept: RevocationList, revoked: int, now: datetime) -> bool:
+    """Whether a list can still be handed out: less than half of its time is over, and no certificate was revoked after it was made.
+
+    ``revoked``: how many certificates would be on it if it were made anew with its own ``since``. That number only grows.
+    """
+    return revoked == kept.entries and now < kept.this_update + (kept.next_update - kept.this_update) / 2
+
+
+def renumber(kept: RevocationList, entries: int, now: datetime, life: timedelta) -> None:
+    """Make a list the next one of its issuer (RFC 5280 section 5.2.3): one number more, from ``now`` on.
+
+    Its entries are those since the list before, so that each stays until it stood on a list made after its end (section 3.3).
+    """
+    kept.number += 1
+    kept.since = kept.this_update
+    kept.entries = entries
+    kept.this_update = now.replace(microsecond=0)
+    kept.next_update = kept.this_update + life

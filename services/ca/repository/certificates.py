@@ -1,0 +1,116 @@
+"""Certificates from intent to end."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Select, or_, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from contracts.events import CertificateKind
+from services.ca.models import Certificate, CertificateState, Member
+from services.ca.repository.reading import newest
+
+LIVE = col(Certificate.state) == CertificateState.LIVE
+ISSUED = col(Certificate.state) != CertificateState.INTENDED
+DUE_AT_ONCE = 200
+_NEXT_DUE = text("""SELECT least(min(c.not_after), min(m.ends_at)) FROM certificates c
+                    LEFT JOIN members m ON m.project_id = c.project_id AND m.user_id = c.user_id WHERE c.state = 'live'""")
+
+
+async def project_certificate(session: AsyncSession, project_id: UUID, certificate_id: str) -> Certificate | None:
+    """A person's certificate of a project, locked."""
+    found = select(Certificate).where(
+        col(Certificate.project_id) == project_id,
+        col(Certificate.certificate_id) == certificate_id,
+        col(Certificate.kind) == CertificateKind.PROJECT,
+        ISSUED,
+    )
+    return (await session.execute(newest(found).with_for_update())).scalar_one_or_none()
+
+
+async def project_certificates(
+    session: AsyncSession, project_id: UUID, user_id: UUID | None, after: tuple[datetime, str] | None, limit: int
+) -> Sequence[Certificate]:
+    """People's certificates of a project, oldest first, of one person or of all; one more than ``limit``."""
+    found = select(Certificate).where(col(Certificate.project_id) == project_id, col(Certificate.kind) == CertificateKind.PROJECT, ISSUED)
+    if user_id is not None:
+        found = found.where(col(Certificate.user_id) == user_id)
+    order = (col(Certificate.created_at), col(Certificate.certificate_id))
+    if after is not None:
+        found = found.where(tuple_(*order) > after)
+    return (await session.execute(found.order_by(*order).limit(limit + 1))).scalars().all()
+
+
+async def live_in_project(session: AsyncSession, project_id: UUID) -> Sequence[Certificate]:
+    """All certificates of a project that count, locked."""
+    return (await session.execute(_live().where(col(Certificate.project_id) == project_id))).scalars().all()
+
+
+async def live_of_person(session: AsyncSession, user_id: UUID) -> Sequence[Certificate]:
+    """All certificates of a person that count, in all projects, locked."""
+    return (await session.execute(_live().where(col(Certificate.user_id) == user_id))).scalars().all()
+
+
+async def live_of_member(session: AsyncSession, project_id: UUID, user_id: UUID) -> Sequence[Certificate]:
+    """All certificates of a person in a project that count, those of their runs included, locked."""
+    own = _live().where(col(Certificate.project_id) == project_id, col(Certificate.user_id) == user_id)
+    return (await session.execute(own)).scalars().all()
+
+
+async def live_of_run(session: AsyncSession, run_id: UUID) -> Sequence[Certificate]:
+    """The certificates of a run that count, locked."""
+    return (await session.execute(_live().where(col(Certificate.run_id) == run_id))).scalars().all()
+
+
+async def live_of_agent(session: AsyncSession, agent_id: UUID) -> Sequence[Certificate]:
+    """The certificates of an agent that count, locked."""
+    return (await session.execute(_live().where(col(Certificate.agent_id) == agent_id))).scalars().all()
+
+
+async def was_issued_for_lease(session: AsyncSession, run_id: UUID, fencing_token: int) -> bool:
+    """Whether this lease of a run has had its certificate."""
+    found = select(col(Certificate.certificate_id)).where(
+        col(Certificate.run_id) == run_id, col(Certificate.fencing_token) == fencing_token, ISSUED
+    )
+    return (await session.execute(found)).first() is not None
+
+
+async def was_issued_for_request(session: AsyncSession, agent_id: UUID, csr_sha256: str) -> bool:
+    """Whether this request of an agent has had its certificate."""
+    found = select(col(Certificate.certificate_id)).where(
+        col(Certificate.agent_id) == agent_id, col(Certificate.csr_sha256) == csr_sha256, ISSUED
+    )
+    return (await session.execute(found)).first() is not None
+
+
+async def due(session: AsyncSession, now: datetime) -> Sequence[tuple[Certificate, bool]]:
+    """Certificates whose end has come, locked, unless another replica is at them; and whether it is their own end.
+
+    Those that are not due by their own end are due by that of the membership behind them.
+    """
+    over = col(Certificate.not_after) <= now
+    found = (
+        select(Certificate, over)
+        .join(
+            Member,
+            (col(Member.project_id) == col(Certificate.project_id)) & (col(Member.user_id) == col(Certificate.user_id)),
+            isouter=True,
+        )
+        .where(LIVE, or_(over, col(Member.ends_at) <= now))
+        .order_by(col(Certificate.certificate_id))
+        .limit(DUE_AT_ONCE)
+        .with_for_update(of=Certificate, skip_locked=True)
+    )
+    return [(certificate, own) for certificate, own in (await session.execute(newest(found))).all()]
+
+
+async def next_due(session: AsyncSession) -> datetime | None:
+    """When the next certificate, or a membership behind one, ends; None when there is none."""
+    instant: datetime | None = (await session.execute(_NEXT_DUE)).scalar_one()
+    return instant
+
+
+def _live() -> Select[Certificate]:
+    return newest(select(Certificate).where(LIVE).order_by(col(Certificate.certificate_id)).with_for_update())

@@ -1,0 +1,90 @@
+"""What ca knows of projects, people, memberships and runs; an issuing locks them in this order, certificates last."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Select, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from services.ca.models import Certificate, CertificateState, Member, Person, Project, Run, Table
+from services.ca.repository.reading import newest
+
+
+async def project(session: AsyncSession, project_id: UUID) -> Project | None:
+    """A project, kept as it is until the transaction ends."""
+    found = select(Project).where(col(Project.project_id) == project_id)
+    return (await session.execute(newest(found).with_for_update(read=True))).scalar_one_or_none()
+
+
+async def person(session: AsyncSession, user_id: UUID) -> Person | None:
+    """A person, kept as they are until the transaction ends."""
+    found = select(Person).where(col(Person.user_id) == user_id)
+    return (await session.execute(newest(found).with_for_update(read=True))).scalar_one_or_none()
+
+
+async def member(session: AsyncSession, project_id: UUID, user_id: UUID) -> Member | None:
+    """A membership, kept as it is until the transaction ends."""
+    found = select(Member).where(col(Member.project_id) == project_id, col(Member.user_id) == user_id)
+    return (await session.execute(newest(found).with_for_update(read=True))).scalar_one_or_none()
+
+
+async def put(session: AsyncSession, row: Table) -> None:
+    """Keep what a fact says of an aggregate."""
+    await session.merge(row)
+    await session.flush()
+
+
+async def forget_project(session: AsyncSession, project_id: UUID) -> None:
+    """Drop what is known of a project."""
+    await session.execute(delete(Project).where(col(Project.project_id) == project_id))
+
+
+async def forget_person(session: AsyncSession, user_id: UUID) -> None:
+    """Drop what is known of a person."""
+    await session.execute(delete(Person).where(col(Person.user_id) == user_id))
+
+
+async def forget_member(session: AsyncSession, project_id: UUID, user_id: UUID) -> None:
+    """Drop what is known of a membership."""
+    await session.execute(delete(Member).where(col(Member.project_id) == project_id, col(Member.user_id) == user_id))
+
+
+async def forget_run(session: AsyncSession, run_id: UUID) -> None:
+    """Drop what is known of a run."""
+    await session.execute(delete(Run).where(col(Run.run_id) == run_id))
+
+
+async def active_runs_in_project(session: AsyncSession, project_id: UUID) -> Sequence[Run]:
+    """The leased and running runs of a project."""
+    return (await session.execute(_runs().where(col(Run.project_id) == project_id))).scalars().all()
+
+
+async def active_runs_of_person(session: AsyncSession, user_id: UUID) -> Sequence[Run]:
+    """The leased and running runs of a person, in all projects."""
+    return (await session.execute(_runs().where(col(Run.user_id) == user_id))).scalars().all()
+
+
+async def active_runs_of_member(session: AsyncSession, project_id: UUID, user_id: UUID) -> Sequence[Run]:
+    """The leased and running runs of a person in a project."""
+    own = _runs().where(col(Run.project_id) == project_id, col(Run.user_id) == user_id)
+    return (await session.execute(own)).scalars().all()
+
+
+async def runs_without_certificate(session: AsyncSession) -> Sequence[Run]:
+    """The leased and running runs that asked for a certificate and have none for this lease."""
+    issued = select(col(Certificate.certificate_id)).where(
+        col(Certificate.run_id) == col(Run.run_id),
+        col(Certificate.fencing_token) == col(Run.fencing_token),
+        col(Certificate.state) != CertificateState.INTENDED,
+    )
+    return (await session.execute(_runs().where(col(Run.csr).is_not(None), ~issued.exists()))).scalars().all()
+
+
+async def run(session: AsyncSession, run_id: UUID) -> Run | None:
+    """A run, locked."""
+    return (await session.execute(newest(select(Run).where(col(Run.run_id) == run_id)).with_for_update())).scalar_one_or_none()
+
+
+def _runs() -> Select[Run]:
+    return newest(select(Run).where(col(Run.active)).order_by(col(Run.run_id)))

@@ -1,0 +1,140 @@
+"""Issuing, for many at once.
+
+Certificates are announced in a transaction of its own before they are signed, and stored together with their facts and their
+audit records before they are handed out. One that was signed and not stored counts nowhere: readers go by the facts.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from chassis.errors import CannotDecide, ChangedMeanwhile, NotFound, Problem
+from chassis.guard import Shared
+from chassis.outbox import Caller, UnitOfWork
+from contracts.events import MEMBERSHIPS, USERS
+from services.ca import domain, repository
+from services.ca.domain.holders import Holder
+from services.ca.domain.requests import Order, Request
+from services.ca.models import Intent, Member, Person, Project
+from services.ca.service.ending import note
+from services.ca.service.office import office
+
+KNOWN_WAIT_S = 1.0
+KNOWN_LOOK_S = 0.02
+
+
+class NotHereYet(CannotDecide):
+    """What the caller's certificate rests on is not known here as well as the gateway knew it."""
+
+    slug = "cannot-decide"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A certificate that may be issued: by whose unit of work, to whom, for which request, and when the right behind it ends."""
+
+    uow: UnitOfWork
+    holder: Holder
+    request: Request
+    ends_at: datetime | None = None
+
+
+async def create(shared: Shared, project_id: UUID, csr: str) -> Intent:
+    """A certificate of the project for the caller's key; what is not known here yet is waited for, at most 1 s.
+
+    Raises CsrRefused, NotFound, TooManyCertificates, CannotDecide.
+    """
+    order = Order(project_id, domain.requests.read_csr(csr))
+    deadline = time.monotonic() + KNOWN_WAIT_S
+    while True:
+        try:
+            return await shared(office().issuing, order)
+        except NotHereYet:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(KNOWN_LOOK_S)
+
+
+async def certify(uows: Sequence[UnitOfWork], orders: Sequence[Order]) -> list[Intent | Problem]:
+    """Certificates for those who may have one; for the others, why not. The units of work share a session."""
+    places = {(order.project_id, uow.actor.user_id) for uow, order in zip(uows, orders, strict=True) if uow.actor.user_id is not None}
+    known = await repository.issuing.parties(uows[0].session, places)
+    held = Counter(await repository.issuing.held(uows[0].session, places))
+    answers: list[Draft | Problem] = []
+    for uow, order in zip(uows, orders, strict=True):
+        try:
+            project, person, member = _known(uow, order.project_id, *known)
+            if domain.holders.loss(person, member, project, uow.now) is not None:
+                raise NotFound
+            place = (order.project_id, member.user_id)
+            domain.certificates.has_room(held[place])
+            held[place] += 1
+            answers.append(Draft(uow, domain.holders.member_holder(project, member), order.request, member.ends_at))
+        except Problem as problem:
+            answers.append(problem)
+    issued = iter(await issue([each for each in answers if isinstance(each, Draft)]))
+    return [next(issued) if isinstance(each, Draft) else each for each in answers]
+
+
+def _known(
+    uow: UnitOfWork,
+    project_id: UUID,
+    projects: dict[UUID, Project],
+    people: dict[UUID, Person],
+    members: dict[tuple[UUID, UUID], Member],
+) -> tuple[Project, Person, Member]:
+    """What a caller's certificate rests on, once this service knows as much of it as the gateway did. Raises NotFound, NotHereYet."""
+    user_id = uow.actor.user_id
+    if user_id is None:
+        raise NotFound
+    seen = uow.actor.versions
+    project, person, member = projects.get(project_id), people.get(user_id), members.get((project_id, user_id))
+    if (
+        project is None
+        or person is None
+        or member is None
+        or person.version < seen.get(f"{USERS.name}:{user_id}", 1)
+        or member.version < seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 1)
+    ):
+        raise NotHereYet("The project or its membership has not arrived here yet.", retry_after=1)
+    return project, person, member
+
+
+async def issue(drafts: Sequence[Draft]) -> list[Intent]:
+    """Announce, sign and store. The drafts' units of work share a session. Raises SignerAway, ChangedMeanwhile."""
+    if not drafts:
+        return []
+    desk = office()
+    signers = [desk.signer(draft.holder.kind) for draft in drafts]
+    intents = [
+        domain.certificates.intend(draft.holder, draft.request, _serial(), draft.uow.now, desk.terms, authority, draft.ends_at)
+        for draft, (_, authority) in zip(drafts, signers, strict=True)
+    ]
+    async with desk.journal([Caller(draft.uow.actor, draft.uow.request_id) for draft in drafts]) as journal:
+        await repository.issuing.announce(journal[0].session, intents)
+        for record, draft, intent in zip(journal, drafts, intents, strict=True):
+            record.project_id = draft.holder.project_id
+            record.note(certificate_id=intent.certificate_id, kind=intent.kind, identity=draft.holder.uri(desk.terms.trust_domain))
+    made = [
+        (signer, domain.certificates.build(intent, draft.holder, draft.request, authority, desk.terms))
+        for draft, intent, (signer, authority) in zip(drafts, intents, signers, strict=True)
+    ]
+    leaves = await desk.signed(lambda each: each[0].sign(each[1]), made)
+    for draft, intent, leaf, (_, authority) in zip(drafts, intents, leaves, signers, strict=True):
+        draft.uow.emit(domain.certificates.issued(intent, leaf, authority))
+        note(draft.uow, "issued", intent.certificate_id)
+    if not await repository.issuing.store(drafts[0].uow.session, intents):
+        raise ChangedMeanwhile
+    return intents
+
+
+def _serial() -> int:
+    while True:
+        number = domain.certificates.serial(secrets.randbits(domain.certificates.SERIAL_BITS))
+        if number is not None:
+            return number

@@ -1,0 +1,98 @@
+"""What issuing needs beside the database: the issuers, as they are now, and the terms."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from typing import TypeVar
+
+from chassis.errors import CannotDecide
+from chassis.outbox import Caller, UnitOfWork
+from chassis.together import Together
+from contracts.events import CertificateKind
+from services.ca import domain, revocation
+from services.ca.domain.certificates import Authority, Terms
+from services.ca.domain.requests import Order
+from services.ca.models import Intent
+from services.ca.revocation import IssuerName
+from services.ca.signer import Issuers, Keys, Signer, SignerAway
+
+Journal = Callable[[Sequence[Caller]], AbstractAsyncContextManager[list[UnitOfWork]]]
+"""Transactions of their own, for intents."""
+
+B = TypeVar("B")
+S = TypeVar("S")
+
+
+class Office:
+    """``issuing`` does for many at once what the door asks for; ``list_life`` and ``answer_life`` are how long what is said of revocations holds.
+
+    ``lists`` are the newest lists of revoked certificates that this process has seen, number and content by key.
+    ``trouble`` says why nothing can be signed at this moment, ``unusable`` why issuers that came are not taken up; ``owed``: a run may wait for a
+    certificate because of the former.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        issuers: Issuers,
+        terms: Terms,
+        journal: Journal,
+        issuing: Together[Order, Intent],
+        lives: tuple[timedelta, timedelta],
+    ) -> None:
+        self.keys = keys
+        self.terms = terms
+        self.journal = journal
+        self.issuing = issuing
+        self.list_life, self.answer_life = lives
+        self.trouble = ""
+        self.unusable = ""
+        self.owed = True
+        self.lists: dict[str, tuple[int, bytes]] = {}
+        self.take(issuers)
+
+    def take(self, issuers: Issuers) -> None:
+        """Issue with these from now on."""
+        self.issuers = issuers
+        self.names: Mapping[IssuerName, str] = revocation.names_of({name: each.certificate for name, each in issuers.signers.items()})
+        self._authorities = {
+            name: domain.certificates.authority(name, each.key_id, each.certificate, self.terms) for name, each in issuers.signers.items()
+        }
+
+    def signer(self, kind: CertificateKind) -> tuple[Signer, Authority]:
+        """Who signs a kind of certificate now. Raises SignerAway."""
+        if self.trouble:
+            raise SignerAway(self.trouble, retry_after=1)
+        signer = self.issuers.current[domain.certificates.SIGNED_BY[kind]]
+        return signer, self._authorities[signer.name]
+
+    async def signed(self, sign: Callable[[B], S], made: Sequence[B]) -> list[S]:
+        """What a signer makes of these: in a thread, where it waits for something else than this processor. Raises SignerAway."""
+        if self.keys.slow:
+            return await asyncio.to_thread(lambda: [sign(each) for each in made])
+        return [sign(each) for each in made]
+
+    def missing(self) -> list[str]:
+        """What keeps this from issuing, in words."""
+        return [f"issuers: {self.trouble}"] if self.trouble else []
+
+
+_open: list[Office] = []
+
+
+def open_office(office: Office) -> None:
+    """Issue with this from now on."""
+    _open.append(office)
+
+
+def close_office(office: Office) -> None:
+    """Issue with this no longer."""
+    _open.remove(office)
+
+
+def office() -> Office:
+    """What is issued with. Raises CannotDecide."""
+    if not _open:
+        raise CannotDecide("The issuers are not open.")
+    return _open[-1]

@@ -1,0 +1,164 @@
+"""Following what other services say of people, projects, runs and agents."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from chassis.consumer import NotYetKnown
+from chassis.log import logger
+from chassis.outbox import UnitOfWork
+from contracts import events
+from services.ca import domain, repository
+from services.ca.domain.holders import Holder
+from services.ca.domain.requests import CsrRefused, Request
+from services.ca.models import Ending, Member, Person, Project, Run
+from services.ca.service.ending import end
+from services.ca.service.issuing import Draft, issue
+from services.ca.service.office import office
+from services.ca.signer import SignerAway
+
+log = logger(__name__)
+Parties = tuple[Project | None, Person | None, Member | None]
+
+
+async def learn_person(uow: UnitOfWork, fact: events.User) -> None:
+    """A person became active or stopped being it."""
+    runs = await repository.parties.active_runs_of_person(uow.session, fact.user_id)
+    for project_id in sorted({run.project_id for run in runs}):
+        await repository.parties.project(uow.session, project_id)
+    person = domain.parties.person_of(fact)
+    await repository.parties.put(uow.session, person)
+    if not person.active:
+        end(uow, await repository.certificates.live_of_person(uow.session, fact.user_id), Ending.PERSON_NOT_ACTIVE)
+        return
+    await _settle(uow, runs)
+
+
+async def learn_project(uow: UnitOfWork, fact: events.Project) -> None:
+    """A project came, changed or closes."""
+    project = domain.parties.project_of(fact)
+    await repository.parties.put(uow.session, project)
+    if not project.open:
+        end(uow, await repository.certificates.live_in_project(uow.session, fact.project_id), Ending.PROJECT_CLOSED)
+        return
+    await _settle(uow, await repository.parties.active_runs_in_project(uow.session, fact.project_id))
+
+
+async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
+    """A membership came, changed or ended."""
+    await repository.parties.project(uow.session, fact.project_id)
+    await repository.parties.person(uow.session, fact.user_id)
+    member = domain.parties.member_of(fact)
+    await repository.parties.put(uow.session, member)
+    if not domain.holders.counts(member, uow.now):
+        end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
+        return
+    await _settle(uow, await repository.parties.active_runs_of_member(uow.session, fact.project_id, fact.user_id))
+
+
+async def learn_run(uow: UnitOfWork, fact: events.Run) -> None:
+    """A run moved on: its lease gets a certificate, and the certificates of its earlier leases end."""
+    await _parties(uow, fact.project_id, fact.user_id)
+    run = domain.parties.run_of(fact)
+    await repository.parties.put(uow.session, run)
+    await _settle(uow, [run])
+
+
+async def learn_agent(uow: UnitOfWork, fact: events.Agent) -> None:
+    """An agent enrolled, came with another key, or was withdrawn."""
+    held = await repository.certificates.live_of_agent(uow.session, fact.agent_id)
+    if not fact.live or fact.csr is None:
+        end(uow, held, Ending.AGENT_WITHDRAWN)
+        return
+    request = _readable(uow, fact.csr, agent_id=fact.agent_id)
+    if request is None:
+        return
+    end(uow, [each for each in held if each.csr_sha256 != request.sha256], Ending.AGENT_WITHDRAWN)
+    if not await repository.certificates.was_issued_for_request(uow.session, fact.agent_id, request.sha256):
+        try:
+            await issue([Draft(uow, domain.holders.agent_holder(fact.agent_id), request)])
+        except SignerAway as away:
+            raise NotYetKnown("issuer", away.detail) from away
+
+
+async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
+    """A person was erased while this service slept."""
+    await repository.parties.forget_person(uow.session, user_id)
+    end(uow, await repository.certificates.live_of_person(uow.session, user_id), Ending.PERSON_NOT_ACTIVE)
+
+
+async def forget_project(uow: UnitOfWork, project_id: UUID) -> None:
+    """A project was erased while this service slept."""
+    await repository.parties.forget_project(uow.session, project_id)
+    end(uow, await repository.certificates.live_in_project(uow.session, project_id), Ending.PROJECT_CLOSED)
+
+
+async def forget_membership(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> None:
+    """A membership was erased while this service slept."""
+    await repository.parties.forget_member(uow.session, project_id, user_id)
+    end(uow, await repository.certificates.live_of_member(uow.session, project_id, user_id), Ending.MEMBERSHIP_ENDED)
+
+
+async def forget_run(uow: UnitOfWork, run_id: UUID) -> None:
+    """A run was erased while this service slept."""
+    await repository.parties.forget_run(uow.session, run_id)
+    end(uow, await repository.certificates.live_of_run(uow.session, run_id), Ending.RUN_ENDED)
+
+
+async def forget_agent(uow: UnitOfWork, agent_id: UUID) -> None:
+    """An agent was erased while this service slept."""
+    end(uow, await repository.certificates.live_of_agent(uow.session, agent_id), Ending.AGENT_WITHDRAWN)
+
+
+async def _parties(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Parties:
+    return (
+        await repository.parties.project(uow.session, project_id),
+        await repository.parties.person(uow.session, user_id),
+        await repository.parties.member(uow.session, project_id, user_id),
+    )
+
+
+async def _settle(uow: UnitOfWork, runs: Iterable[Run]) -> None:
+    """Give each run the certificate that its lease asks for, if it may have one, and end those it may not have (any more).
+
+    What is not known yet is no refusal: the run is looked at again when the missing fact arrives.
+    """
+    for each in runs:
+        project, person, member = await _parties(uow, each.project_id, each.user_id)
+        run = await repository.parties.run(uow.session, each.run_id)
+        if run is None:
+            continue
+        held = await repository.certificates.live_of_run(uow.session, run.run_id)
+        end(uow, [each for each in held if not run.active or each.fencing_token != run.fencing_token], Ending.RUN_ENDED)
+        if not run.active or run.csr is None or project is None or person is None or member is None:
+            continue
+        ending = domain.holders.loss(person, member, project, uow.now)
+        if ending is not None:
+            end(uow, held, ending)
+        elif not await repository.certificates.was_issued_for_lease(uow.session, run.run_id, run.fencing_token):
+            request = _readable(uow, run.csr, run_id=run.run_id)
+            if request is not None:
+                await _issue_to(uow, run, domain.holders.run_holder(project, member, run), request, member.ends_at)
+
+
+async def _issue_to(uow: UnitOfWork, run: Run, holder: Holder, request: Request, ends_at: datetime | None) -> None:
+    """Issue to a run. While the issuer's key is away the run waits for it, and nothing waits for the run: others lose rights meanwhile."""
+    try:
+        await issue([Draft(uow, holder, request, ends_at)])
+    except SignerAway as away:
+        log.warning("a run waits for its certificate", run_id=str(run.run_id), reason=away.detail)
+        office().owed = True
+
+
+async def settle_waiting(uow: UnitOfWork) -> None:
+    """Look again at the runs that wait for a certificate."""
+    await _settle(uow, await repository.parties.runs_without_certificate(uow.session))
+
+
+def _readable(uow: UnitOfWork, csr: str, **whose: UUID) -> Request | None:
+    try:
+        return domain.requests.read_csr(csr)
+    except CsrRefused as refused:
+        log.warning("a workload's request is refused", reason=refused.detail, **{name: str(value) for name, value in whose.items()})
+        uow.note(request_refused=refused.detail, **whose)
+        return None

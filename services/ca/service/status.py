@@ -1,0 +1,81 @@
+"""Saying what is revoked: lists, and answers about single certificates."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from chassis.errors import NotFound
+from chassis.guard import OpenUow
+from chassis.outbox import UnitOfWork
+from services.ca import domain, repository, revocation
+from services.ca.models import RevocationList
+from services.ca.revocation import Question, Revoked
+from services.ca.service.office import office
+from services.ca.signer import Signer
+
+
+def signer_of(issuer: str) -> Signer:
+    """An issuer, by its name in addresses. Raises NotFound."""
+    found = office().issuers.signers.get(issuer)
+    if found is None:
+        raise NotFound
+    return found
+
+
+async def newest_list(uow: UnitOfWork, issuer: str) -> tuple[int, bytes]:
+    """The number and content of the list of an issuer's revoked certificates (CRL).
+
+    It is made anew when it is half over or something was revoked since. Whoever makes one waits for whoever is at it, so that a number stands on
+    one list alone. Raises NotFound, SignerAway.
+    """
+    desk, signer = office(), signer_of(issuer)
+    kept, revoked, now = await _kept(uow, signer.key_id)
+    if not domain.revocation.is_current(kept, revoked, now):
+        await repository.revocation.lock_list(uow.session, signer.key_id)
+        kept, revoked, now = await _kept(uow, signer.key_id)
+    if domain.revocation.is_current(kept, revoked, now):
+        if desk.lists.get(signer.key_id, (0, b""))[0] != kept.number:
+            desk.lists[signer.key_id] = await repository.revocation.content(uow.session, signer.key_id)
+        return desk.lists[signer.key_id]
+    rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
+    entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing))]
+    domain.revocation.renumber(kept, len(entries), now, desk.list_life)
+    kept.der = await asyncio.to_thread(_signed, signer, kept, entries)
+    uow.note(issuer=issuer, number=kept.number)
+    await uow.session.flush()
+    return kept.number, kept.der
+
+
+async def _kept(uow: UnitOfWork, issuer_key: str) -> tuple[RevocationList, int, datetime]:
+    found = await repository.revocation.newest_list(uow.session, issuer_key)
+    while found is None:
+        await repository.revocation.begin_list(uow.session, issuer_key)
+        found = await repository.revocation.newest_list(uow.session, issuer_key)
+    return found
+
+
+def _signed(signer: Signer, about: RevocationList, entries: Sequence[Revoked]) -> bytes:
+    """In a thread: a list of very many takes long."""
+    return signer.sign_list(revocation.revocation_list(about, entries, signer.certificate)).public_bytes(Encoding.DER)
+
+
+def asked(der: bytes) -> Question:
+    """What an OCSP request asks of these issuers. Raises NoAnswer."""
+    return revocation.read(der, office().names)
+
+
+async def answer(later: OpenUow, question: Question) -> bytes:
+    """What is known now of the certificate that is asked for, signed (DER); never kept for another request. Raises SignerAway."""
+    uow = await later()
+    desk = office()
+    signer = desk.issuers.signers[question.issuer]
+    name = domain.certificates.certificate_id(question.serial)
+    found = await repository.revocation.standing(uow.session, name, signer.key_id)
+    ended = domain.revocation.revocation_of(found) if found else None
+    revoked = Revoked(name, *ended) if ended else None
+    until = uow.now + desk.answer_life
+    made = revocation.answer(question, signer.certificate, revoked, uow.now, until, known=found is not None)
+    [signed] = await desk.signed(signer.sign_answer, [made])
+    return signed.public_bytes(Encoding.DER)

@@ -1,0 +1,42 @@
+"""The settings of ca."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chassis.settings import Settings
+
+
+class KeySettings(BaseSettings):
+    """Where the issuers and their keys are.
+
+    ``issuers_dir``: a folder with their certificates and the roots', and with their keys where ``pkcs11_module`` names no library of a token that
+    holds them. ``pkcs11_token`` is the token's label, ``pkcs11_pin_file`` a file with its PIN; its keys are called ``<pkcs11_key_prefix><issuer>``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HORTUS_", extra="ignore", frozen=True)
+
+    issuers_dir: Path
+    pkcs11_module: Path | None = None
+    pkcs11_token: str = "hortus"  # noqa: S105 - its label
+    pkcs11_pin_file: Path | None = None
+    pkcs11_key_prefix: str = "hortus-"
+
+
+class CaSettings(KeySettings, Settings):
+    """Settings of ca. Lives are seconds; an agent's certificate lives long because it is not renewed yet.
+
+    ``origins``: where the gateway is reached, as in auth; certificates name the first one as the place where their status is told,
+    and none where there is none. ``crl_life_s`` and ``ocsp_life_s``: how long a list of revoked certificates and an answer about one hold.
+    ``issuer_rest_s``: how long a new certificate of an issuer lies there before it signs; ``issuer_warning_days``: how long before it ends somebody is told.
+    """
+
+    origins: tuple[str, ...] = ("https://localhost:8443",)
+    project_life_s: int = 8 * 3600
+    job_life_s: int = 24 * 3600
+    agent_life_s: int = 30 * 24 * 3600
+    crl_life_s: int = Field(default=3600, gt=0)
+    ocsp_life_s: int = Field(default=60, gt=0)
+    issuer_rest_s: float = Field(default=30.0, ge=0)
+    issuer_warning_days: int = Field(default=90, ge=0)

@@ -1,0 +1,113 @@
+"""ca is killed while it issues: what was announced and not stored counts nowhere, and whoever still needs a certificate gets one."""
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from compose.local.home import REPOSITORY
+from compose.local.pki import Pki
+from contracts.events import Certificate
+from tests.ca.conftest import ADA, BOB, about, csr, run, study
+from tests.world import OURS, World, Worlds, owner, scientist
+
+OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
+HERE = f"/projects/{OURS}/certificates"
+CHILD = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from chassis import app
+from chassis.guard import write_identity
+from chassis.outbox import unit_of_work
+from contracts.events import Run
+from services.ca import domain, handlers, repository, service
+
+def dies(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def stored_and_dies(*given):
+    await store(*given)
+    dies()
+
+moment, url, issuers, folder, fact = sys.argv[1:]
+if moment == "before signing":
+    domain.certificates.build = dies
+elif moment == "after signing":
+    domain.certificates.issued = dies
+else:
+    store, repository.issuing.store = repository.issuing.store, stored_and_dies
+
+async def main():
+    spec = app.load("ca")
+    settings = spec.settings(service="ca", tls_dir=folder, kafka="localhost:1", state_dir=folder, database_url=url, issuers_dir=issuers)
+    async with app.running(spec, settings, only="api") as runtime:
+        async with unit_of_work(runtime.engine, "ca", "hear.runs") as uow:
+            await handlers.run_moved_on(Run.model_validate_json(fact), uow)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
+    made = await worlds.open("ca", **settings)
+    await made.hear(*study())
+    return made
+
+
+@pytest.mark.parametrize("moment", ["before signing", "after signing", "before the commit"])
+async def test_what_was_announced_when_ca_was_killed_counts_nowhere_and_the_run_gets_another(world: World, pki: Pki, moment: str) -> None:
+    fact = run(request=csr())
+    arguments = [moment, world.database_url, pki.issuers_folder, pki.home.path, fact.model_dump_json()]
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -9, done.stderr
+    [lost] = await world.sql("SELECT certificate_id, state, version, chain, issuer_key FROM certificates")
+    assert tuple(lost)[1:4] == ("intended", 0, "")
+    assert await world.said() == []
+    [intent] = await world.recorded()
+    assert (intent["action"], intent["resource"]["certificate_id"]) == ("certificate.intend", lost.certificate_id)
+    issuer = x509.load_pem_x509_certificate((pki.issuers_folder / "workloads.pem").read_bytes())
+    answer = await world.post("/ocsp", content=about(int(lost.certificate_id, 16), issuer).public_bytes(Encoding.DER))
+    assert ocsp.load_der_ocsp_response(answer.content).certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+    await world.hear(fact)
+    [told] = await world.said()
+    assert isinstance(told, Certificate)
+    assert told.certificate_id != lost.certificate_id
+    assert [row[0] for row in await world.sql("SELECT certificate_id FROM certificates WHERE state = 'live'")] == [told.certificate_id]
+
+
+async def test_those_who_ask_at_the_same_moment_share_a_transaction_and_each_has_their_own_record(world: World) -> None:
+    asked = [await world.post(HERE, SCIENTIST, json={"csr": csr()})]
+    before = (await world.sql("SELECT count(DISTINCT xmin::text) FROM certificates"))[0][0]
+    asked += await asyncio.gather(*[world.post(HERE, actor, json={"csr": csr()}) for actor in (SCIENTIST, OWNER) * 20])
+    assert {answer.status_code for answer in asked} == {201}
+    transactions = (await world.sql("SELECT count(DISTINCT xmin::text) FROM certificates"))[0][0] - before
+    assert transactions < 20
+    records = await world.recorded()
+    names = {answer.json()["certificate_id"] for answer in asked}
+    assert {each["resource"]["issued"] for each in records if each["action"] == "certificate.create"} == names
+    assert {each["resource"]["certificate_id"] for each in records if each["action"] == "certificate.intend"} == names
+    assert len({each["request_id"] for each in records}) == len(asked)
+    facts = {fact.key: fact for fact in await world.said()}
+    for answer in asked:
+        body = answer.json()
+        assert answer.headers["Hortus-Facts"] == f"certificates:{body['certificate_id']}:1"
+        assert (facts[body["certificate_id"]].user_id, facts[body["certificate_id"]].chain) == (  # type: ignore[attr-defined]
+            OWNER.user_id if body["user_id"] == str(ADA) else SCIENTIST.user_id,
+            body["chain"],
+        )
+
+
+async def test_one_who_may_not_is_refused_and_the_others_of_the_moment_are_served(world: World) -> None:
+    await world.hear(run(request=None))
+    strangers = scientist(OURS, OWNER.session_id, "eve00000")
+    answers = await asyncio.gather(*[world.post(HERE, actor, json={"csr": csr()}) for actor in (SCIENTIST, strangers, OWNER) * 3])
+    assert [answer.status_code for answer in answers] == [201, 503, 201] * 3
+    assert len(await world.said()) == 6
+    assert all(each["outcome"] == "allowed" for each in await world.recorded())

@@ -1,0 +1,175 @@
+"""Issuers whose keys lie in a PKCS#11 token (SoftHSM2, a real one): made there, signing there, away and back again."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pkcs11
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from compose.local import ceremony
+from compose.local.home import REPOSITORY, Home
+from compose.local.pki import Pki
+from services.ca.app import settle_waiting
+from services.ca.signer import IssuerUnusable
+from services.ca.signer.token import Token
+from tests.ca import softhsm
+from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, judged, membership, revoked, run, study
+from tests.ca.softhsm import LABEL, MODULE, PIN, SoftToken
+from tests.world import OURS, World, Worlds, owner, reason, scientist
+
+HERE = f"/projects/{OURS}/certificates"
+OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftToken]:
+    with softhsm.token(tmp_path_factory.mktemp("token")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def token_pki(token: SoftToken, tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.create(Home(tmp_path_factory.mktemp("token-pki")))
+
+
+@pytest.fixture
+async def world(worlds: Worlds, token: SoftToken, token_pki: Pki) -> World:
+    settings = {
+        "issuers_dir": token_pki.issuers_folder,
+        "pkcs11_module": MODULE,
+        "pkcs11_token": LABEL,
+        "pkcs11_pin_file": token.pin_file,
+    }
+    made = await worlds.open("ca", **settings)
+    await made.hear(*study())
+    return made
+
+
+async def until(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not met():
+            await asyncio.sleep(0.05)
+
+
+async def ask(world: World) -> Any:
+    return await world.post(HERE, SCIENTIST, json={"csr": csr()})
+
+
+def test_the_set_up_makes_the_keys_in_the_token_and_writes_none_of_them_to_disk(token_pki: Pki) -> None:
+    assert sorted(file.name for file in token_pki.issuers_folder.iterdir()) == ["passphrase", "people.pem", "root.pem", "workloads.pem"]
+
+
+def test_a_key_in_the_token_cannot_be_read_out(token: SoftToken, token_pki: Pki) -> None:
+    with pkcs11.lib(str(MODULE)).get_token(token_label=LABEL).open(user_pin=PIN) as session:
+        key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label="hortus-people")
+        assert (key[pkcs11.Attribute.SENSITIVE], key[pkcs11.Attribute.EXTRACTABLE]) == (True, False)
+        with pytest.raises(pkcs11.PKCS11Error):
+            key[pkcs11.Attribute.VALUE]
+
+
+async def test_certificates_lists_and_answers_are_signed_by_the_token(world: World, token_pki: Pki, tmp_path: Path) -> None:
+    answer = await ask(world)
+    assert answer.status_code == 201, answer.text
+    judged(answer.json()["chain"], token_pki.issuers_folder / "people.pem", tmp_path)
+    leaf, issuer = x509.load_pem_x509_certificates(answer.json()["chain"].encode())
+    await revoked(world, SCIENTIST, leaf)
+    crl = x509.load_der_x509_crl((await world.get("/crls/people")).content)
+    assert crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+    assert [entry.serial_number for entry in crl] == [leaf.serial_number]
+    asked = about(leaf, issuer, hashes.SHA256()).public_bytes(Encoding.DER)
+    told = ocsp.load_der_ocsp_response((await world.post("/ocsp", content=asked)).content)
+    assert told.certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
+async def test_a_session_that_was_lost_is_opened_again_and_nobody_notices(world: World) -> None:
+    await issued(world, SCIENTIST)
+    pkcs11.lib(str(MODULE)).finalize()
+    await issued(world, SCIENTIST)
+
+
+async def test_while_the_token_is_away_nothing_is_issued_readiness_says_why_and_it_heals(world: World, token: SoftToken) -> None:
+    await issued(world, SCIENTIST)
+    token.take_away()
+    try:
+        refused = await ask(world)
+        assert (refused.status_code, reason(refused)) == (503, "signer-away")
+        assert PIN not in refused.text
+        await until(lambda: any("issuers: the token" in missing for missing in world.runtime.missing()))
+        before = len(await world.sql("SELECT 1 FROM certificates"))
+        assert (await ask(world)).status_code == 503
+        assert len(await world.sql("SELECT 1 FROM certificates")) == before  # no intent for what is known to be in vain
+    finally:
+        token.bring_back()
+    await until(lambda: world.runtime.missing() == [])
+    await issued(world, SCIENTIST)
+
+
+async def test_rights_end_while_the_token_is_away_and_a_run_that_waited_gets_its_certificate(world: World, token: SoftToken) -> None:
+    held = await issued(world, SCIENTIST)
+    await world.said()
+    token.take_away()
+    try:
+        await world.hear(run(request=csr()))
+        assert await world.said() == []
+        await world.hear(membership(BOB, version=2, role=None))
+        assert [(fact.key, fact.live) for fact in await world.said()] == [(f"{held.serial_number:032x}", False)]  # type: ignore[attr-defined]
+        await world.hear(membership(BOB, version=3))
+        assert await world.try_hear(agent_fact(csr())) == 0
+    finally:
+        token.bring_back()
+    await until(lambda: world.runtime.missing() == [])
+    async with world.running(settle_waiting), asyncio.timeout(30):
+        while not await world.sql("SELECT 1 FROM certificates WHERE kind = 'job' AND state = 'live'"):
+            await asyncio.sleep(0.05)
+
+
+def test_a_wrong_pin_is_tried_once_and_again_when_its_file_changes(token: SoftToken, token_pki: Pki) -> None:
+    opened = Token(MODULE, LABEL, token.pin_file, "hortus-")
+    opened.key("people", x509.load_pem_x509_certificate((token_pki.issuers_folder / "people.pem").read_bytes()))
+    token.pin_file.write_text("wrong")
+    try:
+        assert "PinIncorrect" in opened.trouble()
+        assert "not tried again" in opened.trouble()
+    finally:
+        token.pin_file.write_text(PIN)
+    assert opened.trouble() == ""
+    opened.close()
+
+
+def test_a_key_that_is_not_the_certificates_is_told_and_no_other_is_taken(token: SoftToken, token_pki: Pki) -> None:
+    opened = Token(MODULE, LABEL, token.pin_file, "hortus-")
+    opened.key("people", x509.load_pem_x509_certificate((token_pki.issuers_folder / "workloads.pem").read_bytes()))
+    assert "is not the one in its certificate" in opened.trouble()
+    opened.close()
+
+
+def test_the_ceremony_makes_a_key_once_and_asks_for_its_certificate(token: SoftToken, token_pki: Pki) -> None:
+    first, again = (x509.load_pem_x509_csr(ceremony.request(token_pki.home, "workloads-2")) for _ in range(2))
+    assert first.is_signature_valid
+    assert first.subject.rfc4514_string() == "CN=Hortus workloads 2,O=Hortus"
+    assert first.public_key() == again.public_key()
+
+
+@pytest.mark.parametrize("name", ["services", "people-0", "../people", "root", ""])
+def test_the_ceremony_makes_keys_for_issuers_only(token: SoftToken, token_pki: Pki, name: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "services.ca.ceremony", name], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+
+
+def test_a_key_on_another_curve_is_not_taken(token: SoftToken) -> None:
+    key, name, now = ec.generate_private_key(ec.SECP384R1()), x509.Name([]), datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(5)
+    certificate = made.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    with pytest.raises(IssuerUnusable, match="P-256"):
+        Token(MODULE, LABEL, token.pin_file, "hortus-").key("people", certificate)
