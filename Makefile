@@ -5,7 +5,7 @@ BOOTSTRAP := $(PYTHON) compose/local/bootstrap.py
 COMPILE := $(BOOTSTRAP) uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv up down status demo check test bench contracts lock migrate recover
+.PHONY: help .venv up down status demo check test bench contracts lock migrate recover pki
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ migrate: .venv ## bring the running suite's databases up to date
 recover: .venv ## a new one-time link for an administrator who cannot sign in: make recover NAME=ada00000
 	@test -n "$(NAME)" || { echo "Name the account: make recover NAME=ada00000"; exit 2; }
 	@$(PY) -m compose.local recover "$(NAME)" </dev/null
+
+pki: .venv ## the certificate authorities: names, ends, fingerprints; DO=renew makes new intermediates, DO=renew-root a new root too
+	@$(PY) -m compose.local pki $(DO)
 
 lock: ## write the lock files of requirements/ anew
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt

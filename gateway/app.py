@@ -33,6 +33,7 @@ from gateway.spool import Spool
 
 DRAIN_S = 5
 RUNNER = "runner"
+TRUST_S = 1.0
 MOST_FILES = 65_536
 LINKS = ("setup", "password-reset", "factor-enrolment")  # as letters name them; the one-time token is the fragment
 OPENAPI = Path(__file__).parent.parent / "contracts" / "openapi.json"
@@ -45,6 +46,9 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
+
+
+TRUST_S = 1.0
 
 
 class Gateway:
@@ -89,10 +93,10 @@ class Gateway:
         operators = Operators([self.projection.missing, self.spool.missing], self.measures)
         runner = tls.protocol({tls.service_identity(settings.trust_domain, RUNNER)})
         people = tls.server_context(settings.tls_dir, ask=False)
-        machines = tls.server_context(settings.tls_dir, client_issuers=settings.client_issuers)
+        self.machines = tls.server_context(settings.tls_dir, client_issuers=settings.client_issuers)
         return [
             _server(self.plane, settings.people_listen, people, protocol.ClientProtocol),
-            _server(self.plane, settings.certificate_listen, machines, protocol.ClientProtocol),
+            _server(self.plane, settings.certificate_listen, self.machines, protocol.ClientProtocol),
             _server(operators, settings.listen, tls.server_context(settings.tls_dir), runner),
         ]
 
@@ -120,8 +124,21 @@ class Gateway:
             server.should_exit = True
 
     def _background(self) -> list[tuple[str, Any]]:
-        works = (("publisher", self.publisher.run), ("activity", self.activity.run), ("sweep", self._sweep))
+        works = (("publisher", self.publisher.run), ("activity", self.activity.run), ("sweep", self._sweep), ("trust", self._trust))
         return [(name, patience.for_ever(work, name)) for name, work in works]
+
+    async def _trust(self) -> None:
+        """Once a second, see whether there are more issuers of clients: connections made from then on may show their certificates.
+
+        An issuer that is gone from the file is trusted until the next start.
+        """
+        seen = None
+        while True:
+            now = self.settings.client_issuers.stat().st_mtime_ns
+            if now != seen:
+                self.machines.load_verify_locations(self.settings.client_issuers)
+                seen = now
+            await asyncio.sleep(TRUST_S)
 
     async def _sweep(self) -> None:
         """Once a second, look after connections and requests in flight."""

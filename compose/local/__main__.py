@@ -1,4 +1,4 @@
-"""``python -m compose.local up | down | status | migrate | recover NAME``: what `make` calls."""
+"""``python -m compose.local up | down | status | migrate | recover NAME | pki …``: what `make` calls."""
 
 import functools
 import sys
@@ -23,10 +23,12 @@ def main() -> int:
     match sys.argv[1:]:
         case ["recover", _, *_]:
             command = functools.partial(supervisor.recover, sys.argv[2:])
+        case ["pki", *_]:
+            command = functools.partial(supervisor.pki, sys.argv[2:])
         case [name] if name in COMMANDS:
             command = functools.partial(COMMANDS[name])
         case _:
-            print(f"usage: python -m compose.local {'|'.join(COMMANDS)}|recover NAME", file=sys.stderr)
+            print(f"usage: python -m compose.local {'|'.join(COMMANDS)}|recover NAME|pki …", file=sys.stderr)
             return 2
     try:
         return command()

@@ -28,14 +28,20 @@ def ask(port: int, path: str, tls: Path) -> tuple[int, bytes]:
 
 def missing(port: int, tls: Path) -> list[str]:
     """What keeps the process on ``port`` from being ready; empty when it is."""
+    return condition(port, tls)[0]
+
+
+def condition(port: int, tls: Path) -> tuple[list[str], list[str]]:
+    """What keeps the process on ``port`` from being ready, and what somebody should look at although it is."""
     try:
         status, body = ask(port, "/readyz", tls)
     except OSError as error:
-        return [f"no answer: {error}"]
-    if status == 200:
-        return []
+        return [f"no answer: {error}"], []
     try:
-        found = json.loads(body).get("missing")
+        found = json.loads(body)
+        missing, warnings = found.get("missing") or [], found.get("warnings") or []
     except (ValueError, AttributeError):
-        found = None
-    return [str(reason) for reason in found] if found else [f"status {status}"]
+        missing, warnings = [], []
+    if status != 200 and not missing:
+        missing = [f"status {status}"]
+    return [str(reason) for reason in missing], [str(warning) for warning in warnings]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compose.local import account, install, operators
+from compose.local import account, ceremony, install, operators
 from compose.local.databases import bring_up_to_date
 from compose.local.fetch import reachable, wheel_folder
 from compose.local.home import REPOSITORY, Home
@@ -351,6 +351,7 @@ class Suite:
             environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
         elif service is Service.CA:
             environment["HORTUS_ISSUERS_DIR"] = str(self.pki.issuers_folder)
+            environment |= ceremony.token_settings(self.home)
             environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
         elif service is Service.DATASETS:
             self.blobs.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from compose.local import operators
+from compose.local import authorities, ceremony, operators
 from compose.local.databases import bring_up_to_date
 from compose.local.home import REPOSITORY, Home, keep
 from compose.local.ports import demand_free
@@ -136,11 +136,15 @@ def status() -> int:
         record = home.run / "processes" / f"{name}.json"
         pid = json.loads(record.read_text())["pid"] if record.exists() else None
         memory = resident(pid) if pid is not None else 0
-        missing = ["it does not run"] if memory == 0 else operators.missing(port, home.tls_folder(RUNNER)) if port else []
+        missing, warnings = ["it does not run"], []
+        if memory:
+            missing, warnings = operators.condition(port, home.tls_folder(RUNNER)) if port else ([], [])
         total += memory
         troubled += bool(missing)
-        print(f"{'✗' if missing else '✔'} {name:<16} {memory / 2**20:6.0f} MiB  {'; '.join(missing)}")
+        print(f"{'✗' if missing else '!' if warnings else '✔'} {name:<16} {memory / 2**20:6.0f} MiB  {'; '.join([*missing, *warnings])}")
     print(f"  {'together':<16} {total / 2**20:6.0f} MiB  {described['address']}")
+    for warning in authorities.ending_soon(home):
+        print(f"! {warning}")
     return 1 if troubled else 0
 
 
@@ -169,6 +173,11 @@ def recover(arguments: list[str]) -> int:
     return subprocess.run(
         [sys.executable, "-m", "services.auth.recover", *arguments], cwd=REPOSITORY, env=base_environment(**environment), check=False
     ).returncode
+
+
+def pki(arguments: list[str]) -> int:
+    """Show or renew the home's authorities; ``arguments`` are those of ``compose.local.ceremony``."""
+    return ceremony.command(Home(home_path()), arguments)
 
 
 def supervise() -> int:
