@@ -24,7 +24,8 @@ log = logger(__name__)
 FRESH_S = 1.0
 HOLD_S = 2.0
 WAIT_S = 1.0
-SKEW_S = 2.0
+SKEW_S = 0.8  # rights that end by the clock end by this one, and have to within a second
+DRIFT = 0.01
 
 OnChange = Callable[[Fact | None, Fact], None]
 OnErased = Callable[[Fact], None]
@@ -33,7 +34,8 @@ OnErased = Callable[[Fact], None]
 class Knowledge:
     """What the facts and positions read so far amount to. Pure: clocks are passed in.
 
-    ``wall`` is Unix time in seconds, ``mono`` a monotonic clock in seconds.
+    ``wall`` is Unix time in seconds, ``mono`` a monotonic clock in seconds. The age of a position is judged by the later of this
+    machine's clock and the databases', as far as earlier positions have shown it: a clock that is behind makes nothing younger.
     """
 
     def __init__(self, topics: Iterable[Topic]) -> None:
@@ -41,7 +43,8 @@ class Knowledge:
         self.facts: dict[str, dict[str, Fact]] = {name: {} for name, _ in self.partitions}
         self.positions: dict[tuple[str, int], tuple[float, float]] = {}
         self.broken: str | None = None
-        self.skewed = False
+        self.skewed = 0.0
+        self._shown: tuple[float, float] | None = None
         self._oldest: tuple[float, float] | None = None
         self._unmet: dict[str, set[str]] = {}
 
@@ -49,6 +52,7 @@ class Knowledge:
         """All topics are read from their beginning: nothing is fresh until then, and what is not met again was erased meanwhile."""
         self.positions.clear()
         self._oldest = None
+        self._shown = None
         self._unmet = {name: set(known) for name, known in self.facts.items()}
 
     def apply(self, fact: Fact) -> Fact | None:
@@ -79,7 +83,10 @@ class Knowledge:
 
     def position(self, topic: str, partition: int, at: float, wall: float, mono: float) -> None:
         """Take in a position: all that was committed before ``at`` has been read from this partition."""
-        self.skewed = at - wall > SKEW_S
+        self.skewed = at - wall
+        shown = self._databases_clock(mono)
+        if shown is None or at >= shown:
+            self._shown = (at, mono)
         self.positions[topic, partition] = (at, mono)
         if len(self.positions) == len(self.partitions):
             positions = self.positions.values()
@@ -90,21 +97,33 @@ class Knowledge:
         return not self._unmet and self._caught_up(wall, mono)
 
     def _caught_up(self, wall: float, mono: float) -> bool:
-        if self.broken or self.skewed or self._oldest is None:
+        if self.broken or self.skewed > SKEW_S or self._oldest is None:
             return False
         at, seen = self._oldest
-        return wall - at < FRESH_S and mono - seen < FRESH_S
+        shown = self._databases_clock(mono)
+        return wall - at < FRESH_S and mono - seen < FRESH_S and (shown is None or shown - at < FRESH_S)
+
+    def _databases_clock(self, mono: float) -> float | None:
+        """The least that the databases' clock can show now. It goes a little slowly, so that one that was set back is believed in the end."""
+        if self._shown is None:
+            return None
+        at, seen = self._shown
+        return at + (mono - seen) * (1 - DRIFT)
 
     def missing(self, wall: float, mono: float) -> list[str]:
         """In words, what is in the way of a decision."""
         if self.broken:
             return [f"an authority fact cannot be read: {self.broken}"]
-        if self.skewed:
-            return ["this clock is behind the databases' clock by more than 2 s"]
+        if self.skewed > SKEW_S:
+            return [f"this clock is {self.skewed:.1f} s behind the databases' clock"]
         stale = []
+        now = max(wall, self._databases_clock(mono) or wall)
         for place in self.partitions:
-            at, seen = self.positions.get(place, (0.0, 0.0))
-            if wall - at >= FRESH_S or mono - seen >= FRESH_S:
+            at, seen = self.positions.get(place, (0.0, mono - FRESH_S))
+            late = now - at - (mono - seen)
+            if mono - seen < FRESH_S and late >= SKEW_S:
+                stale.append(f"positions on {place[0]}[{place[1]}] come {late:.1f} s late, or this clock is ahead")
+            elif mono - seen >= FRESH_S or now - at >= FRESH_S:
                 stale.append(f"no fresh position on {place[0]}[{place[1]}]")
         return stale
 
@@ -220,22 +239,24 @@ class Projection:
 
     def _take(self, record: Any) -> None:
         try:
-            read = bus.read(record)
+            self.take(record.topic, record.partition, (record.key or b"").decode(), bus.read(record), time.time(), time.monotonic())
         except bus.Undecodable as error:
             if self.knowledge.broken is None:
                 log.error("an authority fact cannot be read; deciding stops", place=str(error))
             self.knowledge.broken = str(error)
-            return
-        if isinstance(read, bus.Position):
-            self.knowledge.position(record.topic, record.partition, read.at.timestamp(), time.time(), time.monotonic())
-        elif read is None:
-            old = self.knowledge.erase(record.topic, (record.key or b"").decode())
+
+    def take(self, topic: str, partition: int, key: str, said: Fact | bus.Position | None, wall: float, mono: float) -> None:
+        """Take in what a record says (None: a tombstone), and tell who listens; clocks as in ``Knowledge``."""
+        if isinstance(said, bus.Position):
+            self.knowledge.position(topic, partition, said.at.timestamp(), wall, mono)
+        elif said is None:
+            old = self.knowledge.erase(topic, key)
             self._tell_erased([old] if old is not None else [])
         else:
-            old = self.knowledge.apply(read)
-            if old is not read:
+            old = self.knowledge.apply(said)
+            if old is not said:
                 for listener in self.listeners:
-                    listener(old, read)
+                    listener(old, said)
 
     def _tell_erased(self, erased: Iterable[Fact]) -> None:
         for fact in erased:

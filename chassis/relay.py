@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -51,6 +52,7 @@ _ADVANCE = """WITH forgotten AS (DELETE FROM outbox WHERE id = ANY($4))
               ON CONFLICT (topic, key) DO UPDATE SET version = greatest(heads.version, excluded.version)"""
 _ERASE = """WITH forgotten AS (DELETE FROM outbox WHERE id = ANY($3))
             DELETE FROM heads h USING unnest($1::text[], $2::text[]) AS gone (topic, key) WHERE h.topic = gone.topic AND h.key = gone.key"""
+_CLOCK = "SELECT clock_timestamp()"
 _LOCK_COUNTER = "SELECT last FROM audit_counter FOR UPDATE"
 _NUMBER = """WITH fresh AS (SELECT id, row_number() OVER (ORDER BY id) AS n FROM audit_outbox WHERE number IS NULL ORDER BY id LIMIT $1),
              taken AS (UPDATE audit_counter SET last = last + (SELECT count(*) FROM fresh) RETURNING last - (SELECT count(*) FROM fresh) AS base)
@@ -85,6 +87,25 @@ def in_order(rows: Iterable[Any]) -> tuple[list[Any], list[Any]]:
             else:
                 held.append(row)
     return ready, held
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the outbox leads to.
+
+    ``drained``: nothing that was committed before it stays behind. ``full``: there is more to do at once.
+    """
+
+    ready: list[Any]
+    held: list[Any]
+    drained: bool
+    full: bool
+
+
+def look(rows: Sequence[Any], most: int) -> Look:
+    """What to do about pending rows, of which a look takes at most ``most``."""
+    ready, held = in_order(rows)
+    return Look(ready, held, drained=len(rows) < most and not held, full=len(rows) == most and bool(ready))
 
 
 class Relay:
@@ -185,30 +206,39 @@ class Relay:
             while True:
                 paced = time.monotonic() + PACE_S
                 wake.clear()
-                at = await connection.fetchval("SELECT clock_timestamp()")
-                rows = await connection.fetch(_PENDING, names, BATCH)
-                ready, held = in_order(rows)
-                HELD_BACK.labels(name).set(len(held))
-                if held:
-                    log.error(
-                        "facts held back: an earlier version is missing", first=f"{held[0]['topic']}:{held[0]['key']}:{held[0]['version']}"
-                    )
-                drained = len(rows) < BATCH and not held
-                place = partitions if positions and drained and time.monotonic() >= due else []
-                if ready or place:
-                    await self._publish_transaction(producer, ready, place, at)
-                    await self._mark(connection, ready)
-                if place or not positions:
+                is_due = positions and time.monotonic() >= due
+                seen = await self._pass(name, producer, connection, names, partitions if is_due else [])
+                if not positions or (is_due and seen.drained):
                     due = time.monotonic() + pause
-                if len(rows) < BATCH or not ready:
+                if not seen.full:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(max(0.0, due - time.monotonic()) if not held else self.settings.position_s):
+                        async with asyncio.timeout(max(0.0, due - time.monotonic()) if not seen.held else self.settings.position_s):
                             await wake.wait()
                     await asyncio.sleep(paced - time.monotonic())
         except ProducerFenced as error:
             raise LeaseLost from error
         finally:
             await _close(producer, connection)
+
+    async def _pass(
+        self, name: str, producer: AIOKafkaProducer, connection: asyncpg.Connection, topics: list[str], partitions: list[tuple[str, int]]
+    ) -> Look:
+        """Publish what is due, and say in ``partitions`` until when that is all.
+
+        The order is the protocol: the time, then the outbox, then one transaction, then what is forgotten. Whatever was committed
+        before that time is in it, or it says nothing of that time.
+        """
+        at = await connection.fetchval(_CLOCK)
+        seen = look(await connection.fetch(_PENDING, topics, BATCH), BATCH)
+        HELD_BACK.labels(name).set(len(seen.held))
+        if seen.held:
+            first = seen.held[0]
+            log.error("facts held back: an earlier version is missing", first=f"{first['topic']}:{first['key']}:{first['version']}")
+        place = partitions if seen.drained else []
+        if seen.ready or place:
+            await self._publish_transaction(producer, seen.ready, place, at)
+            await self._mark(connection, seen.ready)
+        return seen
 
     async def _publish_transaction(
         self, producer: AIOKafkaProducer, rows: list[Any], partitions: list[tuple[str, int]], at: datetime

@@ -53,7 +53,39 @@ def test_a_clock_five_seconds_behind_is_noticed_and_nothing_is_decided() -> None
     for topic, partition in PLACES:
         knowledge.position(topic, partition, at=105.0, wall=100.0, mono=7.0)
     assert not knowledge.fresh(100.0, 7.0)
-    assert "clock" in knowledge.missing(100.0, 7.0)[0]
+    assert knowledge.missing(100.0, 7.0) == ["this clock is 5.0 s behind the databases' clock"]
+
+
+def test_a_clock_that_is_behind_by_less_than_is_refused_makes_no_position_younger() -> None:
+    behind = 0.7
+    knowledge = Knowledge([SHARES])
+    for topic, partition in PLACES:
+        knowledge.position(topic, partition, at=100.0, wall=100.0 - behind, mono=7.0)
+    assert knowledge.fresh(100.9 - behind, 7.9)
+    # A second later positions come that are a second old: by this clock alone they would be fresh for another 0.7 s.
+    for topic, partition in PLACES:
+        knowledge.position(topic, partition, at=100.5, wall=101.5 - behind, mono=8.5)
+    assert not knowledge.fresh(101.53 - behind, 8.53)
+
+
+def test_a_databases_clock_that_was_set_back_is_believed_after_a_while_and_at_once_by_who_reads_anew() -> None:
+    knowledge = fresh_at(100.0)
+
+    def positions(behind: float, mono: float) -> None:
+        for topic, partition in PLACES:
+            knowledge.position(topic, partition, at=mono - behind, wall=mono - behind, mono=mono)
+
+    positions(1.5, 101.0)
+    assert not knowledge.fresh(99.5, 101.0)
+    for second in range(102, 260):
+        positions(1.5, float(second))
+    assert knowledge.fresh(257.5, 259.0)
+    positions(4.0, 260.0)
+    assert not knowledge.fresh(256.0, 260.0)
+    knowledge.begin_anew()
+    positions(4.0, 260.1)
+    assert knowledge.sweep(256.1, 260.1) == []
+    assert knowledge.fresh(256.1, 260.1)
 
 
 def test_a_clock_five_seconds_ahead_decides_nothing() -> None:
@@ -61,6 +93,9 @@ def test_a_clock_five_seconds_ahead_decides_nothing() -> None:
     for topic, partition in PLACES:
         knowledge.position(topic, partition, at=100.0, wall=105.0, mono=7.0)
     assert not knowledge.fresh(105.0, 7.0)
+    assert knowledge.missing(105.0, 7.0) == [
+        f"positions on shares[{number}] come 5.0 s late, or this clock is ahead" for number in range(2)
+    ]
 
 
 def test_an_unreadable_fact_stops_decisions_however_fresh_the_rest_is() -> None:

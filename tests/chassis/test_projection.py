@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from uuid_utils.compat import uuid7
 
+from chassis import bus
 from chassis.errors import CannotDecide
 from chassis.projection import Projection
 from chassis.relay import Relay
@@ -138,3 +139,28 @@ async def test_a_projection_that_starts_cold_reads_everything_before_it_is_fresh
         assert all(cold.get(MEMBERSHIPS, membership(1, project).key) for project in projects)
     finally:
         await cold.stop()
+
+
+async def test_one_partition_that_stands_still_stops_decisions_and_is_named_and_all_heals(
+    side: Make, projection: Projection, broker: Bus
+) -> None:
+    """A transaction that nobody ends hides all that comes after it in its partition, as a hanging writer's would."""
+    projects: Side = await side("projects")
+    relay = Relay(projects.settings)
+    relay.state = []
+    leading = asyncio.create_task(relay.run())
+    hanging = bus.producer(projects.settings, "relay.projects.state")
+    try:
+        await until(projection.is_fresh)
+        await hanging.start()
+        await hanging.begin_transaction()
+        await hanging.send_and_wait(MEMBERSHIPS.name, b"{}", b"nobody", partition=0)
+        await until(lambda: projection.missing() == ["no fresh position on memberships[0]"])
+        with pytest.raises(CannotDecide):
+            await projection.fresh(timeout=0.2)
+        await hanging.abort_transaction()
+        await until(projection.is_fresh)
+    finally:
+        await hanging.stop()
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
