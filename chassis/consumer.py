@@ -11,8 +11,9 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -21,12 +22,13 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from prometheus_client import Counter
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from chassis import bus, patience
-from chassis.db import is_away
+from chassis.db import fetch, is_away
 from chassis.log import logger
 from chassis.outbox import NOTIFY, UnitOfWork, unit_of_work
+from chassis.projection import FRESH_S
 from chassis.settings import Settings
 from contracts.events import TOPICS, Fact, Topic
 
@@ -37,6 +39,7 @@ AWAKE_S = 30.0
 HEARD_S = 2.0
 PACE_S = 0.002
 OFFSETS_S = 0.25
+POSITIONS_S = 0.15
 DEAD_LETTERS = UUID("0b1f6f0e-6d53-5d6e-9f5c-9a1d3f0d2c11")
 APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
 DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
@@ -69,9 +72,14 @@ class RawRecord:
 
 @dataclass
 class Hears:
-    """What a service hears: one handler for each fact, and batch handlers for topics that are stored as they are."""
+    """What a service hears: one handler for each fact, and batch handlers for topics that are stored as they are.
+
+    ``dated``: it answers strangers, whom no gateway looks up, by what it heard on these authority topics, so the positions
+    that it has come to are stored, and ``up_to_date`` says whether they are young enough.
+    """
 
     service: str
+    dated: tuple[Topic, ...] = ()
     handlers: dict[str, Handler] = field(default_factory=dict)
     topics: dict[str, Topic] = field(default_factory=dict)
     erasers: dict[str, Eraser] = field(default_factory=dict)
@@ -125,6 +133,13 @@ _CLOCK = text("SELECT clock_timestamp()")
 _HEARD = text("""INSERT INTO partitions_heard (topic, partition, awake_at) SELECT t, p, :at
                  FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[])) AS h(t, p)
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = greatest(partitions_heard.awake_at, excluded.awake_at)""")
+# What is lost of this in a crash comes again with the next position, so nothing waits for the disk.
+_REACHED = text("""UPDATE partitions_heard AS h SET position_at = greatest(h.position_at, n.at)
+                   FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[]), CAST(:times AS timestamptz[])) AS n(topic, partition, at),
+                        set_config('synchronous_commit', 'off', true)
+                   WHERE h.topic = n.topic AND h.partition = n.partition""")
+_UP_TO_DATE = """SELECT count(*) = $2 AND coalesce(min(position_at) > clock_timestamp() - $3 * interval '1 second', false) AS young
+                 FROM partitions_heard WHERE topic = ANY($1::text[]) AND position_at IS NOT NULL"""
 _SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
                  WHERE topic = :topic AND partition = :partition), false)""")
 _NEXT_PASS = text("UPDATE partitions_heard SET pass = pass + 1 WHERE topic = :topic AND partition = :partition RETURNING pass")
@@ -139,7 +154,8 @@ _DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, 
 class Lane:
     """One assigned partition: how often its next record failed and when to try again, and the sweep it is in, if any.
 
-    ``offset`` is where the next record lies, as long as the broker was not told.
+    ``offset`` is where the next record lies, as long as the broker was not told, and ``position`` the newest one that was come
+    to, as long as it is not stored.
     ``trouble`` is set while an authority fact cannot be read or applied: the partition stands still until it can.
     """
 
@@ -150,6 +166,14 @@ class Lane:
     pass_number: int = 0
     sweep_to: int | None = None
     offset: int | None = None
+    position: datetime | None = None
+
+
+async def up_to_date(session: AsyncSession, topics: Iterable[Topic]) -> bool:
+    """Whether a service whose ``Hears`` dates these topics has applied all that was committed there more than a second ago."""
+    partitions = {topic.name: topic.partitions for topic in topics}
+    rows = await fetch(session, _UP_TO_DATE, list(partitions), sum(partitions.values()), FRESH_S)
+    return bool(rows[0]["young"])
 
 
 class Consumer:
@@ -245,6 +269,7 @@ class Consumer:
     async def _hear(self, client: AIOKafkaConsumer, telling: asyncio.Task[None]) -> None:
         awake_due = time.monotonic() + AWAKE_S
         heard_due = time.monotonic()
+        positions_due = 0.0
         paced = 0.0
         self._anew = False
         while not self._anew:
@@ -264,6 +289,9 @@ class Consumer:
             for tp, lane in list(self.lanes.items()):
                 if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to:
                     await self._sweep(tp, lane)
+            if self.hears.dated and time.monotonic() >= positions_due:
+                positions_due = time.monotonic() + POSITIONS_S
+                await self._note_positions()
             if time.monotonic() >= heard_due:
                 heard_due = time.monotonic() + HEARD_S
                 await self._note_heard(client)
@@ -277,6 +305,18 @@ class Consumer:
             for tp, lane in list(self.lanes.items()):
                 if lane.topic.compacted and lane.sweep_to is None:
                     await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+
+    async def _note_positions(self) -> None:
+        """Store how far each dated partition was applied; only after the effects before it were committed."""
+        reached = {tp: lane.position for tp, lane in sorted(self.lanes.items()) if lane.position is not None and lane.sweep_to is None}
+        if not reached:
+            return
+        values = {"topics": [tp.topic for tp in reached], "partitions": [tp.partition for tp in reached], "times": [*reached.values()]}
+        async with self.engine.begin() as connection:
+            await connection.execute(_REACHED, values)
+        for tp, at in reached.items():
+            if tp in self.lanes and self.lanes[tp].position == at:
+                self.lanes[tp].position = None
 
     async def _note_heard(self, client: AIOKafkaConsumer) -> None:
         """Of topics taken as bytes, remember as ``awake_at`` until when all was heard: whoever misses something there knows that it was not told.
@@ -313,6 +353,8 @@ class Consumer:
         done = await self._apply(lane, records)
         if done:
             lane.offset = records[done - 1].offset + 1
+            if lane.topic in self.hears.dated:
+                lane.position = _newest_position(records[:done]) or lane.position
         if done < len(records):
             with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
                 client.seek(tp, records[done].offset)
@@ -454,6 +496,14 @@ class Consumer:
             await uow.session.execute(_FORGET, {**where, "keys": gone})
             await uow.session.execute(_AWAKE, where)
         log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
+
+
+def _newest_position(records: Sequence[Any]) -> datetime | None:
+    """The last position among records that were applied."""
+    for record in reversed(records):
+        if record.key == bus.POSITION_KEY and isinstance(said := bus.read(record), bus.Position):
+            return said.at
+    return None
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

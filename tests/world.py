@@ -16,6 +16,7 @@ application over it (with its ``lifespan``; relay, consumer and background work 
 - ``hear(fact, …)``: the facts arrive over Kafka: encoded, decoded, inbox and handler in the consumer's transaction. Fails
   when one is not applied; ``try_hear`` says how many were done instead (a handler that waits for something leaves 0).
 - ``hear_raw(topic, value, …)`` for topics that a service takes as bytes.
+- ``hears_until(moment)``: a service that answers strangers by what it heard has heard nothing since.
 - ``work()``: a unit of work on the database, committed at the end; ``sql(statement, **values)``: rows of a query.
 - ``somebody_waits()``: returns when a transaction waits for a lock, so that a race is played in a known order.
 - ``running(work)``: background work of the spec as a context manager.
@@ -323,6 +324,18 @@ class World:
         records = [Record(topic, 0, next(_offsets), None, value, (), 0) for value in values]
         return await self.consumer._apply(Lane(TOPICS[base or topic]), records)
 
+    async def hears_until(self, moment: str) -> None:
+        """Until when the service has heard everything on the topics that it dates; in a fresh world that never ends."""
+        for topic in self.spec.hears.dated:
+            await self.sql(
+                """INSERT INTO partitions_heard (topic, partition, awake_at, position_at)
+                   SELECT :topic, n, now(), CAST(CAST(:moment AS text) AS timestamptz) FROM generate_series(0, :last) n
+                   ON CONFLICT (topic, partition) DO UPDATE SET position_at = excluded.position_at""",
+                topic=topic.name,
+                last=topic.partitions - 1,
+                moment=moment,
+            )
+
     @contextlib.asynccontextmanager
     async def work(self, actor: Actor = NOBODY, action: str = "test") -> AsyncIterator[UnitOfWork]:
         """A unit of work, committed at the end."""
@@ -400,6 +413,7 @@ class Worlds:
         if spec.lifespan is not None:
             await self._stack.enter_async_context(spec.lifespan(runtime))
         world = World(spec, runtime, url)
+        await world.hears_until("infinity")
         self._stack.push_async_callback(world.client.aclose)
         return world
 

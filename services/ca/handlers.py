@@ -8,7 +8,7 @@ from contracts.events import AGENTS, MEMBERSHIPS, PROJECTS, RUNS, USERS, Agent, 
 from contracts.policy import Service
 from services.ca import service
 
-hears = Hears(Service.CA)
+hears = Hears(Service.CA, dated=(USERS, MEMBERSHIPS))
 
 
 @hears.on(User)

@@ -60,6 +60,13 @@ class NotOurs(NoAnswer):
         super().__init__(ocsp.OCSPResponseStatus.UNAUTHORIZED)
 
 
+class NotNow(NoAnswer):
+    """What would have to be known for an answer is not known at this moment."""
+
+    def __init__(self) -> None:
+        super().__init__(ocsp.OCSPResponseStatus.TRY_LATER)
+
+
 @dataclass(frozen=True)
 class Question:
     """What an OCSP request asks: the status of an issuer's serial number; ``request`` names both in its own way."""

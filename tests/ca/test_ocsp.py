@@ -314,3 +314,26 @@ def test_the_reader_of_requests_only_ever_says_that_it_does_not_answer(der: byte
 def test_a_refusal_is_in_the_responders_own_words() -> None:
     for refused, status in ((Malformed(), MALFORMED), (NotOurs(), UNAUTHORIZED)):
         assert ocsp.load_der_ocsp_response(refused.der).response_status is status
+
+
+@BY
+async def test_nobody_is_told_that_a_certificate_is_good_while_it_cannot_be_known_who_lost_a_right(
+    world: World, people: x509.Certificate, by: str
+) -> None:
+    good, bad = await issued(world, OWNER), await issued(world, SCIENTIST)
+    await revoked(world, SCIENTIST, bad)
+    await world.hears_until((await world.now() - timedelta(seconds=1)).isoformat())
+    unsure = await ask(world, about(good, people), by)
+    assert unsure.response_status is ocsp.OCSPResponseStatus.TRY_LATER
+    # What was revoked stays so, whatever else has happened since.
+    assert (await ask(world, about(bad, people), by)).certificate_status is REVOKED
+    await world.hears_until((await world.now() + timedelta(seconds=60)).isoformat())
+    assert (await ask(world, about(good, people), by)).certificate_status is GOOD
+
+
+async def test_one_partition_that_was_not_heard_is_enough_to_be_unsure(world: World, people: x509.Certificate) -> None:
+    good = await issued(world, OWNER)
+    await world.sql("UPDATE partitions_heard SET position_at = now() - interval '1 second' WHERE topic = 'users' AND partition = 1")
+    assert (await ask(world, about(good, people))).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+    await world.sql("DELETE FROM partitions_heard WHERE topic = 'users' AND partition = 1")
+    assert (await ask(world, about(good, people))).response_status is ocsp.OCSPResponseStatus.TRY_LATER

@@ -293,3 +293,11 @@ def test_the_next_list_has_the_next_number_and_begins_where_the_last_one_stood()
     whole = NOW.replace(microsecond=0)
     assert (about.number, about.entries, about.since) == (8, 4, NOW)
     assert (about.this_update, about.next_update) == (whole + HOUR, whole + 2 * HOUR)
+
+
+async def test_no_list_is_handed_out_while_it_cannot_be_known_who_lost_a_right(world: World) -> None:
+    await world.hears_until((await world.now() - timedelta(seconds=1)).isoformat())
+    answer = await world.get("/crls/people")
+    assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
+    await world.hears_until("infinity")
+    assert number(await read(world)) == 1

@@ -12,14 +12,29 @@ from uuid import UUID
 import pytest
 from aiokafka import AIOKafkaProducer
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from chassis import bus
 from chassis import consumer as consumer_module
-from chassis.consumer import Consumer, Hears, Lane, NotYetKnown, RawRecord
+from chassis.consumer import Consumer, Hears, Lane, NotYetKnown, RawRecord, up_to_date
 from chassis.outbox import UnitOfWork
-from contracts.events import ACTIVITY, PROJECTS, TOPICS, USERS, Fact, Membership, Project, ProjectState, Session, User, UserStatus
-from tests.chassis.conftest import Bus, Side, effect, send, until
+from chassis.relay import Relay
+from contracts.events import (
+    ACTIVITY,
+    MEMBERSHIPS,
+    PROJECTS,
+    TOPICS,
+    USERS,
+    Fact,
+    Membership,
+    Project,
+    ProjectState,
+    Session,
+    User,
+    UserStatus,
+)
+from tests.chassis.conftest import Bus, Side, effect, membership, send, until
 from tests.world import record_of
 
 Make = Callable[..., Any]
@@ -482,3 +497,38 @@ async def test_of_topics_taken_as_bytes_it_is_known_until_when_all_was_heard(
             await until(all_of_it)
     finally:
         await producer.stop()
+
+
+async def test_who_answers_strangers_knows_until_when_all_was_heard(side: Make) -> None:
+    """What cannot be applied, and what is not said any more, ends in not knowing."""
+    broken = asyncio.Event()
+    made = Hears("datasets", dated=(MEMBERSHIPS,))
+
+    @made.on(Membership)
+    async def heard(_fact: Membership, _uow: UnitOfWork) -> None:
+        if broken.is_set():
+            raise ValueError
+
+    projects, datasets = await side("projects"), await side("datasets")
+
+    async def knows() -> bool:
+        async with AsyncSession(datasets.engine) as session:
+            return await up_to_date(session, [MEMBERSHIPS])
+
+    async def knows_not() -> bool:
+        return not await knows()
+
+    assert not await knows()
+    relay = asyncio.create_task(Relay(projects.settings).run())
+    try:
+        async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+            await until(knows)
+            broken.set()
+            await projects.tell(membership(1, uuid7()))
+            await until(knows_not)
+            broken.clear()
+            await until(knows)
+        await until(knows_not)
+    finally:
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)

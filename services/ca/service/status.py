@@ -6,12 +6,14 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chassis.errors import NotFound
+from chassis.consumer import up_to_date
+from chassis.errors import CannotDecide, NotFound
 from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
+from contracts.events import MEMBERSHIPS, USERS
 from services.ca import domain, repository, revocation
 from services.ca.models import RevocationList
-from services.ca.revocation import Question, Revoked
+from services.ca.revocation import NotNow, Question, Revoked
 from services.ca.service.office import office
 from services.ca.signer import Signer
 
@@ -28,9 +30,11 @@ async def newest_list(uow: UnitOfWork, issuer: str) -> tuple[int, bytes]:
     """The number and content of the list of an issuer's revoked certificates (CRL).
 
     It is made anew when it is half over or something was revoked since. Whoever makes one waits for whoever is at it, so that a number stands on
-    one list alone. Raises NotFound, SignerAway.
+    one list alone. Raises NotFound, SignerAway, and CannotDecide while it cannot be known who lost a right.
     """
     desk, signer = office(), signer_of(issuer)
+    if not await _losses_known(uow):
+        raise CannotDecide("The newest losses of rights are not known at this moment.", retry_after=1)
     kept, revoked, now = await _kept(uow, signer.key_id)
     if not domain.revocation.is_current(kept, revoked, now):
         await repository.revocation.lock_list(uow.session, signer.key_id)
@@ -67,15 +71,26 @@ def asked(der: bytes) -> Question:
 
 
 async def answer(later: OpenUow, question: Question) -> bytes:
-    """What is known now of the certificate that is asked for, signed (DER); never kept for another request. Raises SignerAway."""
+    """What is known now of the certificate that is asked for, signed (DER); never kept for another request.
+
+    Raises SignerAway, and NotNow instead of calling a certificate good while it cannot be known who lost a right.
+    """
     uow = await later()
+    known = await _losses_known(uow)
     desk = office()
     signer = desk.issuers.signers[question.issuer]
     name = domain.certificates.certificate_id(question.serial)
     found = await repository.revocation.standing(uow.session, name, signer.key_id)
     ended = domain.revocation.revocation_of(found) if found else None
     revoked = Revoked(name, *ended) if ended else None
+    if found is not None and revoked is None and not known:
+        raise NotNow
     until = uow.now + desk.answer_life
     made = revocation.answer(question, signer.certificate, revoked, uow.now, until, known=found is not None)
     [signed] = await desk.signed(signer.sign_answer, [made])
     return signed.public_bytes(Encoding.DER)
+
+
+async def _losses_known(uow: UnitOfWork) -> bool:
+    """Whether all was heard that people and members lost more than a second ago: no gateway looks up what strangers ask about."""
+    return await up_to_date(uow.session, (USERS, MEMBERSHIPS))
