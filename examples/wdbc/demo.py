@@ -10,24 +10,24 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from compose.local.home import Home
 from compose.local.problems import SetupProblem
 from compose.local.suite import Suite
+from contracts.surfaces import Surface
 from examples.wdbc.people import Ended, Person
-from examples.wdbc.watch import Probe, Upload, processes_with, runs_with
+from examples.wdbc.probes import Held, probes_of, shut_out, watched_on, watching
+from examples.wdbc.watch import REVOKED_SECONDS, processes_with
 from hortus.client import HortusError, Refused
 
 HERE = Path(__file__).parent
 KIB = 1024
 BUDGET = 64 * KIB
 ACCURACY = 0.93
-REVOKED_SECONDS = 1.0
 SETTLE_SECONDS = 15.0
 WATCHED_AFTERWARDS = 1.0
 
@@ -219,7 +219,7 @@ def walls(story: Story) -> str:
 
 
 def removal(story: Story) -> str:
-    """6. The owner removes the scientist while a job and an upload of theirs run: everything ends within a second."""
+    """6. The owner removes the scientist while a job and an upload of theirs run: every surface ends within a second."""
     scientist, owner, study_id = story.scientist, story.owner, story.study["project_id"]
     follow_up = owner.hortus("projects", "create", "wdbc_follow_up")["project_id"]
     owner.confirm()
@@ -232,28 +232,16 @@ def removal(story: Story) -> str:
     until(lambda: processes_with(mark), "the endless job runs", 60)
     programs = processes_with(mark)
 
-    eager: dict[str, Any] = {"attempts": 1, "timeout": 10.0}
-    with (
-        scientist.client(**eager) as tokens,
-        scientist.client(**eager) as searching,
-        scientist.client(**eager) as sending,
-        scientist.certified(folder, **eager) as certified,
-        owner.client() as deciding,
-        owner.client() as deciding_too,
-    ):
+    held = scientist.holds(study_id, folder)
+    held.word, held.programs, held.mark = "aspirates", programs, mark
+    sending = Held(held.gateway, held.certificates, held.root, follow_up, inbox, token=held.token, uploads=True)
+    probes = [*probes_of(held).values(), *probes_of(sending, [Surface.UPLOAD]).values()]
+    with owner.client() as deciding, owner.client() as deciding_too:
         deciding_too.users.me()
         deciding.users.me()
-        upload = Upload(lambda pieces: sending.datasets.put(follow_up, inbox, pieces, "trickle.csv"))
-        probes = [
-            Probe("token", lambda: next(tokens.datasets.list(study_id), None) and None),
-            Probe("certificate", lambda: next(certified.datasets.list(study_id), None) and None),
-            Probe("search", lambda: None if next(searching.search("aspirates", project_id=study_id), None) else "no hit"),
-            Probe("job's process", lambda: None if any(runs_with(pid, mark) for pid in programs) else "gone"),
-        ]
-        with running(probes, upload):
-            for probe in probes:
-                promise(probe.lets_in(), f"before the removal {probe.name} lets the scientist in")
-            promise(upload.flows(), "before the removal the upload flows")
+        with watching(probes):
+            shut = shut_out(probes)
+            promise(not shut, f"before the removal each surface lets the scientist in: {shut}")
             with ThreadPoolExecutor(2) as both:
                 removed = time.monotonic()
                 first = both.submit(deciding.members.remove, study_id, scientist.user_id)
@@ -261,16 +249,12 @@ def removal(story: Story) -> str:
                 first.result()
                 second.result()
             acknowledged = time.monotonic() - removed
-            for probe in probes:
-                probe.refuses(removed, SETTLE_SECONDS)
-            upload.cut(SETTLE_SECONDS)
-            time.sleep(WATCHED_AFTERWARDS)
+            watched_on(probes, removed, REVOKED_SECONDS + WATCHED_AFTERWARDS, SETTLE_SECONDS)
         surfaces = [probe.result(removed) for probe in probes]
-        surfaces.append(upload.result(removed))
         story.note(f"the removal was acknowledged after {acknowledged:.3f} s")
         for surface in surfaces:
             story.note(
-                f"{surface.name:<14} refused after {surface.refused:.3f} s ({surface.rate:.0f} answers/s, "
+                f"{surface.name:<20} refused after {surface.refused:.3f} s ({surface.rate:.0f} answers/s, "
                 f"{surface.undecided} “cannot decide”): {surface.words}"
             )
         for surface in surfaces:
@@ -364,20 +348,6 @@ def until(holds: Callable[[], object], sentence: str, seconds: float = SETTLE_SE
             raise Broken(f"{sentence}, within {seconds:.0f} s {detail()}".strip())
         time.sleep(0.05)
     return time.monotonic() - began
-
-
-@contextmanager
-def running(probes: list[Probe], upload: Upload) -> Iterator[None]:
-    """Everything asks and sends, and stops in the end."""
-    upload.start()
-    for probe in probes:
-        probe.start()
-    try:
-        yield
-    finally:
-        for probe in probes:
-            probe.stop()
-        upload.stop()
 
 
 def tell_steps(story: Story) -> None:

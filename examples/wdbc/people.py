@@ -6,12 +6,14 @@ import secrets
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import IO, Any
 
 import pyotp
 
+from examples.wdbc.probes import Held, refresh_token
 from hortus.client import Client, FileKeeper, FileMemory
 
 STEP_SECONDS = 30
@@ -93,6 +95,19 @@ class Person:
         """The library with a project certificate, at the certificate port."""
         pair = (folder / "certificate.pem", folder / "key.pem")
         return Client(self._certificate_address, self._root, certificate=pair, memory=self._memory(), **settings)
+
+    def holds(self, project: str, certificate: Path) -> Held:
+        """What the person holds in a project: a token, a sign-in as a browser has it, an API key, and the project certificate in a folder."""
+        self.confirm()
+        ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+        with self.client() as mine:
+            key = mine.keys.create(f"program-{project[-8:]}", scopes=("dataset.*", "search"), expires_at=ends)["secret"]
+            token = mine.wire.token or ""
+        held = Held(self._address, self._certificate_address, self._root, project, token=token, key=key)
+        held.certificate = (certificate / "certificate.pem", certificate / "key.pem")
+        shown = json.dumps({"username": self.username, "password": self._password, "code": self.code()}).encode()
+        held.refresh = refresh_token(held.door().ask("POST", "/sessions", shown, Content_Type="application/json"))
+        return held
 
     @property
     def _config(self) -> Path:

@@ -12,7 +12,13 @@ from tests.auth.slapd import Slapd
 from tests.e2e.scene import DIRECTORY_LOOK_S, Scene
 
 HERE = Path(__file__).parent
-LONG = {"HORTUS_TOKEN_S": "3600", "HORTUS_IDLE_S": "7200", "HORTUS_STEP_UP_S": "3600", "HORTUS_ACTIVITY_S": "1"}
+LONG = {
+    "HORTUS_TOKEN_S": "3600",
+    "HORTUS_IDLE_S": "7200",
+    "HORTUS_STEP_UP_S": "3600",
+    "HORTUS_ACTIVITY_S": "1",
+    "HORTUS_RUN_LEASE_S": "600",
+}
 OPEN = {"HORTUS_REGISTRATION": "true"}
 
 

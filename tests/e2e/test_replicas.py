@@ -1,9 +1,6 @@
 """A study at N = 2: what is done at one gateway holds at the other, at once where it gives and within a second where it takes."""
 
 import secrets
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from examples.wdbc.watch import Upload
+from examples.wdbc.watch import Download, Upload
 from hortus.client import Client, Memory, Refused, new_key, write_private
 from tests.e2e.scene import IN_FORCE_SECONDS, PATIENCE, Scene, Somebody, Watch, in_force, until, watched_on, watching, works
 
@@ -24,7 +20,6 @@ pytestmark = pytest.mark.timeout(400)
 FIRST, SECOND = 0, 1
 BOTH = (FIRST, SECOND)
 MIB = 1024 * 1024
-SMALL_WINDOW = 32 * 1024
 END_SECONDS = 3.0
 
 
@@ -220,51 +215,6 @@ def first_allowed(watch: Watch) -> float:
     return min(seen.sent for seen in watch.seen if seen.allowed)
 
 
-class Download:
-    """Bytes that are taken slowly through a small window, so that most of them wait at the gateway."""
-
-    def __init__(self, scene: Scene, person: Somebody, gateway: int, path: str) -> None:
-        self.got = 0
-        self.status = 0
-        self.ended_at = 0.0
-        self.length = 0
-        self._hurry = threading.Event()
-        address = urlsplit(scene.suite.addresses[gateway])
-        context = ssl.create_default_context(cafile=str(scene.suite.root))
-        plain = socket.socket()
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_WINDOW)
-        plain.settimeout(PATIENCE)
-        plain.connect(("127.0.0.1", address.port))
-        self._socket = context.wrap_socket(plain, server_hostname="localhost")
-        head = f"GET /api/v1{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {person.token}\r\n\r\n"
-        self._socket.sendall(head.encode())
-        self._thread = threading.Thread(target=self._go, daemon=True)
-        self._thread.start()
-
-    def _go(self) -> None:
-        try:
-            with self._socket:
-                data = b""
-                while b"\r\n\r\n" not in data:
-                    data += self._socket.recv(4096)
-                head, _, body = data.partition(b"\r\n\r\n")
-                self.status = int(head.split()[1])
-                self.length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-                self.got = len(body)
-                while self.got < self.length and (piece := self._socket.recv(16 * 1024)):
-                    self.got += len(piece)
-                    self._hurry.wait(0.005)
-        except OSError:
-            # A cut connection ends with a reset.
-            self.status = self.status or -1
-        self.ended_at = time.time()
-
-    def finish(self) -> None:
-        """Take what is left without pausing."""
-        self._hurry.set()
-        self._thread.join(PATIENCE)
-
-
 @pytest.fixture(scope="module")
 def heavy(doubled: Scene) -> tuple[str, str, str]:
     """A study with a file of 24 MiB; gives project, dataset and the path of its door."""
@@ -279,12 +229,14 @@ def test_a_changed_role_cuts_a_download_in_flight_at_the_other_gateway(doubled: 
     partner = doubled.invite()
     doubled.owner.at(FIRST).members.add(project, partner.username, "data_owner")
     until(lambda: partner.at(SECOND).projects.get(project), "the partner is a member at the other gateway")
-    theirs, untouched = Download(doubled, partner, SECOND, path), Download(doubled, doubled.owner, SECOND, path)
+    address, root = doubled.suite.addresses[SECOND], doubled.suite.root
+    theirs, untouched = (Download(address, root, who.token, path, 16 * 1024, 0.005) for who in (partner, doubled.owner))
     for download in (theirs, untouched):
+        download.start()
         until(lambda: download.got > 256 * 1024 or download.ended_at, "the download flows")  # noqa: B023 - awaited here
         assert (download.status, download.ended_at) == (200, 0.0)
     doubled.owner.at(FIRST).members.change(project, partner.user_id, role="data_scientist")
-    changed = time.time()
+    changed = time.monotonic()
     until(lambda: theirs.ended_at, "the download is cut")
     assert theirs.ended_at - changed <= IN_FORCE_SECONDS
     assert theirs.got < theirs.length

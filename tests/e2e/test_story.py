@@ -1,25 +1,19 @@
 """The story that `make demo` tells, as a test: one suite, seven steps in their order; and somebody is blocked in it afterwards."""
 
-import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self
 
-import httpx2
 import pytest
 
 from compose.local.home import Home
 from compose.local.suite import Suite
-from contracts.policy import API
-from examples.wdbc.demo import HERE, REVOKED_SECONDS, SETTLE_SECONDS, STEPS, Story, running, until
+from contracts.surfaces import Surface
+from examples.wdbc.demo import HERE, SETTLE_SECONDS, STEPS, Story, until
 from examples.wdbc.people import Person
-from examples.wdbc.watch import Probe, Upload, processes_with, runs_with
-from hortus.client import Client
+from examples.wdbc.probes import Held, probes_of, shut_out, watched_on, watching
+from examples.wdbc.watch import REVOKED_SECONDS, processes_with
 
 pytestmark = pytest.mark.timeout(600)
-REFRESH = "__Host-hortus-refresh"
 ENDLESS = HERE / "endless.py"
 
 
@@ -48,35 +42,6 @@ def test_the_story_holds(story: Story, told: list[str], step: Callable[[Story], 
     told.append(step.__name__)
 
 
-class Browser:
-    """A second sign-in of somebody, renewed again and again as a browser would that keeps cookies."""
-
-    def __init__(self, story: Story, person: Person) -> None:
-        context = ssl.create_default_context(cafile=str(story.suite.root))
-        self.http = httpx2.Client(base_url=story.suite.address + API, verify=context, timeout=10, trust_env=False)
-        shown = {"username": person.username, "password": person._password, "code": person.code()}
-        self._keep(self.http.post("/sessions", json=shown))
-
-    def renew(self) -> str | None:
-        """Renew the sign-in; why not, if it was refused."""
-        answer = self.http.post("/sessions/refresh", headers={"Cookie": f"{REFRESH}={self.token}"})
-        if answer.status_code != 200:
-            return f"{answer.status_code} {answer.headers['hortus-reason']}"
-        self._keep(answer)
-        return None
-
-    def _keep(self, answer: httpx2.Response) -> None:
-        assert answer.is_success, answer.text
-        (line,) = [line for line in answer.headers.get_list("set-cookie") if line.startswith(f"{REFRESH}=")]
-        self.token = line.split(";")[0].partition("=")[2]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.close()
-
-
 def test_blocking_a_person_ends_everything_of_theirs_within_a_second(
     story: Story, told: list[str], record_property: Callable[[str, object], None]
 ) -> None:
@@ -94,37 +59,19 @@ def test_blocking_a_person_ends_everything_of_theirs_within_a_second(
     job = person.hortus("jobs", "run", str(ENDLESS), "-p", study, "--wall-seconds", "300", "-a", mark)
     until(lambda: processes_with(mark), "the endless job runs", 60)
     programs = processes_with(mark)
-    eager: dict[str, Any] = {"attempts": 1, "timeout": 10.0}
-    with ExitStack() as held:
-        by_token, by_search, by_upload = (held.enter_context(person.client(**eager)) for _ in range(3))
-        browser = held.enter_context(Browser(story, person))
-        ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-        key = by_token.keys.create("program", scopes=("dataset.*", "search"), expires_at=ends)
-        by_key = held.enter_context(
-            Client(story.suite.address, story.suite.root, token=key["secret"], memory=by_token.wire.memory, **eager)
-        )
-        by_certificate = held.enter_context(person.certified(folder, **eager))
-        deciding = held.enter_context(administrator.client())
-        upload = Upload(lambda pieces: by_upload.datasets.put(mine, inbox, pieces, "trickle.csv"))
-        probes = [
-            Probe("access token", lambda: next(by_token.datasets.list(study), None) and None),
-            Probe("refresh", browser.renew),
-            Probe("API key", lambda: next(by_key.datasets.list(study), None) and None),
-            Probe("certificate", lambda: next(by_certificate.datasets.list(study), None) and None),
-            Probe("search", lambda: None if next(by_search.search("aspirates", project_id=study), None) else "no hit"),
-            Probe("job's process", lambda: None if any(runs_with(pid, mark) for pid in programs) else "gone"),
-        ]
+    held = person.holds(study, folder)
+    held.word, held.programs, held.mark = "aspirates", programs, mark
+    sending = Held(held.gateway, held.certificates, held.root, mine, inbox, token=held.token, uploads=True)
+    probes = [*probes_of(held).values(), *probes_of(sending, [Surface.UPLOAD]).values()]
+    assert len(probes) == 9
+    with administrator.client() as deciding:
         found = deciding.users.find(person.username)
-        with running(probes, upload):
-            assert [probe.name for probe in probes if not probe.lets_in()] == []
-            assert upload.flows()
+        with watching(probes):
+            assert shut_out(probes) == []
             blocked = time.monotonic()
             deciding.users.change(found["user_id"], status="blocked", version=found["version"])
-            for probe in probes:
-                probe.refuses(blocked, SETTLE_SECONDS)
-            upload.cut(SETTLE_SECONDS)
-            until(lambda: time.monotonic() > blocked + 2 * REVOKED_SECONDS, "two seconds pass", 10)
-        surfaces = [*(probe.result(blocked) for probe in probes), upload.result(blocked)]
+            watched_on(probes, blocked, 2 * REVOKED_SECONDS, SETTLE_SECONDS)
+    surfaces = [probe.result(blocked) for probe in probes]
     times = {surface.name: round(surface.refused, 3) for surface in surfaces}
     record_property("refused_after_s", times)
     print("blocked: refused after", times)

@@ -1,0 +1,76 @@
+"""Everything that may outlast a decision belongs to a surface that is asked after each deed, by the same probes everywhere."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from contracts import surfaces
+from contracts.events import TOPICS, Topic
+from contracts.policy import POLICY, Action, Rule, Service, Who, who
+from contracts.surfaces import NOBODYS, NOTHING_LASTS, REACHES, Surface, lasting, unheard, unreached
+from tests.architecture.test_rooms import ROOT
+
+PROBES = ROOT / "examples" / "wdbc" / "probes.py"
+
+
+def test_each_row_whose_right_may_last_belongs_to_a_surface_or_has_a_reason() -> None:
+    assert unreached() == []
+
+
+def test_each_topic_by_which_a_person_holds_something_belongs_to_a_surface_or_has_a_reason() -> None:
+    assert unheard() == []
+
+
+def test_each_surface_says_what_it_must_not_do_and_lives_by_a_row() -> None:
+    assert set(REACHES) == set(Surface)
+    assert all(reach.ends.endswith(".") and reach.actions for reach in REACHES.values())
+
+
+def test_a_row_belongs_to_one_surface_and_not_to_those_without_one() -> None:
+    rows = [action for reach in REACHES.values() for action in reach.actions]
+    assert len(rows) == len(set(rows))
+    assert set(rows) & set(NOTHING_LASTS) == set()
+    assert all(lasting(action) for action in NOTHING_LASTS), "it needs no reason"
+
+
+def test_a_topic_that_gives_a_person_nothing_lives_behind_no_surface() -> None:
+    lived_by = {topic.name for reach in REACHES.values() for topic in reach.topics}
+    assert lived_by & set(NOBODYS) == set()
+    assert set(NOBODYS) <= set(TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (Rule(Service.DATASETS, "GET", "/export-links/{link}", who(Who.NOBODY)), "whoever has the link"),
+        (Rule(Service.DATASETS, "GET", "/p/{project_id}/stream", who(Who.DATA_OWNER), carries_bytes=True), "bytes flow on"),
+        (Rule(Service.JOBS, "PUT", "/p/{project_id}/notebooks", who(Who.DATA_OWNER), max_body=None), "a body without an end"),
+        (Rule(Service.JOBS, "GET", "/runs/{run_id}/topic", who(Who.JOB)), "a job acts for somebody"),
+        (Rule(Service.SEARCH, "GET", "/suggestions", who(Who.SIGNED_IN)), "a copy answers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_new_row_that_lasts_and_does_not_join_is_found(monkeypatch: pytest.MonkeyPatch, row: Rule, why: str) -> None:
+    monkeypatch.setitem(POLICY, Action.PROJECT_LIST, row)
+    assert unreached() == [Action.PROJECT_LIST], why
+
+
+def test_a_new_authority_topic_that_does_not_join_is_found() -> None:
+    exports = Topic("export-links", Service.DATASETS, ("gateway",), ("link_id",), authority=True)
+    assert unheard([*TOPICS.values(), exports]) == ["export-links"]
+
+
+def test_a_new_fact_about_a_person_that_does_not_join_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {surface: replace(reach, topics=tuple(t for t in reach.topics if t.name != "runs")) for surface, reach in REACHES.items()}
+    monkeypatch.setattr(surfaces, "REACHES", kept)
+    assert unheard() == ["runs"]
+
+
+def test_each_surface_has_one_probe_and_everybody_who_asks_uses_the_list_of_probes() -> None:
+    probed = re.findall(r"^    Surface\.([A-Z_]+): ", PROBES.read_text(), re.MULTILINE)
+    assert sorted(probed) == sorted(surface.name for surface in Surface)
+    for asking in ("examples/wdbc/demo.py", "bench/revoke.py", "tests/e2e/test_story.py", "tests/e2e/test_revocation.py"):
+        text = (ROOT / asking).read_text()
+        assert "examples.wdbc.probes" in text, f"{asking} does not ask by the probes"
+        assert not re.search(r"\bProbe\(", text), f"{asking} has probes of its own"

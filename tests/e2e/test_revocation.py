@@ -1,0 +1,210 @@
+"""Every surface at two gateways and two of each service: each deed ends them all, in health and while parts fail, and all heals."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from compose.local.suite import Process
+from contracts.surfaces import Deed, Surface
+from examples.wdbc.holdings import Account, Garden, Machine, Place
+from examples.wdbc.probes import Door, Held, judged, probes_of, shut_out, watched_on, watching
+from examples.wdbc.watch import Verdict, Watched
+from tests.e2e.scene import PATIENCE, Scene, sleeping, until
+
+pytestmark = pytest.mark.timeout(400)
+
+AWAY_SECONDS = 4.0
+END_SECONDS = 3.0
+CLOCKS = Path(__file__).parent / "clocks"
+ASKED_AT_THE_OTHER = (
+    Surface.ACCESS_TOKEN,
+    Surface.API_KEY,
+    Surface.PROJECT_CERTIFICATE,
+    Surface.OCSP,
+    Surface.CRL,
+    Surface.SEARCH,
+    Surface.AGENT,
+    Surface.DOWNLOAD,
+    Surface.UPLOAD,
+)
+
+
+@pytest.fixture(scope="module")
+def places(doubled: Scene) -> list[Place]:
+    suite = doubled.suite
+    return [
+        Place(gateway, certificates, suite.root) for gateway, certificates in zip(suite.addresses, suite.certificate_addresses, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def garden(doubled: Scene, places: list[Place], tmp_path_factory: pytest.TempPathFactory) -> Garden:
+    """A project of an owner who stays, with a person who holds everything in it."""
+    folder = tmp_path_factory.mktemp("garden")
+    administrator = doubled.administrator.at(0)
+
+    def somebody() -> Account:
+        return Account(places[0], str(administrator.users.create(f"g{time.monotonic_ns()}@hospital.example")["invitation"]))
+
+    return Garden(somebody(), somebody(), Machine(administrator, places[0], folder), folder)
+
+
+def everything(garden: Garden, places: list[Place]) -> tuple[Held, list[Watched]]:
+    """All surfaces at the first gateway, and those that a second one answers for there."""
+    garden.admit()
+    held = garden.held(places[0])
+    garden.queue(held)
+    there = replace(held, gateway=places[1].gateway, certificates=places[1].certificates)
+    here = probes_of(held)
+    assert set(here) == set(Surface), "each surface is asked"
+    return held, [*here.values(), *probes_of(there, ASKED_AT_THE_OTHER).values()]
+
+
+def stale(probes: list[Watched], moment: float) -> dict[str, int]:
+    return {probe.name: found for probe in probes if (found := probe.result(moment).stale)}
+
+
+def never_refused(probes: list[Watched], moment: float) -> list[str]:
+    return [f"{probe.name}: {probe.last_words}" for probe in probes if probe.result(moment).refused == float("inf")]
+
+
+def remove(doubled: Scene, garden: Garden) -> float:
+    with garden.staying.client() as owner:
+        owner.members.remove(garden.project, garden.person.user_id)
+    return time.monotonic()
+
+
+def expire(doubled: Scene, garden: Garden) -> float:
+    instant, end = time.monotonic() + END_SECONDS, datetime.now(UTC) + timedelta(seconds=END_SECONDS)
+    with garden.staying.client() as owner:
+        owner.members.change(garden.project, garden.person.user_id, ends_at=end.isoformat())
+    assert time.monotonic() < instant
+    return instant
+
+
+def block(doubled: Scene, garden: Garden) -> float:
+    doubled.administrator.at(1).users.change(garden.person.user_id, status="blocked")
+    return time.monotonic()
+
+
+DEEDS: dict[Deed, Callable[[Scene, Garden], float]] = {Deed.REMOVED: remove, Deed.EXPIRED: expire, Deed.BLOCKED: block}
+
+
+@pytest.mark.parametrize("deed", list(Deed), ids=lambda deed: deed.name.lower())
+def test_each_deed_ends_every_surface_at_both_gateways(doubled: Scene, places: list[Place], garden: Garden, deed: Deed) -> None:
+    held, probes = everything(garden, places)
+    with watching(probes):
+        assert shut_out(probes) == []
+        moment = DEEDS[deed](doubled, garden)
+        watched_on(probes, moment, 2.0)
+    garden.keep(held)
+    assert never_refused(probes, moment) == []
+    assert stale(probes, moment) == {}
+    with garden.staying.client() as owner:
+        assert {owner.jobs.get(garden.project, held.queued)["state"]} == {"cancelled"}
+        assert [file["path"] for file in owner.datasets.files(garden.project, garden.dataset) if "trickle" in file["path"]] == []
+    if deed is Deed.BLOCKED:
+        doubled.administrator.at(0).users.change(garden.person.user_id, status="active")
+        garden.person.sign_in()
+
+
+@contextmanager
+def kafka_paused(scene: Scene) -> Iterator[None]:
+    scene.suite.pause("kafka")
+    try:
+        until(lambda: sleeping(scene.pid("kafka")), "Kafka stands still")
+        yield
+    finally:
+        scene.suite.resume("kafka")
+
+
+@contextmanager
+def kafka_stopped(scene: Scene) -> Iterator[None]:
+    scene.suite.kafka.stop()
+    try:
+        yield
+    finally:
+        scene.suite.kafka.start()
+
+
+@pytest.mark.parametrize("away", [kafka_paused, kafka_stopped])
+def test_without_kafka_no_surface_lets_anybody_in_that_was_removed_and_all_heals(
+    doubled: Scene, places: list[Place], garden: Garden, away: Callable[[Scene], object]
+) -> None:
+    held, probes = everything(garden, places)
+    with watching(probes):
+        assert shut_out(probes) == []
+        with kafka_paused(doubled) if away is kafka_paused else kafka_stopped(doubled):
+            moment = remove(doubled, garden)
+            time.sleep(max(0.0, moment + AWAY_SECONDS - time.monotonic()))
+            assert stale(probes, moment) == {}
+            # Who keeps their rights is told why nothing is decided, and strangers get no good answer about anybody.
+            owner = Door(places[0].gateway, places[0].root, garden.staying.token).ask("GET", held.listed)
+            assert (owner.status, owner.reason, owner.headers["retry-after"]) == (503, "cannot-decide", "1")
+            asked = next(probe for probe in probes if probe.name == Surface.OCSP.value)
+            assert asked.last_words == "cannot decide TRY_LATER"
+        watched_on(probes, time.monotonic(), 2.0, 2 * PATIENCE)
+    garden.keep(held)
+    assert never_refused(probes, moment) == []
+    assert stale(probes, moment) == {}
+    until(lambda: not doubled.all_ready(), "all processes are ready again", 2 * PATIENCE)
+    # Rights that stand are rights again.
+    garden.admit()
+    garden.person.sign_in()
+
+
+def test_a_gateway_that_starts_while_kafka_is_away_lets_nobody_in_before_it_knows_who_may(
+    doubled: Scene, places: list[Place], garden: Garden
+) -> None:
+    garden.admit()
+    second = doubled.suite.parts["gateway-2"]
+    assert isinstance(second, Process)
+    second.kill()
+
+    def theirs() -> tuple[Verdict, str]:
+        return judged(Door(places[1].gateway, places[1].root, garden.person.token).ask("GET", f"/projects/{garden.project}/datasets"))
+
+    with kafka_paused(doubled):
+        remove(doubled, garden)
+        second.launch()
+        until(lambda: theirs() == (Verdict.CANNOT_DECIDE, "503 cannot-decide"), "it answers, and says that it cannot decide")
+        assert any("no fresh position" in reason or "Kafka" in reason for reason in second.missing())
+    until(lambda: not second.missing(), "it is ready")
+    assert theirs() == (Verdict.REFUSED, "404 not-found")
+
+
+@pytest.mark.parametrize("off", [5.0, -5.0])
+def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why(
+    doubled: Scene, places: list[Place], garden: Garden, off: float
+) -> None:
+    garden.admit()
+    second = doubled.suite.parts["gateway-2"]
+    assert isinstance(second, Process)
+    right = dict(second.child.environment)
+    second.stop()
+    try:
+        second.child.environment |= {"PYTHONPATH": str(CLOCKS), "CLOCK_OFF_S": str(off)}
+        second.launch()
+        until(lambda: any("clock" in reason for reason in second.missing()), "it says that its clock is wrong")
+        door = Door(places[1].gateway, places[1].root, garden.person.token)
+        asked = [judged(door.ask("GET", f"/projects/{garden.project}/datasets")) for _ in range(2)]
+        # A token can lie in the future of a clock that is behind; neither is an allow.
+        assert Verdict.LET_IN not in {verdict for verdict, _ in asked}
+        assert {words for _, words in asked} <= {"503 cannot-decide", "401 invalid-credential"}
+    finally:
+        second.child.environment = right
+        second.stop()
+        second.launch()
+    until(lambda: not second.missing(), "with the right clock it is ready")
+    until(
+        lambda: (
+            judged(Door(places[1].gateway, places[1].root, garden.person.token).ask("GET", f"/projects/{garden.project}/datasets"))[0]
+            is Verdict.LET_IN
+        ),
+        "and it decides",
+    )
