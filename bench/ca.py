@@ -9,8 +9,9 @@ audit records are committed; after each run they are counted in the database, an
 - step-ca gets the same CSRs from the same clients over HTTPS, with a one-time token each, made before. It stores what it issued (badger v2) and
   writes no audit record. What it does to be durable is counted by ``strace`` where that is installed.
 - OCSP: POST, one certificate a request, signed for the one who asks; step-ca has no OCSP responder.
-- ``gateway``: the same certificates through a real gateway with a broker, by one signed-in member.
-- The relay is not in it: it publishes afterwards, and ``bench.events`` measures it.
+- The relay is not in these: it publishes afterwards, and ``bench.events`` measures it.
+- ``gateway``: the same certificates through a real gateway, with a broker and the whole of ca, by 400 people who signed in and twice as many
+  clients: an answer waits until the gateway itself has heard of the certificate.
 
 Nothing is pinned: load, doors and database share the cores. The runs of both sides alternate.
 """
@@ -27,8 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,16 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 from uuid_utils.compat import uuid7
 
+from bench._closed_loop import Client, closed_loop, connected, post
 from bench._step_ca import NotBuilt, StepCa, build
-from chassis import db, patience, tls
+from bench.gateway import WRITERS, Site, tell
+from chassis import db, patience, tls, tokens
 from chassis.guard import IDENTITY_HEADER, write_identity
+from compose.local.kafka import Kafka
 from compose.local.pki import Pki
 from compose.local.ports import free_port
 from compose.local.postgres import Postgres
+from contracts.events import TOPICS, Fact, Membership, Project, ProjectState, Session, SigningKey, User, UserStatus
 from contracts.policy import API
 from contracts.roles import Actor, Principal, Role
 
@@ -59,6 +64,9 @@ RESULTS = REPOSITORY / "bench" / "results" / "ca.json"
 MEMBERS = 2_000
 REQUESTS = 4_000
 OCSP_SERIALS = 1_000
+CROWD = 400
+WARM_S = 4.0
+PEER_MOST = 4_000  # tokens for each second
 START_S = 60.0
 PROJECT = UUID("01900000-0000-7000-8000-000000000001")
 
@@ -142,12 +150,12 @@ class Doors:
 
 
 @contextlib.contextmanager
-def doors(folder: Path, pki: Pki, database_url: str, processes: int) -> Iterator[Doors]:
-    """Ca's doors as an operator starts them."""
+def doors(folder: Path, pki: Pki, database_url: str, processes: int, kafka: str = "") -> Iterator[Doors]:
+    """Ca's doors as an operator starts them; with ``kafka`` the whole service."""
     ports = [free_port() for _ in range(processes)]
     children = []
     for number, port in enumerate(ports):
-        state = folder / f"ca-{number}"
+        state = folder / f"ca-{number}{'-whole' if kafka else ''}"
         state.mkdir()
         environment = {
             **os.environ,
@@ -155,14 +163,14 @@ def doors(folder: Path, pki: Pki, database_url: str, processes: int) -> Iterator
             "HORTUS_INSTANCE": str(number + 1),
             "HORTUS_LISTEN": f"127.0.0.1:{port}",
             "HORTUS_TLS_DIR": str(pki.home.tls_folder("ca")),
-            "HORTUS_KAFKA": "127.0.0.1:1",
+            "HORTUS_KAFKA": kafka or "127.0.0.1:1",
             "HORTUS_STATE_DIR": str(state),
             "HORTUS_DATABASE_URL": database_url,
             "HORTUS_ISSUERS_DIR": str(pki.issuers_folder),
             "HORTUS_LOG_LEVEL": "WARNING",
         }
-        with (folder / f"ca-{number}.log").open("wb") as log:
-            command = [sys.executable, "-m", "chassis", "ca", "--only", "api"]
+        with (folder / f"{state.name}.log").open("wb") as log:
+            command = [sys.executable, "-m", "chassis", "ca", *([] if kafka else ["--only", "api"])]
             children.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log))
     try:
         yield Doors(ports, children, tls.client_context(pki.home.tls_folder("gateway")))
@@ -182,110 +190,6 @@ def database_processor() -> float:
                 times = process.cpu_times()
                 used += times.user + times.system + times.children_user + times.children_system
     return used
-
-
-# The load
-
-
-class Client(asyncio.Protocol):
-    """One connection that carries one request at a time."""
-
-    def __init__(self) -> None:
-        self.transport: Any = None
-        self.seen = bytearray()
-        self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-
-    @classmethod
-    async def open(cls, port: int, context: ssl.SSLContext) -> "Client":
-        """Connect."""
-        _, protocol = await asyncio.get_running_loop().create_connection(cls, "localhost", port, ssl=context)
-        return protocol
-
-    def connection_made(self, transport: Any) -> None:
-        """Keep the transport."""
-        self.transport = transport
-
-    def close(self) -> None:
-        """Hang up."""
-        self.transport.close()
-
-    async def send(self, request: bytes) -> tuple[int, bytes]:
-        """Ask; the status and the body of the answer."""
-        self.answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return await self.answer
-
-    def data_received(self, data: bytes) -> None:
-        """Put the answer together."""
-        self.seen += data
-        head, found, body = bytes(self.seen).partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-        complete = len(body) >= int(length) if length else body.endswith(b"0\r\n\r\n")  # without a length it comes in chunks
-        if complete:
-            self.seen.clear()
-            self.answer.set_result((int(head[9:12]), body))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """A connection that ends while an answer is due is an error."""
-        if not self.answer.done():
-            self.answer.set_exception(exc or asyncio.IncompleteReadError(bytes(self.seen), None))
-
-
-Make = Callable[[int], bytes]
-
-
-@dataclass
-class Load:
-    """What a closed loop found: answers, and how long each took in ms."""
-
-    wall: float
-    times: list[float] = field(default_factory=list)
-
-    def figures(self) -> dict[str, float]:
-        """A second, and the latencies."""
-        self.times.sort()
-        count = len(self.times)
-        return {
-            "per_s": count / self.wall,
-            "count": count,
-            "p50_ms": statistics.median(self.times),
-            "p99_ms": self.times[count * 99 // 100],
-        }
-
-
-async def closed_loop(clients: list[Client], seconds: float, make: Make, good: int = 200, begin: int = 0) -> Load:
-    """Each of the clients sends request after request; ``make`` gives the bytes of the n-th, whose answer has to be ``good``."""
-    load = Load(0.0)
-    number = begin
-    began = time.perf_counter()
-
-    async def go(client: Client) -> None:
-        nonlocal number
-        while (start := time.perf_counter()) - began < seconds:
-            mine, number = number, number + 1
-            status, body = await client.send(make(mine))
-            if status != good:
-                raise RuntimeError(f"{status}: {body.decode(errors='replace')}")
-            load.times.append(1000 * (time.perf_counter() - start))
-
-    await asyncio.gather(*[go(client) for client in clients])
-    load.wall = time.perf_counter() - began
-    for client in clients:
-        client.close()
-    return load
-
-
-async def connected(ports: list[int], context: ssl.SSLContext, count: int) -> list[Client]:
-    """As many connections, spread over the ports."""
-    return [await Client.open(ports[number % len(ports)], context) for number in range(count)]
-
-
-def post(path: str, body: bytes, kind: str, *more: str) -> bytes:
-    """An HTTP request."""
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *more, "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 class Desk:
@@ -314,7 +218,7 @@ class Desk:
 
     async def certificates(self, seconds: float) -> dict[str, float]:
         """Certificates a second, and the processor that one took, in ms, by who used it."""
-        await self._forget()
+        await self.forget()
         clients = await connected(self.door.ports, self.door.context, self.clients)
         before = (self.door.processor(), database_processor(), time.process_time())
         load = await closed_loop(clients, seconds, self.order, 201)
@@ -325,7 +229,7 @@ class Desk:
         spent = [(late - early) * each for early, late in zip(before, after, strict=True)]
         return figures | dict(zip(("ca_cpu_ms", "postgres_cpu_ms", "load_cpu_ms"), spent, strict=True))
 
-    async def _forget(self) -> None:
+    async def forget(self) -> None:
         """Let everybody have room for certificates again."""
         connection = await asyncpg.connect(self.dsn)
         await connection.execute("TRUNCATE certificates, outbox, audit_outbox")
@@ -382,6 +286,124 @@ async def ask_step_ca(server: StepCa, asked: list[Asked], seconds: float, client
     return figures | {"cpu_ms": 1000 * used / figures["count"], "memory_mb": server.memory_mb()}
 
 
+# Through the gateway
+
+
+class Crowd(Site):
+    """People who signed in, members of one project, at a gateway whose only service is ca."""
+
+    def __init__(self, folder: Path, pki: Pki, kafka: Kafka, services: list[int]) -> None:
+        super().__init__(folder, pki, kafka)
+        self.services = services
+        self.people = [(uuid7(), uuid7(), f"g{number:07d}") for number in range(CROWD)]
+
+    def facts(self) -> list[Fact]:
+        """What makes them members."""
+        now = datetime.now(UTC)
+        later = now + timedelta(hours=8)
+        public = {name: value for name, value in self.key.items() if name != "d"}
+        told: list[Fact] = [
+            SigningKey(version=1, key_id="bench", jwk=public, live=True),
+            Project(version=1, project_id=self.project, name="bench", description="", state=ProjectState.ACTIVE),
+        ]
+        for user, session, name in self.people:
+            told += [
+                User(version=1, user_id=user, username=name, status=UserStatus.ACTIVE, cluster_roles=frozenset()),
+                Session(version=1, session_id=session, user_id=user, live=True, factor_at=now, expires_at=later),
+                Membership(
+                    version=1,
+                    project_id=self.project,
+                    user_id=user,
+                    username=name,
+                    role=Role.DATA_SCIENTIST,
+                    purpose="bench",
+                    starts_at=now - timedelta(hours=1),
+                    ends_at=later,
+                ),
+            ]
+        return told
+
+    def tokens(self) -> list[str]:
+        """An access token for each."""
+        now = datetime.now(UTC)
+        return [tokens.issue(self.key, "bench", user, session, now, timedelta(minutes=5))[0] for user, session, _ in self.people]
+
+    def environment(self, people: int) -> dict[str, str]:
+        """The gateway's environment."""
+        upstreams = {"ca": [f"https://localhost:{port}" for port in self.services]}
+        return super().environment(people) | {"HORTUS_UPSTREAMS": json.dumps(upstreams), "HORTUS_LOG_LEVEL": "WARNING"}
+
+
+async def through_gateway(folder: Path, pki: Pki, url: str, asked: list[Asked], arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """Certificates a second through a gateway, with a broker, and the whole of ca: an answer waits until the gateway has heard of the certificate."""
+    kafka = Kafka(pki.home, pki)
+    for name in ("runner", *WRITERS):
+        pki.issue_service_certificate(name, pki.home.tls_folder(name))
+    found: list[dict[str, float]] = []
+    telling: list[asyncio.Task[None]] = []
+    try:
+        await asyncio.to_thread(kafka.start)
+        kafka.apply_catalogue(TOPICS)
+        with doors(folder, pki, url, arguments.processes, kafka.bootstrap) as door:
+            site = Crowd(folder, pki, kafka, door.ports)
+            facts = site.facts()
+            own = {name: [fact for fact in facts if fact.topic.owner == name] for name in ("auth", "projects")}
+            telling = [asyncio.create_task(tell(site, name, said)) for name, said in own.items()]
+            port = free_port()
+            context = ssl.create_default_context(cafile=str(pki.root))
+            with (folder / "gateway.log").open("wb") as log, _child(site.environment(port), log):
+                shown = site.tokens()
+                orders = [
+                    post(
+                        f"{API}/projects/{site.project}/certificates",
+                        each.body,
+                        "application/json",
+                        f"Authorization: Bearer {shown[number % len(shown)]}",
+                    )
+                    for number, each in enumerate(asked)
+                ]
+                await _until_issued(port, context, orders[0])
+                for _ in range(arguments.runs):
+                    clients = await connected([port], context, 2 * arguments.clients)
+                    load = await closed_loop(
+                        clients,
+                        arguments.seconds,
+                        lambda number: orders[number % len(orders)],
+                        201,
+                        1 + sum(int(each["count"]) for each in found),
+                    )
+                    found.append(load.figures())
+    finally:
+        for task in telling:
+            task.cancel()
+        await asyncio.gather(*telling, return_exceptions=True)
+        await asyncio.to_thread(kafka.stop)
+    return found
+
+
+@contextlib.contextmanager
+def _child(environment: dict[str, str], log: Any) -> Iterator[None]:
+    child = subprocess.Popen([sys.executable, "-m", "gateway"], cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait(30)
+
+
+async def _until_issued(port: int, context: ssl.SSLContext, order: bytes) -> None:
+    """Wait until somebody gets a certificate: everything has arrived everywhere."""
+    async with asyncio.timeout(START_S):
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                client = await Client.open(port, context)
+                status, _ = await client.send(order)
+                client.close()
+                if status == 201:
+                    return
+            await asyncio.sleep(0.2)
+
+
 def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures in one line: medians over the runs."""
 
@@ -424,6 +446,27 @@ def peer(folder: Path, *, wanted: bool) -> tuple[StepCa | None, str]:
     return server, ""
 
 
+async def warm_up(desk: Desk, server: StepCa | None, asked: list[Asked], clients: int) -> str:
+    """Both sides work for a while, uncounted; what step-ca does meanwhile to be durable."""
+    await desk.certificates(WARM_S)
+    if server is None:
+        return ""
+    counting = asyncio.create_task(asyncio.to_thread(server.syncs, WARM_S / 2))
+    figures = await ask_step_ca(server, asked, WARM_S, clients, int(WARM_S * PEER_MOST))
+    return f"{await counting}, in {WARM_S / 2:g} s at {figures['per_s']:.0f} certificates a second (strace slows it down)"
+
+
+async def one_run(number: int, desk: Desk, server: StepCa | None, asked: list[Asked], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each side once."""
+    found: dict[str, Any] = {"certificates": await desk.certificates(arguments.seconds), "ocsp": await desk.answers(arguments.seconds)}
+    if server is not None:
+        most = int(arguments.seconds * PEER_MOST)
+        found["step-ca"] = await ask_step_ca(server, asked, arguments.seconds, arguments.clients, most)
+    for name, figures in found.items():
+        print(f"run {number + 1}  {name:13}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
+    return found
+
+
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Start everything, measure, stop everything, write the results."""
     mine = asyncio.current_task()
@@ -437,6 +480,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"step-ca: {why_not or 'started'}", flush=True)
     postgres = Postgres(pki.home, fsync=True)
     runs: list[dict[str, Any]] = []
+    durability = ""
     try:
         postgres.start()
         url, owner = await asyncio.to_thread(postgres.provision, "ca")
@@ -445,17 +489,14 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
         with doors(folder, pki, url, arguments.processes) as door:
             await door.until_open()
             desk = Desk(door, db.plain_dsn(owner), identities, asked, arguments.clients)
-            await desk.certificates(2)
-            for number in range(arguments.runs):
-                found: dict[str, Any] = {
-                    "certificates": await desk.certificates(arguments.seconds),
-                    "ocsp": await desk.answers(arguments.seconds),
-                }
-                if server is not None:
-                    found["step-ca"] = await ask_step_ca(server, asked, arguments.seconds, arguments.clients, int(arguments.seconds * 4000))
-                for name, figures in found.items():
-                    print(f"run {number + 1}  {name:13}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
-                runs.append(found)
+            durability = await warm_up(desk, server, asked, arguments.clients)
+            print(f"step-ca's disk: {durability}", flush=True)
+            runs = [await one_run(number, desk, server, asked, arguments) for number in range(arguments.runs)]
+        if not arguments.no_gateway:
+            await desk.forget()
+            for found, figures in zip(runs, await through_gateway(folder, pki, url, asked, arguments), strict=True):
+                found["gateway"] = figures
+                print("through the gateway", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
     finally:
         postgres.stop()
         if server is not None:
@@ -467,7 +508,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
         "processes": arguments.processes,
         "durability": "PostgreSQL with fsync; each answer after the commit of certificate, fact and record",
         "tls": "ca: 1.3 with client certificates; step-ca: 1.3 without",
-        "step-ca": {"not_measured": why_not},
+        "step-ca": {"not_measured": why_not, "disk": durability, "store": "badger v2, as it comes"},
         "python": sys.version.split()[0],
         "load_average_at_the_end": os.getloadavg(),
     }

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from services.ca.models import Issuer
 from services.ca.settings import KeySettings
 from services.ca.signer import IssuerUnusable, SignerAway, opening
 from services.ca.signer.token import Token
@@ -19,7 +20,7 @@ from services.ca.signer.token import Token
 def main() -> int:
     """Make the key, print the request."""
     match sys.argv[1:]:
-        case [name] if opening.NAME.fullmatch(name):
+        case [name] if (found := opening.NAME.fullmatch(name)) and found[1] in tuple(Issuer):
             pass
         case _:
             print("usage: python -m services.ca.ceremony people|workloads[-NUMBER]", file=sys.stderr)

@@ -19,7 +19,7 @@ async def look_after(office: Office, settings: CaSettings) -> None:
     """Once a second, see whether the keys can sign, and take up certificates of issuers that came; those that do not fit are left alone."""
     seen = None
     while True:
-        trouble = await asyncio.to_thread(office.keys.trouble)
+        trouble = await asyncio.to_thread(office.keys.trouble) or _ended(office)
         if trouble != office.trouble:
             log.warning("issuers", trouble=trouble) if trouble else log.info("the issuers sign again")
         office.trouble = trouble
@@ -35,6 +35,11 @@ async def look_after(office: Office, settings: CaSettings) -> None:
         for issuer, end in office.issuers.ends().items():
             ENDS.labels(issuer).set(end.timestamp())
         await asyncio.sleep(LOOK_S)
+
+
+def _ended(office: Office) -> str:
+    ended = [issuer for issuer, end in office.issuers.ends().items() if end <= datetime.now(UTC)]
+    return f"the certificate of {', '.join(ended)} has ended; renew it" if ended else ""
 
 
 def warnings(office: Office, days: int) -> list[str]:

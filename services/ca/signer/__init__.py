@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
 from chassis.errors import CannotDecide
-from services.ca.models import Issuer
 
 
 class IssuerUnusable(Exception):
@@ -44,13 +43,13 @@ class Signer:
     """One key of an issuer that signs, always with SHA-256. ``name`` is the issuer's, from the second key on with a number: ``people-2``."""
 
     name: str
-    issuer: Issuer
+    issuer: str
     certificate: x509.Certificate
     _key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @cached_property
     def key_id(self) -> str:
-        """What certificates remember of the key that signed them: the SHA-1 of its public half in hex (RFC 7093 names better ones, RFC 5280 this)."""
+        """What certificates remember of the key that signed them: the SHA-1 of its public half in hex (RFC 5280 section 4.2.1.2)."""
         public = self.certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return hashlib.sha1(public).hexdigest()  # noqa: S324 - a name, no protection
 
@@ -77,8 +76,8 @@ class Issuers:
     """The keys of all issuers. ``signers`` are those that were ever used here and did not end, by name; ``current`` is who signs certificates now."""
 
     signers: Mapping[str, Signer]
-    current: Mapping[Issuer, Signer]
+    current: Mapping[str, Signer]
 
-    def ends(self) -> dict[Issuer, datetime]:
+    def ends(self) -> dict[str, datetime]:
         """When the certificates end that the issuers sign with now."""
         return {issuer: signer.certificate.not_valid_after_utc for issuer, signer in self.current.items()}

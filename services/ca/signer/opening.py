@@ -6,7 +6,7 @@ the ones before stay for what they signed. ``root.pem`` holds the roots.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from services.ca.signer.files import KeyFiles
 from services.ca.signer.token import Token
 
 UNREADABLE = (OSError, ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.ExtensionNotFound)
-NAME = re.compile(rf"({'|'.join(Issuer)})(?:-([1-9][0-9]{{0,3}}))?")
+NAME = re.compile(r"([a-z]+)(?:-([1-9][0-9]{0,3}))?")
 Seen = tuple[tuple[str, int, bool], ...]
 
 
@@ -36,19 +36,19 @@ def keys(settings: KeySettings) -> Keys:
 def seen(folder: Path, rest_s: float) -> Seen:
     """What lies there: it changes when a certificate comes or goes, and when one has rested long enough to sign."""
     rested = time.time() - rest_s
-    return tuple((name, file.stat().st_mtime_ns, file.stat().st_mtime <= rested) for _, _, name, file in _files(folder))
+    return tuple((name, file.stat().st_mtime_ns, file.stat().st_mtime <= rested) for _, _, name, file in _files(folder, tuple(Issuer)))
 
 
-def open_issuers(folder: Path, keys: Keys, rest_s: float) -> Issuers:
-    """All issuers in a folder. Raises IssuerUnusable when one has no certificate, or one that does not fit its key or the roots.
+def open_issuers(folder: Path, keys: Keys, rest_s: float, issuers: Sequence[str] = tuple(Issuer)) -> Issuers:
+    """These issuers in a folder. Raises IssuerUnusable when one has no certificate, or one that does not fit its key or the roots.
 
     A key that lies there as a file is that one; ``keys`` has the others. The newest certificate of an issuer signs once it has lain there for ``rest_s``, so that whoever has to trust it has read it.
     """
     now = datetime.now(UTC)
     rested = time.time() - rest_s
     signers: dict[str, Signer] = {}
-    current: dict[Issuer, Signer] = {}
-    for issuer, _, name, file in _files(folder):
+    current: dict[str, Signer] = {}
+    for issuer, _, name, file in _files(folder, issuers):
         certificate = _certificate(folder, name, file)
         if certificate.not_valid_after_utc <= now and issuer in current:
             continue
@@ -56,17 +56,16 @@ def open_issuers(folder: Path, keys: Keys, rest_s: float) -> Issuers:
         signers[name] = Signer(name, issuer, certificate, holder.key(name, certificate))
         if issuer not in current or current[issuer].certificate.not_valid_after_utc <= now or file.stat().st_mtime <= rested:
             current[issuer] = signers[name]
-    for issuer in Issuer:
+    for issuer in issuers:
         if issuer not in current:
             raise IssuerUnusable(f"The issuer {issuer} cannot be opened: there is no {issuer}.pem.")
     return Issuers(signers, current)
 
 
-def _files(folder: Path) -> Iterator[tuple[Issuer, int, str, Path]]:
-    """The certificates of issuers there, of each the oldest first."""
-    found = [(match, file) for file in folder.glob("*.pem") if (match := NAME.fullmatch(file.stem))]
-    named = [(Issuer(match[1]), int(match[2] or 1), file.stem, file) for match, file in found]
-    yield from sorted(named)
+def _files(folder: Path, issuers: Sequence[str]) -> Iterator[tuple[str, int, str, Path]]:
+    """The certificates of these issuers there, of each the oldest first."""
+    found = [(match, file) for file in folder.glob("*.pem") if (match := NAME.fullmatch(file.stem)) and match[1] in issuers]
+    yield from sorted((match[1], int(match[2] or 1), file.stem, file) for match, file in found)
 
 
 def _certificate(folder: Path, name: str, file: Path) -> x509.Certificate:
