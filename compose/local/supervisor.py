@@ -136,9 +136,9 @@ def status() -> int:
         record = home.run / "processes" / f"{name}.json"
         pid = json.loads(record.read_text())["pid"] if record.exists() else None
         memory = resident(pid) if pid is not None else 0
-        missing, warnings = ["it does not run"], []
-        if memory:
-            missing, warnings = operators.condition(port, home.tls_folder(RUNNER)) if port else ([], [])
+        missing, warnings = operators.condition(port, home.tls_folder(RUNNER)) if port and memory else ([], [])
+        if memory == 0:
+            missing = ["it does not run"]
         total += memory
         troubled += bool(missing)
         print(f"{'✗' if missing else '!' if warnings else '✔'} {name:<16} {memory / 2**20:6.0f} MiB  {'; '.join([*missing, *warnings])}")

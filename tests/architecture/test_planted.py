@@ -59,7 +59,7 @@ def test_the_untouched_tree_is_green(tree: Path) -> None:
 
 
 def test_a_sibling_import_is_red(tree: Path) -> None:
-    plant(tree / "services/ca/service.py", "import services.datasets.models")
+    plant(tree / "services/ca/service/ending.py", "import services.datasets.models")
     linted = lint(tree)
     assert linted.returncode == 1
     assert "services.ca is not allowed to import services.datasets" in linted.stdout

@@ -43,7 +43,7 @@ def token_pki(token: SoftToken, tmp_path_factory: pytest.TempPathFactory) -> Pki
 
 @pytest.fixture
 async def world(worlds: Worlds, token: SoftToken, token_pki: Pki) -> World:
-    settings = {
+    settings: dict[str, Any] = {
         "issuers_dir": token_pki.issuers_folder,
         "pkcs11_module": MODULE,
         "pkcs11_token": LABEL,

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from chassis import bus
+from chassis import bus, outbox
 from chassis.errors import ChangedMeanwhile
 from chassis.outbox import UnitOfWork
 from chassis.relay import TIDY_AFTER, Relay
@@ -180,7 +180,7 @@ async def test_two_transactions_on_one_aggregate_that_commit_in_the_other_order_
             slow = UnitOfWork(session, "projects", NOBODY, "test", "")
             await slow.begin()
             slow.emit(membership(1, project))
-            await slow._leave()
+            await outbox._leave(session, [slow])
             await projects.tell(membership(2, project))
             committed_at = (await projects.sql("SELECT clock_timestamp()"))[0][0]
             before = len(topic.positions())
