@@ -84,11 +84,19 @@ def test_what_is_no_name_of_a_provider_is_no_path(provider: str) -> None:
             DOORS.find(method, f"{API}/oidc/{provider}/{door}".encode())
 
 
-@pytest.mark.parametrize("issuer", ["services", "root", "People", "people%2F", "people.pem", "", "workloads%20"])
+@pytest.mark.parametrize(
+    "issuer", ["services", "root", "People", "people%2F", "people.pem", "", "workloads%20", "people-", "people-0", "people-12345"]
+)
 def test_only_two_issuers_have_doors(issuer: str) -> None:
     for door in ("crls", "issuers"):
         with pytest.raises((UnknownPath, MalformedPath)):
             DOORS.find("GET", f"{API}/{door}/{issuer}".encode())
+
+
+@pytest.mark.parametrize("issuer", ["people", "people-2", "workloads", "workloads-9999"])
+def test_each_key_of_theirs_has_its_own(issuer: str) -> None:
+    for door in ("crls", "issuers"):
+        assert DOORS.find("GET", f"{API}/{door}/{issuer}".encode()) is not None
 
 
 SLASHED = [action for action in Action if action is not Action.OCSP_ASK_BY_PATH]
