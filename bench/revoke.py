@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
@@ -45,7 +45,7 @@ from examples.wdbc.watch import REVOKED_SECONDS, Outcome, Watched
 
 RESULTS = REPOSITORY / "bench" / "results" / "revoke.json"
 SETTINGS = {"HORTUS_TOKEN_S": "36000", "HORTUS_IDLE_S": "36000", "HORTUS_STEP_UP_S": "36000", "HORTUS_RUN_LEASE_S": "600"}
-EXPIRES_AFTER = 2.0
+EXPIRES_AFTER = 4.0
 WATCHED = 2.0
 PATIENCE = 30.0
 NEVER = 999.0
@@ -161,11 +161,12 @@ def wave(town: Town, trials: list[Trial], each: int) -> None:
 
 def perform(town: Town, trials: list[Trial]) -> None:
     """All deeds at the same moment, which is the instant at which memberships end that were told to before."""
-    instant, end = time.monotonic() + EXPIRES_AFTER, datetime.now(UTC) + timedelta(seconds=EXPIRES_AFTER)
     expiring = [trial for trial in trials if trial.deed is Deed.EXPIRED]
     falling = [trial for trial in trials if trial.deed is not Deed.EXPIRED]
-    deeds = [_removing(town, trial) if trial.deed is Deed.REMOVED else _blocking(town, trial) for trial in falling]
-    with ThreadPoolExecutor(max(len(trials), 1)) as pool:
+    with ExitStack() as open_connections, ThreadPoolExecutor(max(len(trials), 1)) as pool:
+        ready = {Deed.REMOVED: _removing, Deed.BLOCKED: _blocking}
+        deeds = [ready[trial.deed](town, trial, open_connections) for trial in falling]
+        instant, end = time.monotonic() + EXPIRES_AFTER, datetime.now(UTC) + timedelta(seconds=EXPIRES_AFTER)
         list(pool.map(lambda trial: _expiring(town, trial, end), expiring))
         for trial in expiring:
             trial.sent = trial.acknowledged = instant
@@ -187,14 +188,14 @@ def _expiring(town: Town, trial: Trial, end: datetime) -> None:
         owner.members.change(trial.garden.project, member["user_id"], ends_at=end.isoformat(), version=member["version"])
 
 
-def _removing(town: Town, trial: Trial) -> Callable[[], object]:
-    owner = town.owner.client()
+def _removing(town: Town, trial: Trial, opened: ExitStack) -> Callable[[], object]:
+    owner = opened.enter_context(town.owner.client())
     owner.projects.get(trial.garden.project)
     return lambda: owner.members.remove(trial.garden.project, trial.garden.person.user_id)
 
 
-def _blocking(town: Town, trial: Trial) -> Callable[[], object]:
-    root = town.administrator.client()
+def _blocking(town: Town, trial: Trial, opened: ExitStack) -> Callable[[], object]:
+    root = opened.enter_context(town.administrator.client())
     known = root.users.get(trial.garden.person.user_id)
     return lambda: root.users.change(known["user_id"], status="blocked", version=known["version"])
 

@@ -250,6 +250,8 @@ def removal(story: Story) -> str:
                 second.result()
             acknowledged = time.monotonic() - removed
             watched_on(probes, removed, REVOKED_SECONDS + WATCHED_AFTERWARDS, SETTLE_SECONDS)
+        held.close()
+        sending.close()
         surfaces = [probe.result(removed) for probe in probes]
         story.note(f"the removal was acknowledged after {acknowledged:.3f} s")
         for surface in surfaces:

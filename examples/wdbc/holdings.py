@@ -82,6 +82,7 @@ class Account:
         except NotSoon as never:
             raise NotSoon(f"{never}; answered: {', '.join(said)}") from never
         self.token, self.refresh = json.loads(answer.body)["access_token"], refresh_token(answer)
+        self.key = ""  # who was blocked has lost it
 
     def client(self) -> Client:
         """A connection with the person's token."""
@@ -199,13 +200,14 @@ class Garden:
             held.queued = mine.jobs.submit(self.project, "waits", ENDLESS, inputs=(self.dataset,))["job_id"]
 
     def keep(self, held: Held) -> None:
-        """Keep the newest refresh token: an older one that is shown again ends the session."""
+        """Keep the newest refresh token, since an older one that is shown again ends the session, and close what was asked by."""
         self.person.refresh = held.refresh or self.person.refresh
+        held.close()
 
 
 def _key(mine: Client) -> str:
     ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-    secret: str = mine.keys.create("program", scopes=("dataset.*", "search"), expires_at=ends)["secret"]
+    secret: str = mine.keys.create(f"program-{secrets.token_hex(4)}", scopes=("dataset.*", "search"), expires_at=ends)["secret"]
     return secret
 
 

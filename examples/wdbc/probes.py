@@ -64,6 +64,10 @@ class Door:
         told["set-cookie"] = "\n".join(answer.headers.get_all("set-cookie") or ())
         return Reply(answer.status, told.get("hortus-reason", ""), content, told)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def send(self, path: str, pieces: Iterator[bytes]) -> None:
         """PUT a body that has no end yet. Raises Unreachable when it is not taken to its end."""
         try:
@@ -105,14 +109,24 @@ class Held:
     job: Pair | None = None
     programs: list[int] = field(default_factory=list)
     mark: str = ""
+    opened: list[Door] = field(default_factory=list)
 
     def door(self, token: str = "") -> Door:
         """A connection to the people's port."""
-        return Door(self.gateway, self.root, token)
+        return self._keep(Door(self.gateway, self.root, token))
 
     def shown(self, certificate: Pair) -> Door:
         """A connection to the certificates' port."""
-        return Door(self.certificates, self.root, certificate=certificate)
+        return self._keep(Door(self.certificates, self.root, certificate=certificate))
+
+    def _keep(self, door: Door) -> Door:
+        self.opened.append(door)
+        return door
+
+    def close(self) -> None:
+        """Close what probes opened."""
+        for door in self.opened:
+            door.close()
 
     @property
     def listed(self) -> str:
@@ -302,9 +316,10 @@ def watching(probes: Iterable[Watched]) -> Iterator[None]:
             probe.stop()
 
 
-def shut_out(probes: Iterable[Watched]) -> list[str]:
+def shut_out(probes: Iterable[Watched], seconds: float = 20.0) -> list[str]:
     """Those that do not let the person in before the deed, with what they say."""
-    return [f"{probe.name}: {probe.last_words}" for probe in probes if not probe.lets_in()]
+    until = time.monotonic() + seconds
+    return [f"{probe.name}: {probe.last_words}" for probe in probes if not probe.lets_in(max(0.0, until - time.monotonic()))]
 
 
 def watched_on(probes: Iterable[Watched], moment: float, seconds: float = 2.0, most: float = PATIENCE) -> None:

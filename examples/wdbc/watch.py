@@ -55,7 +55,9 @@ class Outcome:
 
 
 class Probe:
-    """Asks one surface again and again until it is stopped."""
+    """Asks one surface again and again until it is stopped, every ``interval`` seconds."""
+
+    interval = INTERVAL
 
     def __init__(self, name: str, ask: Callable[[], tuple[Verdict, str]]) -> None:
         self.name = name
@@ -118,7 +120,7 @@ class Probe:
                 self._failure = failure
                 return
             self._seen.append(Answer(sent, time.monotonic(), verdict, words))
-            self._stop.wait(max(0.0, INTERVAL - (time.monotonic() - sent)))
+            self._stop.wait(max(0.0, self.interval - (time.monotonic() - sent)))
 
 
 class _Transfer:
@@ -212,7 +214,7 @@ class Download(_Transfer):
 
     name = "open download"
 
-    def __init__(self, address: str, root: Path, token: str, path: str, piece: int = 8 * 1024, pause: float = 0.02) -> None:
+    def __init__(self, address: str, root: Path, token: str, path: str, piece: int = 8 * 1024, pause: float = 0.05) -> None:
         super().__init__()
         self.got = 0
         self.status = 0

@@ -71,6 +71,8 @@ def test_blocking_a_person_ends_everything_of_theirs_within_a_second(
             blocked = time.monotonic()
             deciding.users.change(found["user_id"], status="blocked", version=found["version"])
             watched_on(probes, blocked, 2 * REVOKED_SECONDS, SETTLE_SECONDS)
+    held.close()
+    sending.close()
     surfaces = [probe.result(blocked) for probe in probes]
     times = {surface.name: round(surface.refused, 3) for surface in surfaces}
     record_property("refused_after_s", times)
