@@ -42,7 +42,7 @@ class Outcome:
     """What a surface showed after a deed: seconds until it let in for the last time (0: never again) and until it first refused.
 
     ``stale``: how many questions that were sent more than a second afterwards were let in. ``rate`` is how many answers came a
-    second, ``undecided`` how many of them were "cannot decide now".
+    second since then, ``undecided`` how many of them were "cannot decide now".
     """
 
     name: str
@@ -89,18 +89,17 @@ class Probe:
         """What was seen, with ``moment`` (monotonic) as the deed."""
         if self._failure is not None:
             raise self._failure
-        seen = list(self._seen)
-        after = [answer for answer in seen if answer.at >= moment]
+        after = [answer for answer in list(self._seen) if answer.at >= moment]
         refused = next(
             (answer for answer in after if answer.verdict is Verdict.REFUSED), Answer(math.inf, math.inf, Verdict.REFUSED, "never")
         )
         let_in = [answer for answer in after if answer.verdict is Verdict.LET_IN]
-        span = max(seen[-1].at - seen[0].at, 1e-9) if seen else math.inf
+        span = max(after[-1].at - moment, 1e-9) if after else math.inf
         return Outcome(
             self.name,
             max((answer.at for answer in let_in), default=moment) - moment,
             refused.at - moment,
-            len(seen) / span,
+            len(after) / span,
             refused.words,
             sum(1 for answer in after if answer.verdict is Verdict.CANNOT_DECIDE),
             sum(1 for answer in let_in if answer.sent > moment + REVOKED_SECONDS),
