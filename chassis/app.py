@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import prometheus_client
 import uvicorn
@@ -21,7 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
-from chassis import db, log, patience, tls
+from chassis import db, deletion, log, patience, tls
 from chassis.consumer import Consumer, Hears
 from chassis.errors import (
     CannotDecide,
@@ -34,9 +36,10 @@ from chassis.errors import (
     Unprocessable,
     problem_response,
 )
-from chassis.outbox import unit_of_work
+from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.relay import Relay
 from chassis.settings import Settings
+from contracts.events import Project
 from contracts.policy import Service
 
 OPERATORS = ("/livez", "/readyz", "/metrics")
@@ -45,6 +48,8 @@ RUNNER = "runner"
 IDEMPOTENCY_DAYS = 1
 DISK_FULL = "53100"
 CLOCK_S = 1.0
+PURGE_LOOK_S = 5.0
+ERASE_LOOK_S = 600.0
 
 
 class MethodNotAllowed(Problem):
@@ -81,6 +86,7 @@ class Runtime:
 
 
 Background = Callable[[Runtime], Awaitable[None]]
+Purge = Callable[[Runtime, UnitOfWork, UUID], Awaitable[deletion.Slice]]
 Lifespan = Callable[[Runtime], contextlib.AbstractAsyncContextManager[None]]
 
 
@@ -88,7 +94,7 @@ Lifespan = Callable[[Runtime], contextlib.AbstractAsyncContextManager[None]]
 class Spec:
     """A service: which doors, what it hears, what runs in the background (each until cancelled, restarted after a failure).
 
-    ``lifespan`` opens what the service holds (clients, keys) and closes it again.
+    ``lifespan`` opens what the service holds (clients, keys) and closes it again. ``purge`` removes a slice of a deleted project.
     """
 
     service: Service
@@ -97,6 +103,7 @@ class Spec:
     hears: Hears
     background: tuple[Background, ...] = ()
     lifespan: Lifespan | None = None
+    purge: Purge | None = None
 
 
 def load(service: str) -> Spec:
@@ -231,6 +238,32 @@ async def _forget_answers(runtime: Runtime) -> None:
         await asyncio.sleep(3600)
 
 
+async def purge_projects(spec: Spec, runtime: Runtime) -> None:
+    """Purge what projects that are deleted left here: when their facts come, and looking again from time to time."""
+    purge = spec.purge
+    if purge is None:
+        return
+    told = asyncio.Event()
+    consumer: Consumer | None = runtime.extra.get("consumer")
+    if consumer is not None:
+        consumer.on_applied.append(lambda fact: told.set() if isinstance(fact, Project) else None)
+    while True:
+        told.clear()
+        while await deletion.purge_slice(runtime.engine, spec.service, functools.partial(purge, runtime)):
+            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PURGE_LOOK_S):
+                await told.wait()
+
+
+async def _erase_later(runtime: Runtime) -> None:
+    """What was erased with a project a day ago goes from its topics."""
+    while True:
+        while await deletion.erase_due(runtime.engine, Service(runtime.settings.service)):
+            pass
+        await asyncio.sleep(ERASE_LOOK_S)
+
+
 @contextlib.asynccontextmanager
 async def running(spec: Spec, settings: Settings, only: str | None = None) -> AsyncIterator[Runtime]:
     """Everything of a service except its HTTP server; ``only`` is ``api``, ``events`` or None for both."""
@@ -247,6 +280,9 @@ async def running(spec: Spec, settings: Settings, only: str | None = None) -> As
             runtime.checks += [relay.missing, consumer.missing]
             tasks += [asyncio.create_task(relay.run(), name="relay"), asyncio.create_task(consumer.run(), name="consumer")]
             tasks += [asyncio.create_task(_again(work, runtime), name="background") for work in (*spec.background, _forget_answers)]
+            if spec.purge is not None:
+                purging = functools.partial(purge_projects, spec)
+                tasks += [asyncio.create_task(_again(work, runtime), name="background") for work in (purging, _erase_later)]
         try:
             yield runtime
         finally:

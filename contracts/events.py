@@ -12,13 +12,15 @@ from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 
 from contracts.policy import Service
 from contracts.roles import ClusterRole, Role
 
 GATEWAY = "gateway"
 DAY_MS = 24 * 3600 * 1000
+CONFIRMS = (Service.AUTH, Service.CA, Service.DATASETS, Service.JOBS, Service.SEARCH)
+"""The services that hold something of projects beside projects itself: a project is deleted when each has said that it purged its part."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ PROJECTS = _topic(
     Topic(
         "projects",
         Service.PROJECTS,
-        (Service.CA, Service.DATASETS, Service.JOBS),
+        CONFIRMS,
         ("project_id",),
         text=True,
     )
@@ -197,22 +199,52 @@ class SigningKey(Fact):
 
 
 class ProjectState(StrEnum):
-    """Where a project is in its life."""
+    """Where a project is in its life: it takes changes only while it is active."""
 
     ACTIVE = "active"
     ARCHIVED = "archived"
     CLOSING = "closing"
+    PURGING = "purging"
     DELETED = "deleted"
 
 
 @fact("project.v1", PROJECTS)
 class Project(Fact):
-    """A project was created or changed."""
+    """A project was created or changed; at ``ends_at`` it is archived. A deleted one has no name any more."""
 
     project_id: UUID
     name: str
     description: str
     state: ProjectState
+    ends_at: datetime | None = None
+
+
+class PurgeStep(StrEnum):
+    """How far a service is with its part of a project's deletion."""
+
+    CLOSED = "closed"
+    PURGED = "purged"
+
+
+class Purged(Fact):
+    """A service closed a project that is being deleted, or removed what it held of it.
+
+    ``project_version`` is that of the project's fact which it answers; ``removed`` and ``kept`` say how many of what.
+    """
+
+    project_id: UUID
+    project_version: int
+    step: PurgeStep
+    at: datetime
+    removed: dict[str, int] = {}
+    kept: dict[str, int] = {}
+
+
+PURGED: dict[Service, type[Purged]] = {}
+for _service in CONFIRMS:
+    _said = _topic(Topic(f"purged.{_service}", _service, (Service.PROJECTS,), ("project_id",), partitions=1))
+    _made = create_model(f"PurgedBy{_service.title()}", __base__=Purged, __doc__=f"{_service}: {Purged.__doc__}")
+    PURGED[_service] = fact(f"purged.{_service}.v1", _said)(_made)
 
 
 @fact("membership.v1", MEMBERSHIPS)
@@ -307,7 +339,7 @@ class RunState(StrEnum):
 
 @fact("job.v1", JOBS)
 class Job(Fact):
-    """A job was submitted or moved on."""
+    """A job was submitted or moved on, or went with its project (``deleted``)."""
 
     job_id: UUID
     project_id: UUID
@@ -317,6 +349,7 @@ class Job(Fact):
     inputs: tuple[UUID, ...]
     output_dataset_id: UUID
     submitted_at: datetime
+    deleted: bool = False
 
 
 @fact("run.v1", RUNS)

@@ -60,6 +60,11 @@ class Condition(StrEnum):
     SIGNING_KEY_IS_SPARE = "another key signs by now"
     PROVIDER_IS_KNOWN = "the identity provider is configured, and the answer belongs to the request that this browser began"
     LAST_ADMINISTRATOR_STAYS = "at least one active administrator remains"
+    CREATING_IS_OPEN = "the installation lets the caller create projects: everybody, or administrators and the people of named groups"
+    NAME_IS_REPEATED = "whoever deletes a project repeats its name"
+    ERASURE_IS_VISIBLE = (
+        "who asks for a certificate of erasure asked for the deletion, owned the project then, or is an administrator or auditor"
+    )
     LAST_OWNER_STAYS = "at least one Data Owner remains in the project"
     OWNERS_NEED_FRESH_FACTOR = "who makes somebody a Data Owner has shown their second factor less than 5 minutes ago"
     CERTIFICATE_IS_OWN = "the certificate belongs to the caller, or the caller is a Data Owner of its project"
@@ -138,6 +143,11 @@ class Action(StrEnum):
     PROJECT_LIST = "project.list"
     PROJECT_READ = "project.read"
     PROJECT_CHANGE = "project.change"
+    PROJECT_ARCHIVE = "project.archive"
+    PROJECT_RESTORE = "project.restore"
+    PROJECT_DELETE = "project.delete"
+    ERASURE_LIST = "erasure.list"
+    ERASURE_READ = "erasure.read"
     MEMBER_ADD = "member.add"
     MEMBER_LIST = "member.list"
     MEMBER_CHANGE = "member.change"
@@ -315,10 +325,26 @@ POLICY: dict[Action, Rule] = {
     Action.SIGNING_KEY_LIST: _administered("GET", "/signing-keys"),
     Action.SIGNING_KEY_ROTATE: _administered("POST", "/signing-keys", step_up=True),
     Action.SIGNING_KEY_WITHDRAW: _administered("DELETE", "/signing-keys/{signing_key_id}", Condition.SIGNING_KEY_IS_SPARE, step_up=True),
-    Action.PROJECT_CREATE: Rule(Service.PROJECTS, "POST", "/projects", SIGNED_IN, session=True),
+    Action.PROJECT_CREATE: Rule(Service.PROJECTS, "POST", "/projects", SIGNED_IN, when=(Condition.CREATING_IS_OPEN,), session=True),
     Action.PROJECT_LIST: Rule(Service.PROJECTS, "GET", "/projects", SIGNED_IN),
     Action.PROJECT_READ: Rule(Service.PROJECTS, "GET", _PROJECT, MEMBER, hides=True),
     Action.PROJECT_CHANGE: Rule(Service.PROJECTS, "PATCH", _PROJECT, OWNER, hides=True),
+    Action.PROJECT_ARCHIVE: Rule(Service.PROJECTS, "POST", _PROJECT + "/archive", OWNER, hides=True, session=True),
+    Action.PROJECT_RESTORE: Rule(Service.PROJECTS, "POST", _PROJECT + "/restoration", OWNER, hides=True, session=True),
+    Action.PROJECT_DELETE: Rule(
+        Service.PROJECTS,
+        "POST",
+        _PROJECT + "/deletion",
+        OWNER,
+        when=(Condition.NAME_IS_REPEATED,),
+        hides=True,
+        session=True,
+        step_up=True,
+    ),
+    Action.ERASURE_LIST: Rule(Service.PROJECTS, "GET", "/erasure-certificates", SIGNED_IN, session=True),
+    Action.ERASURE_READ: Rule(
+        Service.PROJECTS, "GET", "/erasure-certificates/{erased_id}", SIGNED_IN, when=(Condition.ERASURE_IS_VISIBLE,), session=True
+    ),
     Action.MEMBER_ADD: Rule(
         Service.PROJECTS,
         "POST",

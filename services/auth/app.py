@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 from chassis.app import Runtime, Spec
-from chassis.outbox import unit_of_work
+from chassis.deletion import Slice
+from chassis.outbox import UnitOfWork, unit_of_work
 from contracts.policy import Service
 from services.auth import directory, post, provider, vault
 from services.auth.handlers import hears
@@ -133,6 +135,11 @@ async def doubt(runtime: Runtime) -> None:
         await asyncio.sleep(DOUBT_S)
 
 
+async def purge(_runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Remove a slice of what a deleted project left: the API keys that were bound to it."""
+    return await keys.purge(uow, project_id)
+
+
 spec = Spec(
     service=Service.AUTH,
     settings=AuthSettings,
@@ -140,4 +147,5 @@ spec = Spec(
     hears=hears,
     background=(tend, tidy, end_sessions, deliver, follow, doubt),
     lifespan=lifespan,
+    purge=purge,
 )

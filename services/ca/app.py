@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from uuid import UUID
 
 from chassis import db, patience
 from chassis.app import Runtime, Spec
+from chassis.deletion import Slice
 from chassis.outbox import Caller, UnitOfWork, unit_of_work, units_of_work
 from chassis.together import Together
 from contracts.policy import API, Action, Service
@@ -82,4 +84,9 @@ async def settle_waiting(runtime: Runtime) -> None:
         await asyncio.sleep(LONGEST_REST_S)
 
 
-spec = Spec(Service.CA, CaSettings, router, hears, background=(end_in_time, settle_waiting), lifespan=lifespan)
+async def purge(_runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Remove a slice of what a deleted project left."""
+    return await service.deletion.purge(uow, project_id)
+
+
+spec = Spec(Service.CA, CaSettings, router, hears, background=(end_in_time, settle_waiting), lifespan=lifespan, purge=purge)

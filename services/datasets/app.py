@@ -5,10 +5,13 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
 from chassis import patience
 from chassis.app import Runtime, Spec
 from chassis.db import plain_dsn
+from chassis.deletion import Slice
+from chassis.outbox import UnitOfWork
 from chassis.settings import Settings
 from contracts.policy import Service
 from services.datasets import service
@@ -65,4 +68,9 @@ async def sweep_blobs(runtime: Runtime) -> None:
         await asyncio.sleep(runtime.settings.sweep_s)
 
 
-spec = Spec(Service.DATASETS, DatasetsSettings, router, hears, background=(sweep_blobs,), lifespan=lifespan)
+async def purge(runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Remove a slice of what a deleted project left."""
+    return await service.purge(uow, runtime.extra["storage"], project_id)
+
+
+spec = Spec(Service.DATASETS, DatasetsSettings, router, hears, background=(sweep_blobs,), lifespan=lifespan, purge=purge)

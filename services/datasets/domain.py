@@ -13,7 +13,7 @@ from contracts.events import Dataset as DatasetFact
 from contracts.events import DatasetKind, ProjectState, RunState, ShareState, UserStatus
 from contracts.events import Share as ShareFact
 from contracts.roles import Role
-from services.datasets.models import Dataset, File, Member, Person, Run, Share
+from services.datasets.models import Dataset, File, KnownRun, Run, Share
 
 MAX_NAME = 100
 MAX_DESCRIPTION = 2000
@@ -69,9 +69,9 @@ class NameTaken(Conflict):
 
 
 class ProjectIsClosed(Conflict):
-    """Nothing new comes into a project that is archived or closing."""
+    """Nothing new comes into a project that is archived or being deleted."""
 
-    title = "The project is not active"
+    title = "The project is archived or being deleted: it takes no changes"
 
 
 class ProjectUnknown(Unprocessable):
@@ -376,14 +376,17 @@ class Verdict(StrEnum):
     NOT_READABLE = "not readable"
 
 
-def run_is_live(run: Run | None, person: Person | None, member: Member | None, fencing_token: int, now: datetime) -> Verdict:
-    """Condition.RUN_IS_LIVE, its first half: the run is leased with this token and its person works in its project."""
+def run_is_live(known: KnownRun, fencing_token: int, now: datetime) -> Verdict:
+    """Condition.RUN_IS_LIVE, its first half: the run is leased with this token and its person works in its project, which is active."""
+    run, person, member = known.run, known.person, known.member
     if run is None or run.fencing_token < fencing_token:
         return Verdict.NOT_YET_KNOWN
     if run.fencing_token > fencing_token or run.state in ENDED:
         return Verdict.NOT_LIVE
-    if run.state not in LIVE or person is None or member is None:
+    if run.state not in LIVE or person is None or member is None or known.project is None:
         return Verdict.NOT_YET_KNOWN
+    if known.project.state != ProjectState.ACTIVE:
+        return Verdict.NOT_LIVE
     counts = member.role is not None and member.starts_at <= now and (member.ends_at is None or now < member.ends_at)
     if person.status != UserStatus.ACTIVE or not counts:
         return Verdict.NOT_LIVE
@@ -474,6 +477,12 @@ def dataset_fact(dataset: Dataset) -> DatasetFact:
         size=dataset.size,
         origins=tuple(dataset.origins),
     )
+
+
+def last_fact(dataset: Dataset) -> DatasetFact:
+    """What is said of a dataset that goes with its project: nothing but that it is gone."""
+    dataset.version += 1
+    return dataset_fact(dataset).model_copy(update={"name": "", "description": "", "files": 0, "size": 0, "origins": (), "deleted": True})
 
 
 def share_fact(share: Share) -> ShareFact:

@@ -1,12 +1,12 @@
-"""Reads in flight that rest on something which can end: each is cut when its permission ends, on every replica.
+"""Transfers in flight that rest on something which can end: each is cut when its permission ends, on every replica.
 
-Whoever changes a share, a run or a membership says ``NOTIFY flights`` in its transaction. Every process listens, and asks
+Whoever changes a share, a run, a membership or a project says ``NOTIFY flights`` in its transaction. Every process listens, and asks
 again at least twice a second anyway; when it cannot ask, it cuts everything (fail closed).
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import asyncpg
@@ -14,25 +14,32 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from chassis.log import logger
-from services.datasets.models import FLIGHTS, RunRead
+from services.datasets.models import FLIGHTS, RunRead, Transfer, Upload
 
 log = logger(__name__)
 LOOK_S = 0.3
 ANSWER_S = 1.0
 
-StillAllowed = Callable[[frozenset[RunRead]], Awaitable[frozenset[RunRead]]]
+StillAllowed = Callable[[frozenset[Transfer]], Awaitable[frozenset[Transfer]]]
 
 
 class Flight:
-    """One read in flight."""
+    """One transfer in flight. ``waits`` is what an upload waits in for its next piece."""
 
-    def __init__(self, read: RunRead) -> None:
-        self.read = read
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
         self.cut = asyncio.Event()
+        self.waits: asyncio.Timeout | None = None
+
+    def end(self) -> None:
+        """Cut it, also while nothing comes."""
+        self.cut.set()
+        if self.waits is not None:
+            self.waits.reschedule(asyncio.get_running_loop().time())
 
 
 class Flights:
-    """The reads in flight of this process. ``still`` says which of some reads are allowed at this moment."""
+    """The transfers in flight of this process. ``still`` says which of some are allowed at this moment."""
 
     def __init__(self, dsn: str, still: StillAllowed) -> None:
         self._dsn = dsn
@@ -44,14 +51,31 @@ class Flights:
         return len(self._flights)
 
     @contextlib.contextmanager
-    def enter(self, read: RunRead) -> Iterator[Flight]:
+    def enter(self, transfer: Transfer) -> Iterator[Flight]:
         """Be in the registry for as long as bytes flow."""
-        flight = Flight(read)
+        flight = Flight(transfer)
         self._flights.add(flight)
         try:
             yield flight
         finally:
             self._flights.discard(flight)
+
+    async def guarded(self, upload: Upload, pieces: AsyncIterator[bytes], refusal: type[Exception]) -> AsyncIterator[bytes]:
+        """The pieces of an upload. Raises ``refusal`` when it is cut."""
+        with self.enter(upload) as flight:
+            while not flight.cut.is_set():
+                try:
+                    async with asyncio.timeout(None) as flight.waits:
+                        piece = await anext(pieces, None)
+                except TimeoutError:
+                    if flight.cut.is_set():
+                        break
+                    raise
+                flight.waits = None
+                if piece is None:
+                    return
+                yield piece
+        raise refusal
 
     async def watch(self) -> None:
         """Cut what is no longer allowed, until cancelled."""
@@ -83,13 +107,13 @@ class Flights:
         flights = list(self._flights)
         try:
             async with asyncio.timeout(ANSWER_S):
-                allowed = await self._still(frozenset(flight.read for flight in flights))
+                allowed = await self._still(frozenset(flight.transfer for flight in flights))
         except Exception as error:  # noqa: BLE001 - whoever cannot know who may do what, now, refuses
-            log.error("cannot know whether reads in flight are allowed: all are cut", error=type(error).__name__, count=len(flights))
+            log.error("cannot know whether transfers in flight are allowed: all are cut", error=type(error).__name__, count=len(flights))
             allowed = frozenset()
         for flight in flights:
-            if flight.read not in allowed:
-                flight.cut.set()
+            if flight.transfer not in allowed:
+                flight.end()
 
 
 class GuardedStream(StreamingResponse):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Uuid
@@ -164,6 +164,15 @@ class Run(Table, table=True):
     output_name: str
 
 
+class KnownRun(NamedTuple):
+    """A run with what it rests on, as far as it was heard."""
+
+    run: Run | None = None
+    person: Person | None = None
+    member: Member | None = None
+    project: Project | None = None
+
+
 @dataclass(frozen=True)
 class RunRead:
     """A run reading a dataset with the fencing token of its certificate."""
@@ -171,3 +180,13 @@ class RunRead:
     run_id: UUID
     fencing_token: int
     dataset_id: UUID
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A person putting a file into a dataset of a project."""
+
+    project_id: UUID
+
+
+Transfer = RunRead | Upload

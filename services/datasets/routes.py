@@ -17,7 +17,7 @@ from contracts.policy import Action, Service
 from contracts.roles import Actor
 from services.datasets import domain, repository, service
 from services.datasets.flights import GuardedStream
-from services.datasets.models import Dataset, File, Share, Staged
+from services.datasets.models import Dataset, File, Share, Staged, Upload
 from services.datasets.schemas import DatasetChange, DatasetView, FileView, NewDataset, NewShare, ShareView
 from services.datasets.service import Storage
 
@@ -85,7 +85,8 @@ async def upload_file(
     """Put a file in as a stream; what was there under the path is kept as an older version."""
     sha256 = domain.announced_hash(announced)
     target = await service.upload_target(storage, actor, project_id, dataset_id, path)
-    stored = await service.take_in(storage, target, body_of(request), sha256)
+    pieces = storage.flights.guarded(Upload(project_id), body_of(request), domain.ProjectIsClosed)
+    stored = await service.take_in(storage, target, pieces, sha256)
     async with service.kept(storage, stored):
         return show_file(await service.add_file(await later(), project_id, target, stored))
 

@@ -11,6 +11,8 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from chassis import deletion
+from chassis.deletion import Slice
 from chassis.errors import NotFound, PreconditionFailed
 from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
@@ -22,7 +24,21 @@ from services.datasets import domain, repository, vault
 from services.datasets.blobs import Blobs
 from services.datasets.domain import Verdict
 from services.datasets.flights import Flights
-from services.datasets.models import BLOB_PREFIX, Dataset, File, Member, Person, Project, Run, RunRead, Share, Staged
+from services.datasets.models import (
+    BLOB_PREFIX,
+    Dataset,
+    File,
+    KnownRun,
+    Member,
+    Person,
+    Project,
+    Run,
+    RunRead,
+    Share,
+    Staged,
+    Transfer,
+    Upload,
+)
 
 log = logger(__name__)
 SMALL = 64 * 1024
@@ -31,6 +47,7 @@ KNOWN_LOOK_S = 0.05
 PIECE = 128 * 1024
 CHUNKS_AT_ONCE = 4
 LOOK_AGAIN = 1024 * 1024
+PURGED_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -119,8 +136,9 @@ async def own(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, *, lock: bool
 
 
 async def change(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, version: int, description: str) -> Dataset:
-    """Change the description of version ``version``."""
+    """Change the description of version ``version``. Raises ProjectIsClosed."""
     text = domain.description(description)
+    await _until_known(uow, project_id)
     dataset = await own(uow, project_id, dataset_id, lock=True)
     if dataset.version != version:
         raise PreconditionFailed(f"The resource has version {dataset.version}.")
@@ -132,7 +150,8 @@ async def change(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, version: i
 
 
 async def _until_known(uow: UnitOfWork, project_id: UUID) -> None:
-    """The project takes things in; one that was made a moment ago is waited for."""
+    """The project takes things in until this transaction ends; one that was made a moment ago is waited for. Before any row is locked."""
+    await deletion.hold(uow.session, project_id)
     state = await _project_state(uow, project_id)
     domain.accepting(state)
 
@@ -169,8 +188,8 @@ async def upload_target(storage: Storage, actor: Actor, project_id: UUID, datase
     path = domain.file_path(path)
     storage.blobs.check_room()
     async with storage.look(actor, Action.FILE_UPLOAD) as uow:
-        dataset = await own(uow, project_id, dataset_id)
         await _until_known(uow, project_id)
+        dataset = await own(uow, project_id, dataset_id)
         key = await _made_key(uow, storage, dataset.dataset_id)
     return Target(dataset_id, uuid7(), path, key)
 
@@ -263,8 +282,8 @@ async def kept(storage: Storage, stored: Stored) -> AsyncIterator[None]:
 
 async def add_file(uow: UnitOfWork, project_id: UUID, target: Target, stored: Stored) -> File:
     """Make an upload the newest version of its file."""
-    dataset = await own(uow, project_id, target.dataset_id, lock=True)
     await _until_known(uow, project_id)
+    dataset = await own(uow, project_id, target.dataset_id, lock=True)
     old = await repository.current_file(uow.session, dataset.dataset_id, target.path)
     file = File(
         file_id=target.file_id,
@@ -361,10 +380,11 @@ class _Source:
 
 async def offer(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, target: UUID) -> tuple[Share, str]:
     """Offer a dataset to another project."""
+    await _until_known(uow, project_id)
+    await deletion.hold(uow.session, target)
     dataset = await own(uow, project_id, dataset_id, lock=True)
     homes = await repository.homes(uow.session, [*dataset.origins, dataset_id])
     share = domain.offer(uow.new_id(), dataset, target, homes)
-    await _until_known(uow, project_id)
     target_state = await _project_state(uow, target)
     if target_state is None:
         raise domain.ProjectUnknown
@@ -390,6 +410,7 @@ async def _withdraw(uow: UnitOfWork, share: Share) -> None:
 
 async def accept(uow: UnitOfWork, project_id: UUID, share_id: UUID) -> tuple[Share, str]:
     """Take an offered dataset into the project."""
+    await deletion.hold(uow.session, project_id)
     share = await repository.share(uow.session, share_id, lock=True)
     if domain.accept(share, project_id) and share is not None:
         await _until_known(uow, project_id)
@@ -427,18 +448,24 @@ async def _settled(storage: Storage, actor: Actor, wanted: RunRead) -> Verdict:
 
 
 async def _verdict(uow: UnitOfWork, wanted: RunRead) -> Verdict:
-    run, person, member = await repository.run(uow.session, wanted.run_id)
-    verdict = domain.run_is_live(run, person, member, wanted.fencing_token, uow.now)
-    if verdict is not Verdict.YES or run is None:
+    known = await repository.run(uow.session, wanted.run_id)
+    verdict = domain.run_is_live(known, wanted.fencing_token, uow.now)
+    if verdict is not Verdict.YES or known.run is None:
         return verdict
-    dataset, shared_in = await repository.visible(uow.session, run.project_id, wanted.dataset_id)
-    return domain.run_may_read(run, dataset, wanted.dataset_id, shared_in=shared_in)
+    dataset, shared_in = await repository.visible(uow.session, known.run.project_id, wanted.dataset_id)
+    return domain.run_may_read(known.run, dataset, wanted.dataset_id, shared_in=shared_in)
 
 
-async def still_allowed(engine: Any, reads: frozenset[RunRead]) -> frozenset[RunRead]:
-    """Which reads in flight are allowed at this moment."""
+async def still_allowed(engine: Any, transfers: frozenset[Transfer]) -> frozenset[Transfer]:
+    """Which transfers in flight are allowed at this moment."""
     async with unit_of_work(engine, "datasets", Action.RUN_INPUT_READ) as uow:
-        return frozenset([read for read in reads if await _verdict(uow, read) is Verdict.YES])
+        return frozenset([each for each in transfers if await _goes_on(uow, each)])
+
+
+async def _goes_on(uow: UnitOfWork, transfer: Transfer) -> bool:
+    if isinstance(transfer, Upload):
+        return await repository.project_state(uow.session, transfer.project_id) == ProjectState.ACTIVE
+    return await _verdict(uow, transfer) is Verdict.YES
 
 
 async def input_file(uow: UnitOfWork, dataset_id: UUID, path: str) -> File:
@@ -458,15 +485,24 @@ async def staging_target(storage: Storage, actor: Actor, run_id: UUID, path: str
     deadline = time.monotonic() + KNOWN_WAIT_S
     while True:
         async with storage.look(actor, Action.RUN_OUTPUT_STAGE) as uow:
-            run, person, member = await repository.run(uow.session, run_id)
-            verdict = domain.run_is_live(run, person, member, token, uow.now)
-            if verdict is Verdict.YES and run is not None:
+            known = await _held_run(uow, run_id)
+            verdict = domain.run_is_live(known, token, uow.now)
+            if verdict is Verdict.YES and known.run is not None:
                 room = await _staging_room(uow, storage, run_id, token, path)
-                key = await _made_key(uow, storage, run.output_dataset_id)
-                return Target(run.output_dataset_id, uuid7(), path, key, room)
+                key = await _made_key(uow, storage, known.run.output_dataset_id)
+                return Target(known.run.output_dataset_id, uuid7(), path, key, room)
         if verdict is not Verdict.NOT_YET_KNOWN or time.monotonic() >= deadline:
             domain.enforce(verdict)
         await asyncio.sleep(KNOWN_LOOK_S)
+
+
+async def _held_run(uow: UnitOfWork, run_id: UUID) -> KnownRun:
+    """A run, locked, whose project nobody closes until this transaction ends."""
+    known = await repository.run(uow.session, run_id)
+    if known.run is None:
+        return known
+    await deletion.hold(uow.session, known.run.project_id)
+    return await repository.run(uow.session, run_id, lock=True)
 
 
 async def _staging_room(uow: UnitOfWork, storage: Storage, run_id: UUID, token: int, path: str) -> domain.Room:
@@ -477,8 +513,8 @@ async def _staging_room(uow: UnitOfWork, storage: Storage, run_id: UUID, token: 
 async def stage(uow: UnitOfWork, storage: Storage, actor: Actor, run_id: UUID, target: Target, stored: Stored) -> Staged:
     """Keep an output under the run and its fencing token, if the run is still live; one of the same path is replaced."""
     token = actor.fencing_token or 0
-    run, person, member = await repository.run(uow.session, run_id, lock=True)
-    domain.enforce(domain.run_is_live(run, person, member, token, uow.now))
+    known = await _held_run(uow, run_id)
+    domain.enforce(domain.run_is_live(known, token, uow.now))
     (await _staging_room(uow, storage, run_id, token, target.path)).take(stored.size)
     await repository.drop_staged_path(uow.session, run_id, token, target.path)
     staged = Staged(
@@ -494,7 +530,7 @@ async def stage(uow: UnitOfWork, storage: Storage, actor: Actor, run_id: UUID, t
         created_at=uow.now,
     )
     uow.session.add(staged)
-    uow.project_id = run.project_id if run else None
+    uow.project_id = known.run.project_id if known.run else None
     uow.note(runs=run_id, file=staged.file_id, bytes=staged.size)
     return staged
 
@@ -503,7 +539,12 @@ async def stage(uow: UnitOfWork, storage: Storage, actor: Actor, run_id: UUID, t
 
 
 async def know_run(uow: UnitOfWork, fact: events.Run) -> None:
-    """Keep a run; at its end publish what was staged with the token that it ended with, or discard everything."""
+    """Keep a run; at its end publish what was staged with the token that it ended with, or discard everything.
+
+    One of a project that is gone is not kept.
+    """
+    if await deletion.is_gone(uow.session, fact.project_id):
+        return
     run = Run.model_validate(fact.model_dump(include=set(Run.model_fields)))
     await repository.keep(uow.session, run)
     await repository.wake_flights(uow.session)
@@ -538,18 +579,52 @@ async def know_person(uow: UnitOfWork, user: events.User) -> None:
 
 
 async def know_member(uow: UnitOfWork, membership: events.Membership) -> None:
-    """Keep a membership."""
+    """Keep a membership, unless its project is gone."""
+    if await deletion.is_gone(uow.session, membership.project_id):
+        return
     member = Member.model_validate(membership.model_dump(include=set(Member.model_fields)))
     await repository.keep(uow.session, member)
     await repository.wake_flights(uow.session)
 
 
 async def know_project(uow: UnitOfWork, project: events.Project) -> None:
-    """Keep a project's state; one that closes shares nothing any more, in either direction."""
+    """Keep a project's state; uploads into one that is not active are cut, and one that closes shares nothing any more, in either direction."""
     await repository.keep(uow.session, Project(project_id=project.project_id, state=project.state))
-    if project.state in (ProjectState.CLOSING, ProjectState.DELETED):
-        for share in await repository.shares_touching(uow.session, project.project_id):
-            await _withdraw(uow, share)
+    await repository.wake_flights(uow.session)
+    await deletion.follow(uow, project, _close)
+
+
+async def _close(uow: UnitOfWork, project_id: UUID) -> None:
+    for share in await repository.shares_touching(uow.session, project_id):
+        await _withdraw(uow, share)
+
+
+# Projects that are deleted
+
+
+async def purge(uow: UnitOfWork, storage: Storage, project_id: UUID) -> Slice:
+    """Remove some of what a deleted project left: keys before files, blobs before the rows that name them, what was heard in the end.
+
+    Where its datasets belonged is remembered for ever: what was made of them elsewhere still comes from them.
+    """
+    keys = await repository.drop_keys(uow.session, project_id)
+    for rows in (repository.some_files, repository.some_staged):
+        found = await rows(uow.session, project_id, PURGED_AT_ONCE)
+        if found:
+            await asyncio.gather(*[storage.blobs.delete(each.blob) for each in found if each.blob])
+            name, size = await repository.remove_rows(uow.session, found), sum(each.size for each in found)
+            return Slice({"dataset_keys": keys, name: len(found), "bytes": size}, more=True)
+    datasets = await repository.some_datasets(uow.session, project_id, PURGED_AT_ONCE)
+    if not datasets:
+        removed = await repository.forget_of_project(uow.session, project_id)
+        return Slice(removed, more=False, kept=await repository.kept_of_project(uow.session, project_id))
+    lasts = [domain.last_fact(dataset) for dataset in datasets]
+    for fact in lasts:
+        uow.emit(fact)
+    await uow.session.flush()
+    await deletion.erase_later(uow, lasts)
+    shares = await repository.remove_datasets(uow.session, [dataset.dataset_id for dataset in datasets])
+    return Slice({"dataset_keys": keys, "datasets": len(datasets), "shares": shares}, more=True)
 
 
 # Housekeeping

@@ -1,12 +1,14 @@
 """The assembly of jobs: its doors, what it hears, the timers of leases, and the notices to agents."""
 
 import asyncio
+from uuid import UUID
 
 from kombu.exceptions import OperationalError
 
 from chassis.app import Runtime, Spec
+from chassis.deletion import Slice
 from chassis.log import logger
-from chassis.outbox import unit_of_work
+from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.settings import Settings
 from contracts.policy import Service
 from services.jobs import notices, repository, service
@@ -78,10 +80,16 @@ async def announce(runtime: Runtime) -> None:
         office.close()
 
 
+async def purge(_runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Remove a slice of what a deleted project left."""
+    return await service.purge(uow, project_id)
+
+
 spec = Spec(
     service=Service.JOBS,
     settings=JobsSettings,
     router=router,
     hears=hears,
     background=(know_local_agent, end_what_is_over, announce),
+    purge=purge,
 )

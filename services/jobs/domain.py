@@ -69,9 +69,9 @@ class NotKnownHereYet(CannotDecide):
 
 
 class ProjectNotActive(Conflict):
-    """The project is archived or closing."""
+    """The project is archived or being deleted."""
 
-    title = "The project takes no jobs any more"
+    title = "The project is archived or being deleted: it takes no jobs"
 
 
 class LogBudgetUsedUp(Forbidden):
@@ -218,6 +218,17 @@ def job_fact(job: Job, run: Run) -> events.Job:
         inputs=tuple(job.inputs),
         output_dataset_id=job.output_dataset_id,
         submitted_at=job.submitted_at,
+    )
+
+
+def last_facts(job: Job, run: Run) -> tuple[events.Job, events.Run]:
+    """What is said of a job that goes with its project: no names, no inputs, no request."""
+    job.version += 1
+    run.version += 1
+    gone: dict[str, object] = {"inputs": ()}
+    return (
+        job_fact(job, run).model_copy(update={**gone, "name": "", "deleted": True}),
+        run_fact(job, run).model_copy(update={**gone, "output_name": "", "csr": None}),
     )
 
 

@@ -102,9 +102,7 @@ def _entitled(now: datetime) -> ColumnElement[bool]:
         or_(col(Member.ends_at).is_(None), col(Member.ends_at) > now),
     )
     person = exists().where(col(Person.user_id) == col(Run.user_id), col(Person.status) == UserStatus.ACTIVE)
-    project = exists().where(
-        col(Project.project_id) == col(Run.project_id), col(Project.state).in_([ProjectState.ACTIVE, ProjectState.ARCHIVED])
-    )
+    project = exists().where(col(Project.project_id) == col(Run.project_id), col(Project.state) == ProjectState.ACTIVE)
     return and_(member, person, project)
 
 
@@ -268,6 +266,30 @@ async def forget_reading(session: AsyncSession, user_id: UUID) -> None:
     """Delete what an erased person has read."""
     for table in (Shown, Budget):
         await session.execute(delete(table).where(col(table.user_id) == user_id))
+
+
+async def remove_jobs(session: AsyncSession, job_ids: Collection[UUID], run_ids: Collection[UUID]) -> int:
+    """Delete jobs with their runs and what those left; how many logs there were."""
+    logs = (await session.execute(delete(Log).where(col(Log.run_id).in_(run_ids)).returning(col(Log.run_id)))).all()
+    for table, column, ids in ((Shown, Shown.run_id, run_ids), (Run, Run.run_id, run_ids), (Job, Job.job_id, job_ids)):
+        await session.execute(delete(table).where(col(column).in_(ids)))
+    return len(logs)
+
+
+async def forget_of_project(session: AsyncSession, project_id: UUID) -> dict[str, int]:
+    """Delete what was said of a project, and what people read in it; how many of what."""
+    lent = col(Share.dataset_id).in_(select(col(Dataset.dataset_id)).where(col(Dataset.project_id) == project_id))
+    conditions: dict[str, tuple[type[Table], ColumnElement[bool]]] = {
+        "budgets": (Budget, col(Budget.project_id) == project_id),
+        "memberships": (Member, col(Member.project_id) == project_id),
+        "shares": (Share, or_(col(Share.target_project_id) == project_id, lent)),
+        "datasets": (Dataset, col(Dataset.project_id) == project_id),
+    }
+    counted = {}
+    for name, (table, condition) in conditions.items():
+        gone = await session.execute(delete(table).where(condition).returning(literal(1)))
+        counted[name] = len(gone.all())
+    return counted
 
 
 async def wake(session: AsyncSession) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from chassis import deletion
+from chassis.deletion import Slice
 from chassis.errors import NotFound
 from chassis.outbox import UnitOfWork
 from contracts import events
@@ -82,6 +84,7 @@ async def submit(
 ) -> Details:
     """Queue a job. Raises NotKnownHereYet, ProjectNotActive, InputNotReadable."""
     caller = _caller(uow)
+    await deletion.hold(uow.session, project_id)
     domain.may_work(
         await repository.one(uow.session, Project, project_id),
         await repository.one(uow.session, Person, caller),
@@ -390,7 +393,9 @@ async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
 
 
 async def know_member(uow: UnitOfWork, fact: events.Membership) -> None:
-    """A role changed; the runs of somebody without one end."""
+    """A role changed; the runs of somebody without one end. One in a project that is gone is not kept."""
+    if await deletion.is_gone(uow.session, fact.project_id):
+        return
     member = Member(
         project_id=fact.project_id,
         user_id=fact.user_id,
@@ -413,10 +418,29 @@ async def forget_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Non
 
 
 async def know_project(uow: UnitOfWork, fact: events.Project) -> None:
-    """A project changed; the runs of a closing one end."""
+    """A project changed; the runs of one that is not active end."""
     await repository.put(uow.session, Project(project_id=fact.project_id, state=fact.state.value))
-    if fact.state in (ProjectState.CLOSING, ProjectState.DELETED):
-        await _cancel(uow, await repository.live_runs_in_project(uow.session, fact.project_id), "The project was closed.")
+    await deletion.follow(uow, fact, _close)
+    if fact.state is ProjectState.ARCHIVED:
+        await _cancel(uow, await repository.live_runs_in_project(uow.session, fact.project_id), "The project was archived.")
+
+
+async def _close(uow: UnitOfWork, project_id: UUID) -> None:
+    await _cancel(uow, await repository.live_runs_in_project(uow.session, project_id), "The project is being deleted.")
+
+
+async def purge(uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Remove some of what a deleted project left: its jobs, and in the end what was said of it."""
+    found = await repository.jobs(uow.session, project_id, None, BATCH)
+    if not found:
+        return Slice(await repository.forget_of_project(uow.session, project_id), more=False)
+    lasts = [fact for job, run in found for fact in domain.last_facts(job, run)]
+    for fact in lasts:
+        uow.emit(fact)
+    await uow.session.flush()
+    await deletion.erase_later(uow, lasts)
+    logs = await repository.remove_jobs(uow.session, [job.job_id for job, _ in found], [run.run_id for _, run in found])
+    return Slice({"jobs": len(found), "runs": len(found), "logs": logs}, more=True)
 
 
 async def forget_project(uow: UnitOfWork, project_id: UUID) -> None:
@@ -426,7 +450,10 @@ async def forget_project(uow: UnitOfWork, project_id: UUID) -> None:
 
 
 async def know_dataset(uow: UnitOfWork, fact: events.Dataset) -> None:
-    """A dataset changed; runs over a deleted one end."""
+    """A dataset changed; runs over a deleted one end. One of a project that is gone is not kept."""
+    if await deletion.is_gone(uow.session, fact.project_id):
+        await forget_dataset(uow, fact.dataset_id)
+        return
     dataset = Dataset(
         dataset_id=fact.dataset_id, project_id=fact.project_id, name=fact.name, origins=list(fact.origins), deleted=fact.deleted
     )
@@ -442,7 +469,12 @@ async def forget_dataset(uow: UnitOfWork, dataset_id: UUID) -> None:
 
 
 async def know_share(uow: UnitOfWork, fact: events.Share) -> None:
-    """A share changed; runs that it alone allowed end with it."""
+    """A share changed; runs that it alone allowed end with it. One from or to a project that is gone is not kept."""
+    for project_id in sorted({fact.project_id, fact.target_project_id}):
+        if await deletion.is_gone(uow.session, project_id):
+            await repository.forget(uow.session, Share, fact.share_id)
+            await _end_unreadable(uow, fact.dataset_id)
+            return
     share = Share(share_id=fact.share_id, dataset_id=fact.dataset_id, target_project_id=fact.target_project_id, state=fact.state.value)
     await repository.put(uow.session, share)
     if fact.state is not ShareState.ACCEPTED:

@@ -3,8 +3,8 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import DateTime, MetaData, Text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import DateTime, MetaData, Text, Uuid
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -16,15 +16,21 @@ class Table(SQLModel, registry=registry(metadata=MetaData())):
 
 
 class Project(Table, table=True):
-    """A sandbox. ``name_key`` is the name in the form in which it is unique."""
+    """A sandbox. ``name_key`` is the name in the form in which it is unique. At ``ends_at`` an active one is archived.
+
+    Of a deleted one nothing is left but its id and its times.
+    """
 
     __tablename__ = "projects"
 
     project_id: UUID = Field(primary_key=True)
     name: str
-    name_key: str = Field(unique=True)
+    name_key: str | None = Field(unique=True)
     description: str
     purpose: str
+    legal_basis: str = ""
+    ethics_approval_id: str = ""
+    ends_at: datetime | None = Field(default=None, sa_type=TIME)
     state: str
     version: int
     created_at: datetime = Field(sa_type=TIME)
@@ -72,3 +78,31 @@ class Person(Table, table=True):
     username: str = Field(unique=True)
     status: str
     groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
+
+
+class Deletion(Table, table=True):
+    """Who asked for a project's deletion, and who owned it then. ``document`` is the certificate of erasure, once all is erased."""
+
+    __tablename__ = "deletions"
+
+    project_id: UUID = Field(primary_key=True, foreign_key="projects.project_id")
+    asked_by: UUID
+    asked_at: datetime = Field(sa_type=TIME)
+    owners: list[UUID] = Field(sa_type=ARRAY(Uuid))
+    purging_at: datetime | None = Field(default=None, sa_type=TIME)
+    erased_at: datetime | None = Field(default=None, sa_type=TIME)
+    document: str | None = None
+    sha256: str | None = None
+
+
+class DeletionPart(Table, table=True):
+    """How far a service is with a project's deletion, as it said last."""
+
+    __tablename__ = "deletion_parts"
+
+    project_id: UUID = Field(primary_key=True, foreign_key="deletions.project_id")
+    service: str = Field(primary_key=True)
+    closed_at: datetime = Field(sa_type=TIME)
+    purged_at: datetime | None = Field(default=None, sa_type=TIME)
+    removed: dict[str, int] = Field(default={}, sa_type=JSONB)
+    kept: dict[str, int] = Field(default={}, sa_type=JSONB)

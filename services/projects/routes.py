@@ -1,16 +1,23 @@
 """The doors of projects."""
 
+from collections.abc import Sequence
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from chassis.guard import IfMatch, Uow, doors, may
 from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
 from contracts.roles import Role
-from services.projects.models import Membership, Project
+from services.projects import domain
+from services.projects.domain.lifecycle import Founders
+from services.projects.models import Deletion, DeletionPart, Membership, Project
 from services.projects.schemas import (
+    DeletionRequest,
+    DeletionView,
+    ErasureView,
     GroupRoleView,
     MemberChange,
     MemberView,
@@ -19,14 +26,35 @@ from services.projects.schemas import (
     NewProject,
     ProjectChange,
     ProjectView,
+    Restoration,
 )
-from services.projects.service import group_roles, projects
+from services.projects.service import deletion, group_roles, lifecycle, projects
+from services.projects.service.deletion import Progress
 
 router = doors(Service.PROJECTS)
 
 
-def _project(project: Project, role: Role | str | None) -> ProjectView:
-    return ProjectView.model_validate({**project.model_dump(), "role": role})
+def _founders(request: Request) -> Founders:
+    founders: Founders = request.app.state.runtime.settings.founders
+    return founders
+
+
+TheFounders = Annotated[Founders, Depends(_founders)]
+
+
+def _project(project: Project, role: Role | str | None, progress: Progress | None = None) -> ProjectView:
+    return ProjectView.model_validate(
+        {**project.model_dump(), "role": role, "deletion": None if progress is None else _deletion(*progress)}
+    )
+
+
+def _deletion(deletion: Deletion, parts: Sequence[DeletionPart]) -> DeletionView:
+    return DeletionView(
+        **deletion.model_dump(include={"asked_by", "asked_at", "purging_at"}),
+        closed=domain.deletion.closed(parts),
+        purged=domain.deletion.purged(parts),
+        awaited=domain.deletion.awaited(deletion, parts),
+    )
 
 
 def _member(member: Membership) -> MemberView:
@@ -34,9 +62,9 @@ def _member(member: Membership) -> MemberView:
 
 
 @router.post("/projects", status_code=201, dependencies=[may(Action.PROJECT_CREATE)])
-async def create_project(wanted: NewProject, uow: Uow) -> ProjectView:
+async def create_project(wanted: NewProject, uow: Uow, founders: TheFounders) -> ProjectView:
     """Create a project; the caller becomes its Data Owner."""
-    return _project(*await projects.create(uow, wanted.name, wanted.description, wanted.purpose))
+    return _project(*await projects.create(uow, founders, **wanted.model_dump()))
 
 
 @router.get("/projects", dependencies=[may(Action.PROJECT_LIST)])
@@ -48,14 +76,46 @@ async def list_projects(paging: Paging, uow: Uow) -> Page[ProjectView]:
 
 @router.get("/projects/{project_id}", dependencies=[may(Action.PROJECT_READ)])
 async def read_project(project_id: UUID, uow: Uow) -> ProjectView:
-    """One project."""
-    return _project(*await projects.read(uow, project_id))
+    """One project, and how far its deletion is."""
+    project, role = await projects.read(uow, project_id)
+    return _project(project, role, await deletion.progress(uow, project))
 
 
 @router.patch("/projects/{project_id}", dependencies=[may(Action.PROJECT_CHANGE)])
 async def change_project(project_id: UUID, change: ProjectChange, version: IfMatch, uow: Uow) -> ProjectView:
-    """Change a project's description."""
-    return _project(*await projects.change(uow, project_id, version, change.description))
+    """Change what is known of a project."""
+    return _project(*await lifecycle.change(uow, project_id, version, change.model_dump(exclude_unset=True)))
+
+
+@router.post("/projects/{project_id}/archive", dependencies=[may(Action.PROJECT_ARCHIVE)])
+async def archive_project(project_id: UUID, uow: Uow) -> ProjectView:
+    """Let a project be read and no more changed; its runs end."""
+    return _project(*await lifecycle.archive(uow, project_id))
+
+
+@router.post("/projects/{project_id}/restoration", dependencies=[may(Action.PROJECT_RESTORE)])
+async def restore_project(project_id: UUID, wanted: Restoration, uow: Uow) -> ProjectView:
+    """Let an archived project be changed again."""
+    return _project(*await lifecycle.restore(uow, project_id, wanted.model_dump(exclude_unset=True)))
+
+
+@router.post("/projects/{project_id}/deletion", status_code=202, dependencies=[may(Action.PROJECT_DELETE)])
+async def delete_project(project_id: UUID, wanted: DeletionRequest, uow: Uow) -> ProjectView:
+    """Delete a project for good: everything in it is erased in every service, and that is certified."""
+    return _project(*await deletion.ask(uow, project_id, wanted.name))
+
+
+@router.get("/erasure-certificates", dependencies=[may(Action.ERASURE_LIST)])
+async def list_erasures(paging: Paging, uow: Uow) -> Page[ErasureView]:
+    """The certificates of erasure of projects that the caller owned or deleted; all of them for administrators and auditors."""
+    rows = await deletion.list_certificates(uow, paging.after_id(), paging.limit + 1)
+    return paging.page(rows, lambda row: (row.project_id,), ErasureView.model_validate)
+
+
+@router.get("/erasure-certificates/{erased_id}", dependencies=[may(Action.ERASURE_READ)])
+async def read_erasure(erased_id: UUID, uow: Uow) -> ErasureView:
+    """The certificate of erasure of a deleted project, by the project's id."""
+    return ErasureView.model_validate(await deletion.certificate(uow, erased_id))
 
 
 @router.post("/projects/{project_id}/members", status_code=201, dependencies=[may(Action.MEMBER_ADD)])

@@ -33,6 +33,7 @@ def _sane(value: datetime) -> datetime:
 
 Text = Annotated[str, Field(max_length=2000), AfterValidator(_plain)]
 Purpose = Annotated[str, Field(max_length=500), AfterValidator(_plain)]
+ApprovalId = Annotated[str, Field(max_length=100), AfterValidator(_plain)]
 Instant = Annotated[AwareDatetime, AfterValidator(_sane)]
 GroupName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Username = Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
@@ -50,12 +51,25 @@ class NewProject(Request):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     description: Text = ""
     purpose: Purpose = ""
+    legal_basis: Purpose = ""
+    ethics_approval_id: ApprovalId = ""
+    ends_at: Instant | None = None
 
 
 class ProjectChange(Request):
-    """What can be changed of a project."""
+    """What can be changed of a project; an absent field stays, ``ends_at`` null takes the end away."""
 
-    description: Text | None = None
+    description: Text = ""
+    purpose: Purpose = ""
+    legal_basis: Purpose = ""
+    ethics_approval_id: ApprovalId = ""
+    ends_at: Instant | None = None
+
+
+class Restoration(Request):
+    """How a project goes on; ``ends_at`` null takes the end away."""
+
+    ends_at: Instant | None = None
 
 
 class NewMember(Request):
@@ -85,8 +99,38 @@ class NewGroupRole(Request):
     ends_at: Instant | None = None
 
 
+class DeletionRequest(Request):
+    """What is typed to delete a project for good: its name."""
+
+    name: Annotated[str, Field(max_length=100)]
+
+
+class DeletionView(BaseModel):
+    """How far a deletion is: which services have closed and purged the project, and for whose answer it waits."""
+
+    asked_by: UUID
+    asked_at: datetime
+    purging_at: datetime | None
+    closed: list[str]
+    purged: list[str]
+    awaited: list[str]
+
+
+class ErasureView(BaseModel):
+    """A certificate of erasure: ``sha256`` (hex) is that of ``document`` in UTF-8, and stands in the ledger (``project.erase``)."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    project_id: UUID
+    asked_by: UUID
+    asked_at: datetime
+    erased_at: datetime
+    sha256: str
+    document: str
+
+
 class ProjectView(BaseModel):
-    """A project as one of its members sees it; ``role`` is the caller's."""
+    """A project as one of its members sees it; ``role`` is the caller's. ``deletion`` is told of one project alone, not in lists."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -94,10 +138,14 @@ class ProjectView(BaseModel):
     name: str
     description: str
     purpose: str
+    legal_basis: str
+    ethics_approval_id: str
+    ends_at: datetime | None
     state: str
     role: Role
     version: int
     created_at: datetime
+    deletion: DeletionView | None = None
 
 
 class MemberView(BaseModel):

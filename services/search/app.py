@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
 from chassis import patience
 from chassis.app import Runtime, Spec
+from chassis.deletion import Slice
+from chassis.outbox import UnitOfWork
 from chassis.projection import Projection
 from chassis.settings import Settings
 from contracts.events import SHARES
@@ -55,4 +58,9 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         await index.close()
 
 
-spec = Spec(Service.SEARCH, SearchSettings, router, hears, lifespan=lifespan)
+async def purge(runtime: Runtime, _uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Remove a slice of what a deleted project left in the index."""
+    return await service.purge(runtime.extra["library"], project_id)
+
+
+spec = Spec(Service.SEARCH, SearchSettings, router, hears, lifespan=lifespan, purge=purge)

@@ -48,7 +48,7 @@ def dataset_document(fact: Dataset) -> Document:
 
 def job_document(fact: Job) -> Document:
     """A job in the index."""
-    return _document(Kind.JOBS, fact.job_id, fact.version, fact.project_id, fact.name, "", deleted=False)
+    return _document(Kind.JOBS, fact.job_id, fact.version, fact.project_id, fact.name, "", deleted=fact.deleted)
 
 
 def erased(kind: Kind, key: str) -> Document:

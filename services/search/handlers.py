@@ -1,8 +1,8 @@
-"""What is heard: datasets and jobs become documents. Shares are followed in memory, see ``app.py``."""
+"""What is heard: datasets and jobs become documents, and leave with their project. Shares are followed in memory, see ``app.py``."""
 
 from chassis.consumer import Hears
 from chassis.outbox import UnitOfWork
-from contracts.events import DATASETS, JOBS, Dataset, Job
+from contracts.events import DATASETS, JOBS, Dataset, Job, Project
 from contracts.policy import Service
 from services.search import domain, service
 from services.search.models import Kind
@@ -13,13 +13,19 @@ hears = Hears(Service.SEARCH)
 @hears.on(Dataset)
 async def index_dataset(fact: Dataset, uow: UnitOfWork) -> None:
     """A dataset was created or changed."""
-    service.remember(uow, domain.dataset_document(fact))
+    await service.remember_in(uow, fact.project_id, domain.dataset_document(fact))
 
 
 @hears.on(Job)
 async def index_job(fact: Job, uow: UnitOfWork) -> None:
     """A job was submitted or moved on."""
-    service.remember(uow, domain.job_document(fact))
+    await service.remember_in(uow, fact.project_id, domain.job_document(fact))
+
+
+@hears.on(Project)
+async def follow_project(fact: Project, uow: UnitOfWork) -> None:
+    """A project was created or changed, or is being deleted."""
+    await service.follow_project(uow, fact)
 
 
 @hears.erased(DATASETS)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from elastic_transport import TransportError
 from elasticsearch import ApiError, AsyncElasticsearch, BadRequestError, NotFoundError
@@ -19,6 +20,7 @@ from services.search.models import Document, Kind, Scope
 USER = "search"
 LAYOUT = "v1"
 TIMEOUT_S = 5.0
+EXPUNGE_S = 60.0
 REFRESH = "200ms"
 REFUSED = 400
 CONFLICT = 409
@@ -161,6 +163,22 @@ class Index:
         if aliases:
             with _away():
                 await self._client.indices.refresh(index=aliases)
+
+    async def of_project(self, project_id: UUID, most: int) -> list[tuple[Kind, str]]:
+        """Some documents of a project, also what was written just now, that are not deleted."""
+        aliases = [self.alias(kind) for kind in Kind]
+        own = {"bool": {"filter": [{"term": {"project_id": str(project_id)}}]}}
+        with _away():
+            await self._client.indices.refresh(index=aliases)
+            answer = await self._client.search(index=aliases, query=own, size=most, source_includes=["kind", "id"])
+        return [(Kind(hit["_source"]["kind"]), hit["_source"]["id"]) for hit in answer["hits"]["hits"]]
+
+    async def expunge(self) -> None:
+        """Write the index's files anew without what was deleted or replaced."""
+        with _away():
+            await self._client.options(request_timeout=EXPUNGE_S).indices.forcemerge(
+                index=[self.alias(kind) for kind in Kind], only_expunge_deletes=True
+            )
 
     async def search(self, text: str, kinds: Sequence[Kind], scope: Scope, limit: int, after: tuple[float, str] | None) -> Found:
         """Look for ``text`` within ``scope``, best first; ``after`` is score and id of the last hit seen. Up to ``limit + 1`` hits."""

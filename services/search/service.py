@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from chassis import deletion
+from chassis.deletion import Slice
 from chassis.errors import CannotDecide
 from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.pages import InvalidCursor, PageRequest
 from chassis.projection import Projection
+from contracts import events
 from contracts.events import DATASETS, JOBS, SHARES
 from contracts.roles import Actor
 from services.search import domain, repository
@@ -19,6 +22,7 @@ from services.search.models import Document, Kind
 
 log = logger(__name__)
 LOOK_S = 2.0
+PURGED_AT_ONCE = 500
 RETRY_S = 0.3
 INDEXED = {DATASETS.name: Kind.DATASETS, JOBS.name: Kind.JOBS}
 
@@ -59,6 +63,12 @@ def remember(uow: UnitOfWork, document: Document) -> None:
     uow.collect(_write, document)
 
 
+async def remember_in(uow: UnitOfWork, project_id: UUID, document: Document) -> None:
+    """Write a document of a project; what comes late, when the project is gone, is written as erased."""
+    gone = await deletion.is_gone(uow.session, project_id)
+    remember(uow, domain.erased(document.kind, document.id) if gone else document)
+
+
 async def _write(uow: UnitOfWork, documents: Sequence[Document]) -> None:
     """Bulk-write into the index that the inbox belongs to; it cannot be exchanged before the commit."""
     for kind in sorted({document.kind for document in documents}):
@@ -90,6 +100,27 @@ async def look_after(library: Library, read_anew: Callable[[], None]) -> bool:
         return False
     library.trouble = None
     return True
+
+
+# Projects that are deleted
+
+
+async def follow_project(uow: UnitOfWork, project: events.Project) -> None:
+    """A project is deleted: what of it is in the index is erased."""
+    await deletion.follow(uow, project, _close)
+
+
+async def _close(_uow: UnitOfWork, _project_id: UUID) -> None:
+    """Nothing is written into a project here."""
+
+
+async def purge(library: Library, project_id: UUID) -> Slice:
+    """Erase some of a deleted project's documents, and in the end their traces in the index's files."""
+    left = await library.index.of_project(project_id, PURGED_AT_ONCE)
+    await library.index.write([domain.erased(kind, key) for kind, key in left])
+    if not left:
+        await library.index.expunge()
+    return Slice({"documents": len(left)} if left else {}, more=bool(left))
 
 
 # Searching

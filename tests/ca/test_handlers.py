@@ -9,7 +9,19 @@ import pytest
 
 from chassis.consumer import Lane
 from compose.local.pki import Pki
-from contracts.events import AGENTS, MEMBERSHIPS, RUNS, USERS, Certificate, CertificateKind, Fact, ProjectState, RunState, UserStatus
+from contracts.events import (
+    AGENTS,
+    MEMBERSHIPS,
+    RUNS,
+    USERS,
+    Certificate,
+    CertificateKind,
+    Fact,
+    ProjectState,
+    Purged,
+    RunState,
+    UserStatus,
+)
 from contracts.roles import NOBODY, Role
 from services.ca import handlers, service
 from services.ca.app import end_in_time
@@ -31,9 +43,9 @@ async def world(empty: World) -> World:
 
 
 async def certificates(world: World) -> list[Certificate]:
-    """What was said, all of it about certificates."""
+    """What was said, all of it about certificates, but for the answer to a project's closing."""
     facts = await world.said()
-    assert all(isinstance(fact, Certificate) for fact in facts)
+    assert all(isinstance(fact, (Certificate, Purged)) for fact in facts)
     return [fact for fact in facts if isinstance(fact, Certificate)]
 
 

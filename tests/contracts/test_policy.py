@@ -83,6 +83,11 @@ OPEN_DOORS = {
 OF_AUTH = {action for action, rule in POLICY.items() if rule.service is policy.Service.AUTH}
 SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.PROJECT_CREATE,
+    Action.PROJECT_ARCHIVE,
+    Action.PROJECT_RESTORE,
+    Action.PROJECT_DELETE,
+    Action.ERASURE_LIST,
+    Action.ERASURE_READ,
     Action.MEMBER_ADD,
     Action.MEMBER_CHANGE,
     Action.GROUP_ROLE_GIVE,
@@ -104,6 +109,7 @@ STEP_UP_DOORS = {
     Action.RECOVERY_CODES_CREATE,
     Action.PASSWORD_CHANGE,
     Action.KEY_CREATE,
+    Action.PROJECT_DELETE,
     Action.GROUP_CREATE,
     Action.GROUP_CHANGE,
     Action.GROUP_REMOVE,

@@ -15,7 +15,7 @@ from contracts.events import ProjectState, RunState, ShareState, UserStatus
 from contracts.roles import Role
 from services.datasets import domain
 from services.datasets.domain import Span, Verdict
-from services.datasets.models import Dataset, File, Member, Person, Run, Share
+from services.datasets.models import Dataset, File, KnownRun, Member, Person, Project, Run, Share
 from tests.world import OURS, THEIRS
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -398,6 +398,10 @@ def run(state: RunState = RunState.RUNNING, token: int = 2, inputs: list[UUID] |
     )
 
 
+def project(state: ProjectState = ProjectState.ACTIVE) -> Project:
+    return Project(project_id=OURS, state=state)
+
+
 def somebody(status: UserStatus = UserStatus.ACTIVE) -> Person:
     return Person(user_id=uuid7(), status=status)
 
@@ -413,32 +417,33 @@ def member(role: Role | None = Role.DATA_SCIENTIST, starts: int = -1, ends: int 
 
 
 def test_a_run_with_its_token_and_a_person_in_the_project_is_live() -> None:
-    assert domain.run_is_live(run(), somebody(), member(), 2, NOW) is Verdict.YES
-    assert domain.run_is_live(run(RunState.LEASED), somebody(), member(ends=1), 2, NOW) is Verdict.YES
+    assert domain.run_is_live(KnownRun(run(), somebody(), member(), project()), 2, NOW) is Verdict.YES
+    assert domain.run_is_live(KnownRun(run(RunState.LEASED), somebody(), member(ends=1), project()), 2, NOW) is Verdict.YES
 
 
 def test_what_was_not_heard_yet_is_waited_for() -> None:
-    gaps: list[tuple[Run | None, Person | None, Member | None]] = [
-        (None, None, None),
-        (run(token=1), somebody(), member()),
-        (run(), None, member()),
-        (run(), somebody(), None),
-    ]
-    for gap in gaps:
-        assert domain.run_is_live(*gap, 2, NOW) is Verdict.NOT_YET_KNOWN
-    assert domain.run_is_live(run(RunState.QUEUED), somebody(), member(), 2, NOW) is Verdict.NOT_YET_KNOWN
-
-
-def test_an_older_token_an_ended_run_and_a_person_who_left_are_not_live() -> None:
-    for known in (
-        (run(token=3), somebody(), member()),
-        *((run(state), somebody(), member()) for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)),
-        (run(), somebody(UserStatus.BLOCKED), member()),
-        (run(), somebody(), member(role=None)),
-        (run(), somebody(), member(starts=1)),
-        (run(), somebody(), member(ends=0)),
+    for gap in (
+        KnownRun(),
+        KnownRun(run(token=1), somebody(), member(), project()),
+        KnownRun(run(), None, member(), project()),
+        KnownRun(run(), somebody(), None, project()),
+        KnownRun(run(), somebody(), member(), None),
+        KnownRun(run(RunState.QUEUED), somebody(), member(), project()),
     ):
-        assert domain.run_is_live(*known, 2, NOW) is Verdict.NOT_LIVE
+        assert domain.run_is_live(gap, 2, NOW) is Verdict.NOT_YET_KNOWN
+
+
+def test_an_older_token_an_ended_run_a_person_who_left_and_a_project_that_is_not_active_are_not_live() -> None:
+    for known in (
+        KnownRun(run(token=3), somebody(), member(), project()),
+        *(KnownRun(run(state), somebody(), member(), project()) for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)),
+        KnownRun(run(), somebody(UserStatus.BLOCKED), member(), project()),
+        KnownRun(run(), somebody(), member(role=None), project()),
+        KnownRun(run(), somebody(), member(starts=1), project()),
+        KnownRun(run(), somebody(), member(ends=0), project()),
+        *(KnownRun(run(), somebody(), member(), project(state)) for state in set(ProjectState) - {ProjectState.ACTIVE}),
+    ):
+        assert domain.run_is_live(known, 2, NOW) is Verdict.NOT_LIVE
 
 
 def test_a_run_reads_its_inputs_and_only_while_they_are_readable() -> None:

@@ -12,7 +12,7 @@ from contracts.roles import Role
 from services.jobs import app, service
 from services.jobs.service import Terms
 from tests.jobs.scene import Scene, certificate, dataset, member, project, share, user
-from tests.world import OURS, THEIRS, World, Worlds
+from tests.world import OURS, THEIRS, World, Worlds, reason
 
 
 async def told_twice(scene: Scene, fact: Fact) -> list[str]:
@@ -61,13 +61,17 @@ async def test_a_blocked_account_has_no_runs(scene: Scene, status: UserStatus) -
     assert await told_twice(scene, user(scene.scientist_id, status, 2)) == ["cancelled"]
 
 
-@pytest.mark.parametrize(
-    ("state", "said"), [(ProjectState.ARCHIVED, []), (ProjectState.CLOSING, ["cancelled"]), (ProjectState.DELETED, ["cancelled"])]
-)
-async def test_a_closing_project_has_no_runs(scene: Scene, state: ProjectState, said: list[str]) -> None:
+@pytest.mark.parametrize("state", sorted(set(ProjectState) - {ProjectState.ACTIVE}))
+async def test_a_project_that_is_not_active_has_no_runs(scene: Scene, state: ProjectState) -> None:
     await scene.running()
-    assert await told_twice(scene, project(state=state, version=2)) == said
-    assert (await scene.submit()).status_code == 409
+    assert await told_twice(scene, project(state=state, version=2)) == ["cancelled"]
+    answer = await scene.submit()
+    assert (answer.status_code, reason(answer)) == (409, "project-not-active")
+
+
+async def test_a_restored_project_takes_jobs_again(scene: Scene) -> None:
+    await scene.world.hear(project(state=ProjectState.ARCHIVED, version=2), project(version=3))
+    assert (await scene.submit()).status_code == 201
 
 
 async def test_a_withdrawn_share_ends_the_runs_that_it_alone_allowed(scene: Scene) -> None:

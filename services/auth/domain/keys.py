@@ -28,6 +28,12 @@ class ProjectNotYours(Unprocessable):
     title = "An API key can only be bound to a project of yours"
 
 
+class ProjectIsBeingDeleted(Conflict):
+    """A project that ends gets no keys any more."""
+
+    title = "The project is being deleted"
+
+
 class BadExpiry(Unprocessable):
     """A key ends at some time, and within a year."""
 

@@ -58,6 +58,18 @@ async def keys_ended_before(session: AsyncSession, before: datetime, limit: int)
     return list((await session.execute(query)).scalars())
 
 
+async def keys_of_project(session: AsyncSession, project_id: UUID, limit: int) -> list[ApiKey]:
+    """Some keys that are bound to a project, locked."""
+    query = select(ApiKey).where(col(ApiKey.project_id) == project_id).order_by(col(ApiKey.key_id)).limit(limit).with_for_update()
+    return list((await session.execute(query)).scalars())
+
+
+async def open_keys_of_project(session: AsyncSession, project_id: UUID) -> list[ApiKey]:
+    """All keys that are bound to a project and have not ended, locked."""
+    query = select(ApiKey).where(col(ApiKey.project_id) == project_id, col(ApiKey.ended_at).is_(None)).order_by(col(ApiKey.key_id))
+    return list((await session.execute(query.with_for_update())).scalars())
+
+
 async def remove_keys(session: AsyncSession, keys: Collection[ApiKey]) -> None:
     """Delete keys."""
     await session.execute(delete(ApiKey).where(col(ApiKey.key_id).in_([key.key_id for key in keys])))

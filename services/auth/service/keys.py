@@ -4,9 +4,12 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
+from chassis import deletion
+from chassis.deletion import Slice
 from chassis.errors import NotFound
 from chassis.keys import new_key, read_key
 from chassis.outbox import UnitOfWork
+from contracts import events
 from services.auth import domain, repository
 from services.auth.domain.letters import Kind
 from services.auth.models import ApiKey
@@ -24,6 +27,8 @@ async def make_key(
     One at a time for each person. Keys that have expired end on the way. Raises the domain's.
     """
     meant = domain.keys.open_scopes(scopes, project_id, uow.actor.projects)
+    if project_id is not None and await deletion.is_closing(uow.session, project_id):
+        raise domain.keys.ProjectIsBeingDeleted
     user = domain.keys.demand_active(await repository.accounts.user(uow.session, callers.caller(uow), lock=True))
     now = await repository.clock(uow.session)
     others = await repository.keys.open_keys(uow.session, user.user_id)
@@ -94,6 +99,25 @@ async def erase_ended(uow: UnitOfWork) -> bool:
         await repository.keys.remove_keys(uow.session, gone)
         uow.note(keys=len(gone))
     return len(gone) == BATCH
+
+
+async def follow_project(uow: UnitOfWork, project: events.Project) -> None:
+    """The keys that are bound to a project end when it is deleted."""
+    await deletion.follow(uow, project, _close)
+
+
+async def _close(uow: UnitOfWork, project_id: UUID) -> None:
+    _end(uow, await repository.keys.open_keys_of_project(uow.session, project_id), uow.now)
+
+
+async def purge(uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Delete some of the keys of a deleted project; they ended when it was closed."""
+    keys = await repository.keys.keys_of_project(uow.session, project_id, BATCH)
+    _end(uow, keys, uow.now)
+    await uow.session.flush()
+    await deletion.erase_later(uow, [domain.keys.key_fact(key) for key in keys])
+    await repository.keys.remove_keys(uow.session, keys)
+    return Slice({"api_keys": len(keys)} if keys else {}, more=len(keys) == BATCH)
 
 
 def _end(uow: UnitOfWork, keys: Collection[ApiKey], now: datetime) -> int:

@@ -201,6 +201,13 @@ def revoke(certificate: Certificate, ending: Ending, now: datetime) -> events.Ce
     return fact_of(certificate)
 
 
+def strip(certificate: Certificate) -> events.Certificate:
+    """Take the chain of a revoked certificate away: it holds the names of its project and its person."""
+    certificate.chain = ""
+    certificate.version += 1
+    return fact_of(certificate)
+
+
 def fact_of(certificate: Certificate | Intent) -> events.Certificate:
     """The public state of a certificate."""
     return events.Certificate(

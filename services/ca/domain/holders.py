@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from chassis.errors import Conflict, NotFound
 from contracts.events import CertificateKind
 from services.ca.models import Ending, Member, Person, Project, Run
 
 COMMON_NAME_MAX = 64
+
+
+class ProjectIsBeingDeleted(Conflict):
+    """A project that ends issues nothing any more."""
+
+    title = "The project is being deleted"
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,15 @@ def run_holder(project: Project, member: Member, run: Run) -> Holder:
 def agent_holder(agent_id: UUID) -> Holder:
     """A node agent."""
     return Holder(CertificateKind.AGENT, f"agent {agent_id}", agent_id=agent_id)
+
+
+def demand_right(person: Person, member: Member, project: Project, now: datetime) -> None:
+    """Refuse who holds no certificate of the project at ``now``. Raises ProjectIsBeingDeleted, NotFound."""
+    ending = loss(person, member, project, now)
+    if ending is Ending.PROJECT_CLOSED:
+        raise ProjectIsBeingDeleted
+    if ending is not None:
+        raise NotFound
 
 
 def loss(person: Person, member: Member, project: Project, now: datetime) -> Ending | None:

@@ -13,7 +13,7 @@ def person_of(fact: events.User) -> Person:
 def project_of(fact: events.Project) -> Project:
     """What ca keeps of a project."""
     is_open = fact.state in (ProjectState.ACTIVE, ProjectState.ARCHIVED)
-    return Project(project_id=fact.project_id, name=fact.name, open=is_open, version=fact.version)
+    return Project(project_id=fact.project_id, name=fact.name if is_open else "", open=is_open, version=fact.version)
 
 
 def member_of(fact: events.Membership) -> Member:

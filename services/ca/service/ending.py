@@ -23,6 +23,7 @@ async def expire(uow: UnitOfWork) -> datetime | None:
     for certificate, own in await repository.certificates.due(uow.session, uow.now):
         end(uow, [certificate], Ending.EXPIRED if own else Ending.MEMBERSHIP_ENDED)
     await uow.session.flush()
+    await repository.deletion.forget_listed(uow.session)
     return await repository.certificates.next_due(uow.session)
 
 

@@ -47,7 +47,7 @@ class Draft:
 async def create(shared: Shared, project_id: UUID, csr: str) -> Intent:
     """A certificate of the project for the caller's key; what is not known here yet is waited for, at most 1 s.
 
-    Raises CsrRefused, NotFound, TooManyCertificates, CannotDecide.
+    Raises CsrRefused, NotFound, ProjectIsBeingDeleted, TooManyCertificates, CannotDecide.
     """
     order = Order(project_id, domain.requests.read_csr(csr))
     deadline = time.monotonic() + KNOWN_WAIT_S
@@ -69,8 +69,7 @@ async def certify(uows: Sequence[UnitOfWork], orders: Sequence[Order]) -> list[I
     for uow, order in zip(uows, orders, strict=True):
         try:
             project, person, member = _known(uow, order.project_id, *known)
-            if domain.holders.loss(person, member, project, uow.now) is not None:
-                raise NotFound
+            domain.holders.demand_right(person, member, project, uow.now)
             place = (order.project_id, member.user_id)
             domain.certificates.has_room(held[place])
             held[place] += 1

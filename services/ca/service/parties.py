@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
+from chassis import deletion
 from chassis.consumer import NotYetKnown
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
@@ -35,17 +36,23 @@ async def learn_person(uow: UnitOfWork, fact: events.User) -> None:
 
 
 async def learn_project(uow: UnitOfWork, fact: events.Project) -> None:
-    """A project came, changed or closes."""
+    """A project came, changed or is being deleted, which ends all of its certificates."""
     project = domain.parties.project_of(fact)
+
+    async def close(uow: UnitOfWork, project_id: UUID) -> None:
+        await repository.parties.put(uow.session, project)  # waits for whoever issues now, and lets nobody begin
+        end(uow, await repository.certificates.live_in_project(uow.session, project_id), Ending.PROJECT_CLOSED)
+
+    await deletion.follow(uow, fact, close)
     await repository.parties.put(uow.session, project)
-    if not project.open:
-        end(uow, await repository.certificates.live_in_project(uow.session, fact.project_id), Ending.PROJECT_CLOSED)
-        return
-    await _settle(uow, await repository.parties.active_runs_in_project(uow.session, fact.project_id))
+    if project.open:
+        await _settle(uow, await repository.parties.active_runs_in_project(uow.session, fact.project_id))
 
 
 async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
-    """A membership came, changed or ended."""
+    """A membership came, changed or ended. One of a project that is gone is not kept."""
+    if await deletion.is_gone(uow.session, fact.project_id):
+        return
     await repository.parties.project(uow.session, fact.project_id)
     await repository.parties.person(uow.session, fact.user_id)
     member = domain.parties.member_of(fact)
@@ -57,7 +64,9 @@ async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
 
 
 async def learn_run(uow: UnitOfWork, fact: events.Run) -> None:
-    """A run moved on: its lease gets a certificate, and the certificates of its earlier leases end."""
+    """A run moved on: its lease gets a certificate, and the certificates of its earlier leases end. One of a gone project is not kept."""
+    if await deletion.is_gone(uow.session, fact.project_id):
+        return
     await _parties(uow, fact.project_id, fact.user_id)
     run = domain.parties.run_of(fact)
     await repository.parties.put(uow.session, run)

@@ -29,9 +29,15 @@ class NameTaken(Conflict):
 
 
 class ProjectNotActive(Conflict):
-    """The project is archived or closing."""
+    """The project is archived or being deleted."""
 
-    title = "The project takes no changes any more"
+    title = "The project is archived or being deleted: it takes no changes"
+
+
+class EndsInThePast(Unprocessable):
+    """A project's end date lies ahead."""
+
+    title = "A project ends in the future"
 
 
 class RoleMayNot(Forbidden):
@@ -88,15 +94,30 @@ def check_name(name: str) -> str:
 
 
 def found(
-    project_id: UUID, name: str, description: str, purpose: str, user_id: UUID, username: str, now: datetime
+    project_id: UUID,
+    name: str,
+    description: str,
+    purpose: str,
+    user_id: UUID,
+    username: str,
+    now: datetime,
+    *,
+    legal_basis: str = "",
+    ethics_approval_id: str = "",
+    ends_at: datetime | None = None,
 ) -> tuple[Project, Membership]:
-    """A new project and its creator's membership as Data Owner. Raises BadProjectName."""
+    """A new project and its creator's membership as Data Owner. Raises BadProjectName, EndsInThePast."""
+    if ends_at is not None and ends_at <= now:
+        raise EndsInThePast
     project = Project(
         project_id=project_id,
         name=name,
         name_key=check_name(name),
         description=description,
         purpose=purpose,
+        legal_basis=legal_basis,
+        ethics_approval_id=ethics_approval_id,
+        ends_at=ends_at,
         state=ProjectState.ACTIVE.value,
         version=1,
         created_at=now,
@@ -115,19 +136,9 @@ def found(
 
 
 def demand_active(project: Project) -> None:
-    """Refuse changes in a project that is archived or closing."""
+    """Refuse changes in a project that is archived or being deleted. Raises ProjectNotActive."""
     if project.state != ProjectState.ACTIVE:
         raise ProjectNotActive
-
-
-def describe(project: Project, description: str) -> bool:
-    """Give a project another description; whether that changed anything."""
-    demand_active(project)
-    if project.description == description:
-        return False
-    project.description = description
-    project.version += 1
-    return True
 
 
 def counts(membership: Membership, now: datetime) -> bool:
@@ -305,6 +316,7 @@ def project_fact(project: Project) -> events.Project:
         name=project.name,
         description=project.description,
         state=ProjectState(project.state),
+        ends_at=project.ends_at,
     )
 
 

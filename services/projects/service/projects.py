@@ -11,6 +11,7 @@ from contracts import events
 from contracts.events import UserStatus
 from contracts.roles import Role
 from services.projects import domain, repository
+from services.projects.domain.lifecycle import Founders
 from services.projects.models import Membership, Person, Project
 from services.projects.service import callers, group_roles
 
@@ -18,12 +19,33 @@ log = logger(__name__)
 EXPIRY_BATCH = 500
 
 
-async def create(uow: UnitOfWork, name: str, description: str, purpose: str) -> tuple[Project, Role]:
-    """Found a project; the caller becomes its Data Owner. Raises BadProjectName, NameTaken."""
+async def create(
+    uow: UnitOfWork,
+    founders: Founders,
+    *,
+    name: str,
+    description: str,
+    purpose: str,
+    legal_basis: str,
+    ethics_approval_id: str,
+    ends_at: datetime | None,
+) -> tuple[Project, Role]:
+    """Found a project; the caller becomes its Data Owner. Raises CreatingIsNotOpen, BadProjectName, EndsInThePast, NameTaken."""
+    caller = callers.caller(uow)
+    domain.lifecycle.may_create(founders, uow.actor, await repository.projects.person_by_id(uow.session, caller))
     project, creator = domain.projects.found(
-        uow.new_id(), name, description, purpose, callers.caller(uow), uow.actor.username or "", uow.now
+        uow.new_id(),
+        name,
+        description,
+        purpose,
+        caller,
+        uow.actor.username or "",
+        uow.now,
+        legal_basis=legal_basis,
+        ethics_approval_id=ethics_approval_id,
+        ends_at=ends_at,
     )
-    if await repository.projects.name_is_taken(uow.session, project.name_key):
+    if await repository.projects.name_is_taken(uow.session, domain.projects.check_name(name)):
         raise domain.projects.NameTaken
     uow.session.add(project)
     await uow.session.flush()
@@ -32,6 +54,7 @@ async def create(uow: UnitOfWork, name: str, description: str, purpose: str) -> 
     uow.emit(domain.projects.membership_fact(creator))
     uow.project_id = project.project_id
     uow.note(project_id=project.project_id)
+    await repository.projects.wake(uow.session)
     return project, Role.DATA_OWNER
 
 
@@ -47,16 +70,6 @@ async def read(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Role]:
 async def list_own(uow: UnitOfWork, after: UUID | None, limit: int) -> list[tuple[Project, Membership]]:
     """The caller's projects, oldest first: what the gateway knows of and the own rows confirm."""
     return await repository.projects.projects_of(uow.session, callers.caller(uow), list(uow.actor.projects), after, limit, uow.now)
-
-
-async def change(uow: UnitOfWork, project_id: UUID, version: int, description: str | None) -> tuple[Project, Role]:
-    """Describe a project anew. Raises PreconditionFailed."""
-    project = await callers.as_owner(uow, project_id)
-    expect(version, project.version)
-    if description is not None and domain.projects.describe(project, description):
-        uow.emit(domain.projects.project_fact(project))
-        uow.note(project_id=project_id)
-    return project, Role.DATA_OWNER
 
 
 async def add_member(

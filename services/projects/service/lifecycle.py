@@ -1,0 +1,54 @@
+"""The life of a project: changed, archived, restored."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from chassis.guard import expect
+from chassis.outbox import UnitOfWork
+from contracts.roles import Role
+from services.projects import domain, repository
+from services.projects.models import Project
+from services.projects.service import callers
+
+AT_ONCE = 100
+
+
+async def change(uow: UnitOfWork, project_id: UUID, version: int, wanted: Mapping[str, object]) -> tuple[Project, Role]:
+    """Change what ``wanted`` names of a project's fields. Raises PreconditionFailed, ProjectNotActive, EndsInThePast."""
+    project = await callers.as_owner(uow, project_id)
+    expect(version, project.version)
+    if domain.lifecycle.change(project, wanted, uow.now):
+        uow.note(changed=" ".join(sorted(wanted)))
+        await _tell(uow, project)
+    return project, Role.DATA_OWNER
+
+
+async def archive(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Role]:
+    """Let a project be read and no more changed. Safe to repeat. Raises ProjectIsBeingDeleted."""
+    project = await callers.as_owner(uow, project_id)
+    if domain.lifecycle.archive(project):
+        await _tell(uow, project)
+    return project, Role.DATA_OWNER
+
+
+async def restore(uow: UnitOfWork, project_id: UUID, wanted: Mapping[str, object]) -> tuple[Project, Role]:
+    """Let an archived project be changed again. Safe to repeat. Raises ProjectIsBeingDeleted, ProjectHasEnded, EndsInThePast."""
+    project = await callers.as_owner(uow, project_id)
+    if domain.lifecycle.restore(project, wanted, uow.now):
+        await _tell(uow, project)
+    return project, Role.DATA_OWNER
+
+
+async def archive_ended(uow: UnitOfWork) -> int:
+    """Archive projects whose end has come; how many."""
+    ended = await repository.lifecycle.ended(uow.session, AT_ONCE)
+    for project in ended:
+        domain.lifecycle.archive(project)
+        uow.emit(domain.projects.project_fact(project))
+    return len(ended)
+
+
+async def _tell(uow: UnitOfWork, project: Project) -> None:
+    uow.emit(domain.projects.project_fact(project))
+    uow.note(project_id=project.project_id, state=project.state, version=project.version)
+    await repository.projects.wake(uow.session)
