@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import ledger, people, sessions, show, signin
+from hortus.cli import ledger, lifecycle, people, sessions, show, signin
 from hortus.cli.datasets import datasets
 from hortus.cli.factors import factors, keys, password
 from hortus.cli.groups import group_roles, groups, signing_keys
@@ -63,6 +63,10 @@ app.add_typer(people.registrations, name="registrations")
 app.add_typer(groups, name="groups")
 app.add_typer(signing_keys, name="signing-keys")
 members.add_typer(group_roles, name="groups")
+projects.command("archive")(lifecycle.archive)
+projects.command("restore")(lifecycle.restore)
+projects.command("delete")(lifecycle.delete)
+projects.command("erasure")(lifecycle.erasure)
 app.add_typer(projects, name="projects")
 app.add_typer(members, name="members")
 app.add_typer(datasets, name="datasets")

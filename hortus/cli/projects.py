@@ -14,12 +14,15 @@ projects = typer.Typer(no_args_is_help=True, help="Projects: sandboxes of people
 members = typer.Typer(no_args_is_help=True, help="Who is what in a project.")
 certificate = typer.Typer(no_args_is_help=True, help="Project certificates, for programs that act for you in one project.")
 PROJECT = ("name", "role", "state", "description", "project_id")
+ABOUT = ("name", "role", "state", "description", "purpose", "legal_basis", "ethics_approval_id", "ends_at", "project_id", "created_at")
 MEMBER = ("username", "role", "by_group", "purpose", "starts_at", "ends_at", "user_id")
 CERTIFICATE = ("certificate_id", "user_id", "not_before", "not_after", "live")
 
 Project = Annotated[str, typer.Argument(help="The project: its name or id.")]
 User = Annotated[str, typer.Argument(help="The person: username or id.")]
 Ends = Annotated[str | None, typer.Option("--ends", help="When the role ends by itself (RFC 3339).")]
+Basis = Annotated[str | None, typer.Option("--legal-basis", help="What allows the processing, such as an article of the GDPR.")]
+Approval = Annotated[str | None, typer.Option("--ethics-approval", help="The id of the ethics committee's approval.")]
 Purpose = Annotated[str | None, typer.Option(help="What the person needs the data for.")]
 
 
@@ -34,12 +37,16 @@ class RoleName(StrEnum):
 def create_project(
     name: Annotated[str, typer.Argument(help="The project's name.")],
     description: Annotated[str, typer.Option(help="What it is about.")] = "",
-    purpose: Annotated[str, typer.Option(help="Your own purpose in it.")] = "",
+    purpose: Annotated[str, typer.Option(help="What the data is needed for.")] = "",
+    legal_basis: Basis = None,
+    ethics_approval: Approval = None,
+    ends: Annotated[str | None, typer.Option("--ends", help="When it is archived by itself (RFC 3339); never if not given.")] = None,
     machine: Json = False,
 ) -> None:
     """Make a project; you become its Data Owner."""
     with signed_in() as client:
-        show.one(client.projects.create(name, description, purpose), PROJECT, machine=machine)
+        made = client.projects.create(name, description, purpose, legal_basis=legal_basis, ethics_approval_id=ethics_approval, ends_at=ends)
+    show.one(made, PROJECT, machine=machine)
 
 
 @projects.command("list")
@@ -53,19 +60,31 @@ def list_projects(machine: Json = False) -> None:
 def show_project(project: Project, machine: Json = False) -> None:
     """Show a project."""
     with signed_in() as client:
-        show.one(client.projects.get(project_id(client, project)), (*PROJECT, "created_at"), machine=machine)
+        show.one(client.projects.get(project_id(client, project)), ABOUT, machine=machine)
 
 
 @projects.command("change")
 def change_project(
     project: Project,
-    description: Annotated[str, typer.Option(help="The new description.")],
+    description: Annotated[str | None, typer.Option(help="The new description.")] = None,
+    purpose: Annotated[str | None, typer.Option(help="What the data is needed for.")] = None,
+    legal_basis: Basis = None,
+    ethics_approval: Approval = None,
+    ends: Annotated[str | None, typer.Option("--ends", help="When it is archived by itself (RFC 3339), or `never`.")] = None,
     machine: Json = False,
 ) -> None:
-    """Change a project's description (Data Owners)."""
+    """Change what is known of a project (Data Owners); what is not given stays."""
     with signed_in() as client:
-        changed = client.projects.change(project_id(client, project), description=description)
-    show.one(changed, PROJECT, machine=machine)
+        changed = client.projects.change(
+            project_id(client, project),
+            description=description,
+            purpose=purpose,
+            legal_basis=legal_basis,
+            ethics_approval_id=ethics_approval,
+            ends_at=None if ends == "never" else ends,
+            open_end=ends == "never",
+        )
+    show.one(changed, ABOUT, machine=machine)
 
 
 @members.command("add")

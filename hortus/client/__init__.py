@@ -18,6 +18,7 @@ from hortus.client.administration import Groups, SigningKeys
 from hortus.client.audit import Audit, SourceCheck, check_records
 from hortus.client.credentials import ApiKeys
 from hortus.client.datasets import Datasets, inside
+from hortus.client.erasures import Erasures
 from hortus.client.errors import Altered, FactorTooOld, HortusError, Refused, Unreachable
 from hortus.client.factors import Factors
 from hortus.client.jobs import ENDED, Agents, Jobs
@@ -76,6 +77,7 @@ class Client:
         self.groups = Groups(self.wire)
         self.signing_keys = SigningKeys(self.wire)
         self.projects = Projects(self.wire)
+        self.erasures = Erasures(self.wire)
         self.members = Members(self.wire)
         self.group_roles = GroupRoles(self.wire)
         self.certificates = Certificates(self.wire)

@@ -8,15 +8,33 @@ from hortus.client.shapes import Certificate, GroupRole, Member, Project, Role
 from hortus.client.wire import Wire
 
 
+def _given(values: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _end(ends_at: str | None, *, open_end: bool) -> dict[str, str | None]:
+    return {"ends_at": ends_at} if ends_at is not None or open_end else {}
+
+
 class Projects:
     """The caller's sandboxes."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def create(self, name: str, description: str = "", purpose: str = "") -> Project:
-        """Make a project; the caller becomes its Data Owner."""
-        body = {"name": name, "description": description, "purpose": purpose}
+    def create(
+        self,
+        name: str,
+        description: str = "",
+        purpose: str = "",
+        *,
+        legal_basis: str | None = None,
+        ethics_approval_id: str | None = None,
+        ends_at: str | None = None,
+    ) -> Project:
+        """Make a project, which is archived at ``ends_at`` (RFC 3339; default never); the caller becomes its Data Owner."""
+        more = {"legal_basis": legal_basis, "ethics_approval_id": ethics_approval_id, "ends_at": ends_at}
+        body = {"name": name, "description": description, "purpose": purpose} | _given(more)
         return cast("Project", self._wire.call("POST", "/projects", body))
 
     def list(self) -> Iterator[Project]:
@@ -27,11 +45,35 @@ class Projects:
         """One project; 404 for who is no member."""
         return cast("Project", self._wire.call("GET", f"/projects/{project_id}"))
 
-    def change(self, project_id: str, *, description: str, version: int | None = None) -> Project:
-        """Change the description; without ``version`` the newest is changed."""
+    def change(
+        self,
+        project_id: str,
+        *,
+        description: str | None = None,
+        purpose: str | None = None,
+        legal_basis: str | None = None,
+        ethics_approval_id: str | None = None,
+        ends_at: str | None = None,
+        open_end: bool = False,
+        version: int | None = None,
+    ) -> Project:
+        """Change what is given, or with ``open_end`` take the end away; without ``version`` the newest is changed."""
         if version is None:
             version = self.get(project_id)["version"]
-        return cast("Project", self._wire.call("PATCH", f"/projects/{project_id}", {"description": description}, version=version))
+        body = _given(
+            {"description": description, "purpose": purpose, "legal_basis": legal_basis, "ethics_approval_id": ethics_approval_id}
+        )
+        return cast(
+            "Project", self._wire.call("PATCH", f"/projects/{project_id}", body | _end(ends_at, open_end=open_end), version=version)
+        )
+
+    def archive(self, project_id: str) -> Project:
+        """Let the project be read and no more changed: its runs end, uploads are cut."""
+        return cast("Project", self._wire.call("POST", f"/projects/{project_id}/archive"))
+
+    def restore(self, project_id: str, *, ends_at: str | None = None, open_end: bool = False) -> Project:
+        """Let an archived project be changed again, until ``ends_at`` where it is given, or with ``open_end`` for good."""
+        return cast("Project", self._wire.call("POST", f"/projects/{project_id}/restoration", _end(ends_at, open_end=open_end)))
 
 
 class Members:

@@ -188,16 +188,43 @@ class GroupRole(TypedDict):
     created_at: str
 
 
+class Deletion(TypedDict):
+    """How far a project's deletion is: which services closed it, which purged it, and for whose answer it waits."""
+
+    asked_by: str
+    asked_at: str
+    purging_at: str | None
+    closed: list[str]
+    purged: list[str]
+    awaited: list[str]
+
+
+class Erasure(TypedDict):
+    """A certificate of erasure: ``sha256`` is that of ``document`` in UTF-8, and stands in the ledger."""
+
+    project_id: str
+    asked_by: str
+    asked_at: str
+    erased_at: str
+    sha256: str
+    document: str
+
+
 class Project(TypedDict):
-    """A sandbox; ``role`` is the caller's."""
+    """A sandbox; ``role`` is the caller's. ``deletion``: how far it is, where it was asked for."""
 
     project_id: str
     name: str
     description: str
+    purpose: str
+    legal_basis: str
+    ethics_approval_id: str
+    ends_at: str | None
     state: str
     role: str | None
     version: int
     created_at: str
+    deletion: NotRequired[Deletion | None]
 
 
 class Member(TypedDict):

@@ -283,3 +283,87 @@ def test_a_one_time_token_is_taken_from_the_environment(door: Door, run: Run) ->
     ended = run("accept", "--address", door.address, HORTUS_INVITATION="invitation_x", HORTUS_PASSWORD="correct horse battery")
     assert ended.returncode == 4
     assert json.loads(door.asked[-1].body)["token"] == "invitation_x"
+
+
+def test_a_project_is_made_changed_archived_and_restored_with_all_that_is_known_of_it(door: Door, signed_in: Run) -> None:
+    shown = {"project_id": P, "name": "wdbc", "state": "active", "version": 3}
+    door.on("POST", "/projects", Answer(201, shown))
+    door.on("GET", f"/projects/{P}", shown)
+    door.on("PATCH", f"/projects/{P}", shown)
+    door.on("POST", f"/projects/{P}/archive", shown)
+    door.on("POST", f"/projects/{P}/restoration", shown)
+    lawful = ("--legal-basis", "consent", "--ethics-approval", "EK 7", "--ends", "2030-01-01T00:00:00Z")
+    for words in (
+        ("create", "wdbc", *lawful),
+        ("change", P, "--purpose", "Study 8", "--ends", "never"),
+        ("archive", P),
+        ("restore", P),
+        ("restore", P, "--ends", "never"),
+    ):
+        ended = signed_in("projects", *words, "--json")
+        assert (ended.returncode, json.loads(ended.stdout)) == (0, shown), ended.stderr
+    sent = [(asked.path.rpartition("/")[2], asked.json if asked.body else None) for asked in door.asked if asked.method != "GET"]
+    ends = "2030-01-01T00:00:00Z"
+    assert sent == [
+        (
+            "projects",
+            {"name": "wdbc", "description": "", "purpose": "", "legal_basis": "consent", "ethics_approval_id": "EK 7", "ends_at": ends},
+        ),
+        (P, {"purpose": "Study 8", "ends_at": None}),
+        ("archive", None),
+        ("restoration", {}),
+        ("restoration", {"ends_at": None}),
+    ]
+
+
+def of_deletion(state: str, *awaited: str) -> dict[str, Any]:
+    return {"project_id": P, "name": "wdbc", "state": state, "deletion": {"closed": [], "purged": [], "awaited": list(awaited)}}
+
+
+ERASED = {
+    "project_id": P,
+    "asked_by": "u",
+    "asked_at": "2026-01-01T00:00:00Z",
+    "erased_at": "2026-01-01T00:01:00Z",
+    "document": json.dumps({"services": {"jobs": {"closed_at": None, "purged_at": None, "removed": {"jobs": 3}, "kept": {}}}}),
+}
+ERASED["sha256"] = hashlib.sha256(ERASED["document"].encode()).hexdigest()
+
+
+def test_a_project_is_deleted_by_who_repeats_its_name(door: Door, signed_in: Run) -> None:
+    door.on("GET", f"/projects/{P}", {"project_id": P, "name": "wdbc", "state": "active"})
+    door.on("POST", f"/projects/{P}/deletion", Answer(202, of_deletion("closing", "jobs")))
+    asked = signed_in("projects", "delete", P)
+    assert (asked.returncode, "--yes-delete NAME" in asked.stderr) == (1, True)
+    assert [each.method for each in door.asked] == ["GET"]
+    ended = signed_in("projects", "delete", P, "--yes-delete", "wdbc", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["state"]) == (0, "closing"), ended.stderr
+    assert door.asked[-1].json == {"name": "wdbc"}
+    assert f"hortus projects erasure {P}" in ended.stderr
+
+
+def test_a_deletion_is_watched_until_its_certificate_is_there(door: Door, signed_in: Run) -> None:
+    door.on(
+        "GET",
+        f"/projects/{P}",
+        {"project_id": P, "name": "wdbc", "state": "active"},
+        of_deletion("closing", "ca", "jobs"),
+        of_deletion("purging", "jobs"),
+        problem(404, "not-found", "No such resource"),
+    )
+    door.on("POST", f"/projects/{P}/deletion", Answer(202, of_deletion("closing", "ca", "jobs")))
+    door.on("GET", f"/erasure-certificates/{P}", ERASED)
+    ended = signed_in("projects", "delete", P, "--yes-delete", "wdbc", "--watch")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.splitlines() == ["closing, waits for ca, jobs", "purging, waits for jobs"]
+    assert ERASED["sha256"] in ended.stdout
+    assert "jobs 3" in ended.stdout
+
+
+def test_the_certificate_of_erasure_is_shown_in_words_for_machines_and_as_it_was_hashed(door: Door, signed_in: Run) -> None:
+    door.on("GET", f"/erasure-certificates/{P}", ERASED)
+    door.on("GET", "/erasure-certificates", {"items": [ERASED], "next": None})
+    assert json.loads(signed_in("projects", "erasure", P, "--json").stdout) == ERASED
+    assert signed_in("projects", "erasure", P, "--document").stdout == ERASED["document"]
+    assert json.loads(signed_in("projects", "erasure", "--json").stdout) == [ERASED]
+    assert "jobs 3" in signed_in("projects", "erasure", P).stdout
