@@ -68,4 +68,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _turn(item: pytest.Item) -> int:
     if "doubled" not in getattr(item, "fixturenames", ()):
         return 0
-    return 2 if item.path.stem == "test_faults" else 1
+    return 2 if item.path.stem in ("test_faults", "test_deleted_project") else 1
