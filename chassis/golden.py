@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from chassis import matrix
 from chassis.app import load
 from contracts.events import FACTS, TOPICS
 from contracts.policy import API, POLICY, Rule, Service, Who
@@ -58,36 +59,8 @@ def openapi() -> tuple[Path, str]:
 
 
 def policy() -> tuple[Path, str]:
-    """The policy as a table for people."""
-    columns = list(Who)
-    lines = [
-        "# The policy",
-        "",
-        "Who may do what. Generated from `contracts/policy.py`; what is not here is refused, at the gateway and again in the service.",
-        "A role counts only in the project that the door names. *Condition* is checked on stored state by the service that owns it.",
-        "*Bytes* marks answers that carry data of a dataset: they are recorded before the first byte leaves and when the last has left.",
-        "*Session* doors need a person who signed in: a project certificate or an API key, shown by a program, does not open them; *fresh* asks",
-        "for a second factor that was shown less than 5 minutes ago as well.",
-        "*Hidden* doors answer 404 to whoever is no member of the project. Every access and refusal is recorded.",
-        "",
-        "| Action | "
-        + " | ".join(column.value.replace("_", " ") for column in columns)
-        + " | Session | Door | Service | Condition | Hidden | Bytes |",
-        "|---" * (len(columns) + 7) + "|",
-    ]
-    for action, rule in POLICY.items():
-        marks = ["✔" if column in rule.who or Who.NOBODY in rule.who else "-" for column in columns]
-        door = f"`{rule.method} {API}{rule.path}`"
-        rest = [
-            "fresh" if rule.step_up else "✔" if rule.session else "",
-            door,
-            rule.service.value,
-            "; ".join(condition.value for condition in rule.when),
-            "✔" if rule.hides else "",
-            "✔" if rule.carries_bytes else "",
-        ]
-        lines.append(f"| `{action.value}` | " + " | ".join([*marks, *rest]) + " |")
-    return ROOT / "docs" / "policy.md", "\n".join(lines) + "\n"
+    """The policy as a page for people."""
+    return ROOT / "docs" / "policy.md", matrix.page()
 
 
 def events() -> tuple[Path, str]:
