@@ -108,6 +108,9 @@ MEMBERSHIPS = _topic(
         text=True,
     )
 )
+BREAK_GLASS = _topic(
+    Topic("break-glass", Service.PROJECTS, (Service.AUTH,), ("break_glass_id",), partitions=1, compacted=False, retention_ms=30 * DAY_MS)
+)
 CERTIFICATES = _topic(Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True))
 DATASETS = _topic(Topic("datasets", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("dataset_id",), text=True))
 SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("share_id",), authority=True))
@@ -258,6 +261,30 @@ class Membership(Fact):
     purpose: str
     starts_at: datetime
     ends_at: datetime | None
+
+
+class Verdict(StrEnum):
+    """What another person makes of a break-glass."""
+
+    JUSTIFIED = "justified"
+    UNJUSTIFIED = "unjustified"
+
+
+@fact("break-glass.v1", BREAK_GLASS)
+class BreakGlass(Fact):
+    """An administrator opened a project for themselves in an emergency, or it ended, was reviewed, or nobody reviewed it in time."""
+
+    break_glass_id: UUID
+    project_id: UUID
+    user_id: UUID
+    owners: tuple[UUID, ...]
+    opened_at: datetime
+    ends_at: datetime
+    ended_at: datetime | None
+    review_due_at: datetime
+    reviewed_at: datetime | None
+    verdict: Verdict | None
+    unreviewed: bool
 
 
 class CertificateKind(StrEnum):

@@ -67,6 +67,13 @@ class Condition(StrEnum):
     )
     LAST_OWNER_STAYS = "at least one Data Owner remains in the project"
     OWNERS_NEED_FRESH_FACTOR = "who makes somebody a Data Owner has shown their second factor less than 5 minutes ago"
+    NOBODY_RAISES_THEMSELVES = (
+        "nobody gives themselves more than they hold: no higher role, no later end, no second way in by a group or by leaving"
+    )
+    OWNERS_GIVE_WITHIN_THEIR_TIME = "a Data Owner whose own role ends makes others Data Owners until then, and no longer"
+    PROJECT_INVITATION_IS_OPEN = "the invitation is the caller's own, is not answered yet, and its time lasts"
+    INVITER_IS_STILL_OWNER = "whoever made the invitation could make it now: a Data Owner of the project whose account is not blocked"
+    REVIEWER_IS_ANOTHER = "the reviewer is somebody else than whoever opened the project"
     CERTIFICATE_IS_OWN = "the certificate belongs to the caller, or the caller is a Data Owner of its project"
     DATASET_IS_READABLE = "the dataset belongs to the project or an accepted share brings it there"
     DATASET_IS_OWN = "the dataset belongs to the project"
@@ -152,9 +159,23 @@ class Action(StrEnum):
     MEMBER_LIST = "member.list"
     MEMBER_CHANGE = "member.change"
     MEMBER_REMOVE = "member.remove"
+    MEMBER_LEAVE = "member.leave"
+    PROJECT_INVITATION_CREATE = "project_invitation.create"
+    PROJECT_INVITATION_LIST = "project_invitation.list"
+    PROJECT_INVITATION_WITHDRAW = "project_invitation.withdraw"
+    PROJECT_INVITATION_LIST_OWN = "project_invitation.list_own"
+    PROJECT_INVITATION_ACCEPT = "project_invitation.accept"
+    PROJECT_INVITATION_DECLINE = "project_invitation.decline"
     GROUP_ROLE_GIVE = "group_role.give"
     GROUP_ROLE_LIST = "group_role.list"
     GROUP_ROLE_REMOVE = "group_role.remove"
+    ACTIVITY_LIST = "activity.list"
+    BREAK_GLASS_OPEN = "break_glass.open"
+    BREAK_GLASS_LIST = "break_glass.list"
+    BREAK_GLASS_END = "break_glass.end"
+    BREAK_GLASS_REVIEW = "break_glass.review"
+    PROJECT_BREAK_GLASS_LIST = "project_break_glass.list"
+    PROJECT_BREAK_GLASS_REVIEW = "project_break_glass.review"
 
     CERTIFICATE_CREATE = "certificate.create"
     CERTIFICATE_LIST = "certificate.list"
@@ -243,6 +264,8 @@ JOB = who(Who.JOB)
 EVERYBODY = who(Who.NOBODY)
 
 _PROJECT = "/projects/{project_id}"
+_INVITATION = "/project-invitations/{invitation_id}"
+_BREAK_GLASS = "/break-glass/{break_glass_id}"
 _DATASET = _PROJECT + "/datasets/{dataset_id}"
 _JOB = _PROJECT + "/jobs/{job_id}"
 _RUN = "/runs/{run_id}"
@@ -265,6 +288,13 @@ def _open(method: str, path: str, *when: Condition, cookies: bool = False) -> Ru
     """A door of auth for whoever shows what its condition asks for."""
     return Rule(Service.AUTH, method, path, EVERYBODY, when=when, cookies=cookies, secret=True)
 
+
+def _decided(method: str, path: str, *when: Condition) -> Rule:
+    """A door of projects, below a project's path, at which its Data Owners decide who is in."""
+    return Rule(Service.PROJECTS, method, _PROJECT + path, OWNER, when=when, hides=True, session=True)
+
+
+_GIVEN = (Condition.OWNERS_NEED_FRESH_FACTOR, Condition.NOBODY_RAISES_THEMSELVES, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME)
 
 POLICY: dict[Action, Rule] = {
     Action.INVITATION_ACCEPT: _open("POST", "/invitations/acceptance", Condition.INVITATION_IS_OPEN),
@@ -345,39 +375,48 @@ POLICY: dict[Action, Rule] = {
     Action.ERASURE_READ: Rule(
         Service.PROJECTS, "GET", "/erasure-certificates/{erased_id}", SIGNED_IN, when=(Condition.ERASURE_IS_VISIBLE,), session=True
     ),
-    Action.MEMBER_ADD: Rule(
-        Service.PROJECTS,
-        "POST",
-        _PROJECT + "/members",
-        OWNER,
-        when=(Condition.OWNERS_NEED_FRESH_FACTOR,),
-        hides=True,
-        session=True,
-    ),
+    Action.MEMBER_ADD: _decided("POST", "/members", *_GIVEN),
     Action.MEMBER_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/members", MEMBER, hides=True),
-    Action.MEMBER_CHANGE: Rule(
-        Service.PROJECTS,
-        "PATCH",
-        _PROJECT + "/members/{user_id}",
-        OWNER,
-        when=(Condition.LAST_OWNER_STAYS, Condition.OWNERS_NEED_FRESH_FACTOR),
-        hides=True,
-        session=True,
-    ),
+    Action.MEMBER_CHANGE: _decided("PATCH", "/members/{user_id}", Condition.LAST_OWNER_STAYS, *_GIVEN),
     Action.MEMBER_REMOVE: Rule(
         Service.PROJECTS, "DELETE", _PROJECT + "/members/{user_id}", OWNER, when=(Condition.LAST_OWNER_STAYS,), hides=True
     ),
-    Action.GROUP_ROLE_GIVE: Rule(
+    Action.MEMBER_LEAVE: Rule(
         Service.PROJECTS,
-        "POST",
-        _PROJECT + "/group-roles",
-        OWNER,
-        when=(Condition.OWNERS_NEED_FRESH_FACTOR,),
+        "DELETE",
+        _PROJECT + "/members/me",
+        MEMBER,
+        when=(Condition.LAST_OWNER_STAYS, Condition.NOBODY_RAISES_THEMSELVES),
         hides=True,
         session=True,
     ),
+    Action.PROJECT_INVITATION_CREATE: _decided("POST", "/invitations", *_GIVEN),
+    Action.PROJECT_INVITATION_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/invitations", OWNER, hides=True),
+    Action.PROJECT_INVITATION_WITHDRAW: _decided("DELETE", "/invitations/{invitation_id}"),
+    Action.PROJECT_INVITATION_LIST_OWN: Rule(Service.PROJECTS, "GET", "/project-invitations", SIGNED_IN, session=True),
+    Action.PROJECT_INVITATION_ACCEPT: Rule(
+        Service.PROJECTS,
+        "POST",
+        _INVITATION + "/acceptance",
+        SIGNED_IN,
+        when=(Condition.PROJECT_INVITATION_IS_OPEN, Condition.INVITER_IS_STILL_OWNER, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME),
+        session=True,
+    ),
+    Action.PROJECT_INVITATION_DECLINE: Rule(
+        Service.PROJECTS, "DELETE", _INVITATION, SIGNED_IN, when=(Condition.PROJECT_INVITATION_IS_OPEN,), session=True
+    ),
+    Action.GROUP_ROLE_GIVE: _decided("POST", "/group-roles", *_GIVEN),
     Action.GROUP_ROLE_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/group-roles", MEMBER, hides=True),
-    Action.GROUP_ROLE_REMOVE: Rule(Service.PROJECTS, "DELETE", _PROJECT + "/group-roles/{group_role_id}", OWNER, hides=True, session=True),
+    Action.GROUP_ROLE_REMOVE: _decided("DELETE", "/group-roles/{group_role_id}"),
+    Action.ACTIVITY_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/activity", MEMBER, hides=True),
+    Action.BREAK_GLASS_OPEN: Rule(Service.PROJECTS, "POST", "/break-glass", ADMINISTRATOR, session=True, step_up=True),
+    Action.BREAK_GLASS_LIST: Rule(Service.PROJECTS, "GET", "/break-glass", who(Who.ADMINISTRATOR, Who.AUDITOR), session=True),
+    Action.BREAK_GLASS_END: Rule(Service.PROJECTS, "DELETE", _BREAK_GLASS, ADMINISTRATOR, session=True),
+    Action.BREAK_GLASS_REVIEW: Rule(
+        Service.PROJECTS, "POST", _BREAK_GLASS + "/review", AUDITOR, when=(Condition.REVIEWER_IS_ANOTHER,), session=True
+    ),
+    Action.PROJECT_BREAK_GLASS_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/break-glass", OWNER, hides=True),
+    Action.PROJECT_BREAK_GLASS_REVIEW: _decided("POST", _BREAK_GLASS + "/review", Condition.REVIEWER_IS_ANOTHER),
     Action.CERTIFICATE_CREATE: Rule(Service.CA, "POST", _PROJECT + "/certificates", MEMBER, hides=True, session=True),
     Action.CERTIFICATE_LIST: Rule(Service.CA, "GET", _PROJECT + "/certificates", MEMBER, hides=True),
     Action.CERTIFICATE_REVOKE: Rule(

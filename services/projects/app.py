@@ -1,50 +1,51 @@
 """The assembly of projects: settings, its doors, what it hears, and the timers of ends."""
 
+from collections.abc import Awaitable, Callable
+
 from chassis.app import Runtime, Spec
-from chassis.outbox import unit_of_work
-from chassis.settings import Settings
+from chassis.outbox import UnitOfWork, unit_of_work
 from contracts.policy import Service
 from services.projects import repository
-from services.projects.domain.lifecycle import Creators, Founders
 from services.projects.handlers import hears
 from services.projects.routes import router
-from services.projects.service import lifecycle, projects
+from services.projects.service import break_glass, invitations, lifecycle, projects
+from services.projects.settings import ProjectsSettings
 
 LONGEST_WAIT_S = 3600.0
+Deed = Callable[[UnitOfWork], Awaitable[int]]
 
 
-class ProjectsSettings(Settings):
-    """Settings of projects: who may create one. ``project_creator_groups``: the people of these, too, where not everybody may."""
+def deeds(settings: ProjectsSettings) -> dict[str, tuple[Deed, repository.projects.Wait]]:
+    """What is done at its instant, by its name in the ledger, and how long until the next one; each says how many it did."""
 
-    project_creators: Creators = Creators.EVERYBODY
-    project_creator_groups: frozenset[str] = frozenset()
+    async def end_break_glass(uow: UnitOfWork) -> int:
+        return await break_glass.say_end(uow, settings)
 
-    @property
-    def founders(self) -> Founders:
-        """Who may create projects."""
-        return Founders(self.project_creators, self.project_creator_groups)
+    return {
+        "membership.end": (projects.end_memberships, repository.projects.seconds_to_next_end),
+        "project.end": (lifecycle.archive_ended, repository.lifecycle.seconds_to_next_end),
+        "project_invitation.expire": (invitations.expire, repository.invitations.seconds_to_next_end),
+        "break_glass.end": (end_break_glass, repository.break_glass.seconds_to_next_end),
+        "break_glass.report": (break_glass.report, repository.break_glass.seconds_to_next_report),
+    }
 
 
-async def end_memberships(runtime: Runtime) -> None:
-    """Say each membership's end at its instant: sleep until the next one, or until one has moved."""
+async def keep_time(runtime: Runtime) -> None:
+    """Do each thing at its instant: sleep until the next one, or until one has moved."""
+    todo = deeds(runtime.settings)
     async with repository.projects.changes(runtime.engine) as changes:
         while True:
-            async with unit_of_work(runtime.engine, Service.PROJECTS.value, "membership.end") as uow:
-                ended = await projects.end_memberships(uow)
-                left = await repository.projects.seconds_to_next_end(uow.session)
-            if ended == 0:
-                await changes.wait(LONGEST_WAIT_S if left is None else min(max(left, 0.0), LONGEST_WAIT_S))
+            done = 0
+            waits = [LONGEST_WAIT_S]
+            for action, (deed, wait) in todo.items():
+                async with unit_of_work(runtime.engine, Service.PROJECTS.value, action) as uow:
+                    done += await deed(uow)
+                    left = await wait(uow.session)
+                    waits.append(LONGEST_WAIT_S if left is None else max(left, 0.0))
+            async with unit_of_work(runtime.engine, Service.PROJECTS.value, "break_glass.measure") as uow:
+                await break_glass.measure(uow)
+            if done == 0:
+                await changes.wait(min(waits))
 
 
-async def archive_ended(runtime: Runtime) -> None:
-    """Archive each project at its end date: sleep until the next one, or until one has moved."""
-    async with repository.projects.changes(runtime.engine) as changes:
-        while True:
-            async with unit_of_work(runtime.engine, Service.PROJECTS.value, "project.end") as uow:
-                ended = await lifecycle.archive_ended(uow)
-                left = await repository.lifecycle.seconds_to_next_end(uow.session)
-            if ended == 0:
-                await changes.wait(LONGEST_WAIT_S if left is None else min(max(left, 0.0), LONGEST_WAIT_S))
-
-
-spec = Spec(Service.PROJECTS, ProjectsSettings, router, hears, background=(end_memberships, archive_ended))
+spec = Spec(service=Service.PROJECTS, settings=ProjectsSettings, router=router, hears=hears, background=(keep_time,))

@@ -40,6 +40,7 @@ class Membership(Table, table=True):
     """A person in a project; without a role since they left. ``version`` counts over leaving and coming back.
 
     ``by_group`` names the group whose role in the project this is; without it the person was made a member themselves.
+    ``break_glass_id``: it was opened in an emergency.
     """
 
     __tablename__ = "memberships"
@@ -53,6 +54,7 @@ class Membership(Table, table=True):
     ends_at: datetime | None = Field(sa_type=TIME)
     version: int
     by_group: str | None = None
+    break_glass_id: UUID | None = None
 
 
 class GroupRole(Table, table=True):
@@ -106,3 +108,64 @@ class DeletionPart(Table, table=True):
     purged_at: datetime | None = Field(default=None, sa_type=TIME)
     removed: dict[str, int] = Field(default={}, sa_type=JSONB)
     kept: dict[str, int] = Field(default={}, sa_type=JSONB)
+
+
+class Invitation(Table, table=True):
+    """What somebody is offered to be in a project, until they answer; ``inviter`` is who offered it. What was answered has no row."""
+
+    __tablename__ = "invitations"
+
+    invitation_id: UUID = Field(primary_key=True)
+    project_id: UUID = Field(foreign_key="projects.project_id")
+    user_id: UUID
+    username: str
+    role: str
+    purpose: str
+    starts_at: datetime | None = Field(sa_type=TIME)
+    ends_at: datetime | None = Field(sa_type=TIME)
+    inviter_id: UUID
+    inviter: str
+    created_at: datetime = Field(sa_type=TIME)
+    expires_at: datetime = Field(sa_type=TIME)
+
+
+class BreakGlass(Table, table=True):
+    """A membership that an administrator opened for a short time, and what somebody else made of it.
+
+    ``reported_at``: when it was said that its review is missing.
+    """
+
+    __tablename__ = "break_glass"
+
+    break_glass_id: UUID = Field(primary_key=True)
+    project_id: UUID = Field(foreign_key="projects.project_id")
+    user_id: UUID
+    username: str
+    reason: str
+    opened_at: datetime = Field(sa_type=TIME)
+    ends_at: datetime = Field(sa_type=TIME)
+    ended_at: datetime | None = Field(default=None, sa_type=TIME)
+    review_due_at: datetime = Field(sa_type=TIME)
+    reported_at: datetime | None = Field(default=None, sa_type=TIME)
+    verdict: str | None = None
+    review: str | None = None
+    reviewer_id: UUID | None = None
+    reviewer: str | None = None
+    reviewed_at: datetime | None = Field(default=None, sa_type=TIME)
+    version: int
+
+
+class Activity(Table, table=True):
+    """One line of a project's feed: who did what to whom. Without an actor it happened by itself."""
+
+    __tablename__ = "activity"
+
+    activity_id: UUID = Field(primary_key=True)
+    project_id: UUID
+    at: datetime = Field(sa_type=TIME)
+    deed: str
+    actor_id: UUID | None
+    actor: str | None
+    subject_id: UUID | None
+    subject: str | None
+    details: dict[str, str] = Field(default_factory=dict, sa_type=JSONB)

@@ -66,15 +66,15 @@ def test_a_sibling_import_is_red(tree: Path) -> None:
 
 
 def test_sql_in_a_route_is_red(tree: Path) -> None:
-    plant(tree / "services/projects/routes.py", 'QUERY = "SELECT name FROM project"')
-    assert "services/projects/routes.py" in check(tree, "test_rooms.py").stdout
-    plant(tree / "services/projects/routes.py", "from sqlalchemy import text")
+    plant(tree / "services/projects/routes/projects.py", 'QUERY = "SELECT name FROM project"')
+    assert "services/projects/routes/projects.py" in check(tree, "test_rooms.py").stdout
+    plant(tree / "services/projects/routes/projects.py", "from sqlalchemy import text")
     assert "services.projects.routes is not allowed to import sqlalchemy" in lint(tree).stdout
 
 
 def test_a_route_without_a_row_is_red(tree: Path) -> None:
     plant(
-        tree / "services/projects/routes.py",
+        tree / "services/projects/routes/projects.py",
         '\n@router.get("/projects/{project_id}/secret")\nasync def secret() -> None:\n    """A door that nobody wrote into the policy."""',
     )
     checked = check(tree, "test_doors.py")

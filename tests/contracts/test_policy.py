@@ -90,8 +90,19 @@ SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.ERASURE_READ,
     Action.MEMBER_ADD,
     Action.MEMBER_CHANGE,
+    Action.MEMBER_LEAVE,
+    Action.PROJECT_INVITATION_CREATE,
+    Action.PROJECT_INVITATION_WITHDRAW,
+    Action.PROJECT_INVITATION_LIST_OWN,
+    Action.PROJECT_INVITATION_ACCEPT,
+    Action.PROJECT_INVITATION_DECLINE,
     Action.GROUP_ROLE_GIVE,
     Action.GROUP_ROLE_REMOVE,
+    Action.BREAK_GLASS_OPEN,
+    Action.BREAK_GLASS_LIST,
+    Action.BREAK_GLASS_END,
+    Action.BREAK_GLASS_REVIEW,
+    Action.PROJECT_BREAK_GLASS_REVIEW,
     Action.CERTIFICATE_CREATE,
     Action.AGENT_CREATE,
     Action.AGENT_WITHDRAW,
@@ -119,6 +130,7 @@ STEP_UP_DOORS = {
     Action.USER_FACTOR_RESET,
     Action.SIGNING_KEY_ROTATE,
     Action.SIGNING_KEY_WITHDRAW,
+    Action.BREAK_GLASS_OPEN,
 }
 actors = st.builds(
     Actor,
@@ -179,9 +191,17 @@ def test_an_administrator_or_auditor_is_a_stranger_in_every_project() -> None:
     }
 
 
-def test_administrators_do_not_read_the_ledger_and_auditors_change_nothing() -> None:
+def test_administrators_do_not_read_the_ledger_and_auditors_change_nothing_but_add_their_reviews() -> None:
     assert not {Action.AUDIT_LIST, Action.AUDIT_CHAINS} & may(administrator())
-    assert may(auditor()) - may(stranger(PROJECT)) == {Action.AUDIT_LIST, Action.AUDIT_CHAINS}
+    reads = {Action.AUDIT_LIST, Action.AUDIT_CHAINS, Action.BREAK_GLASS_LIST}
+    assert may(auditor()) - may(stranger(PROJECT)) == reads | {Action.BREAK_GLASS_REVIEW}
+
+
+def test_an_administrator_opens_a_project_with_a_fresh_factor_and_cannot_review_that() -> None:
+    assert Action.BREAK_GLASS_OPEN in may(administrator())
+    assert said(an_hour_later(administrator()), Action.BREAK_GLASS_OPEN) == "401 factor-too-old"
+    assert said(administrator(), Action.BREAK_GLASS_REVIEW) == "403 role-may-not"
+    assert not any(Action.BREAK_GLASS_OPEN in may(each) for each in (owner(PROJECT), auditor(), scientist(PROJECT)))
 
 
 def test_a_scientist_can_neither_upload_nor_download() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from chassis.db import plain_dsn
 from contracts.events import Fact, Membership
-from services.projects.app import end_memberships
+from services.projects.app import keep_time
 from tests.projects.people import found
 from tests.world import Databases, World, Worlds
 
@@ -18,7 +18,7 @@ def soon(seconds: float) -> str:
 
 
 async def watch(world: World) -> None:
-    await end_memberships(world.runtime)
+    await keep_time(world.runtime)
 
 
 async def until(world: World, count: int, seconds: float = 15.0) -> list[Fact]:
@@ -32,7 +32,7 @@ async def until(world: World, count: int, seconds: float = 15.0) -> list[Fact]:
 
 async def test_a_membership_ends_at_its_instant(world: World) -> None:
     study = await found(world)
-    async with world.running(end_memberships):
+    async with world.running(keep_time):
         bob = await study.add("bob00000", ends_at=soon(1.5))
         given, ended = await until(world, 2)
         assert isinstance(given, Membership)
@@ -50,7 +50,7 @@ async def test_an_end_that_is_brought_forward_wakes_who_sleeps(world: World) -> 
     study = await found(world)
     bob = await study.add("bob00000", ends_at=soon(3600))
     await world.said()
-    async with world.running(end_memberships):
+    async with world.running(keep_time):
         await asyncio.sleep(0.2)
         await world.patch(f"{study.path}/members/{bob['user_id']}", study.owner, json={"ends_at": soon(1.5)}, version=1)
         said = await until(world, 2)
@@ -60,7 +60,7 @@ async def test_an_end_that_is_brought_forward_wakes_who_sleeps(world: World) -> 
 async def test_an_end_that_is_put_off_does_not_come(world: World) -> None:
     study = await found(world)
     bob = await study.add("bob00000", ends_at=soon(2))
-    async with world.running(end_memberships):
+    async with world.running(keep_time):
         await world.patch(f"{study.path}/members/{bob['user_id']}", study.owner, json={"ends_at": None}, version=1)
         await world.said()
         await asyncio.sleep(2.3)
@@ -70,9 +70,9 @@ async def test_an_end_that_is_put_off_does_not_come(world: World) -> None:
 async def test_replicas_say_each_end_once(world: World, worlds: Worlds) -> None:
     replicas = [world, *[await worlds.open("projects", beside=world) for _ in range(2)]]
     study = await found(world)
-    end = soon(4)
     for number in range(6):
-        await study.add(f"user000{number}", ends_at=end)
+        await study.add(f"user000{number}")
+    await world.sql("UPDATE memberships SET ends_at = clock_timestamp() + interval '1 second' WHERE username LIKE 'user%'")
     await world.said()
     tasks = [asyncio.create_task(watch(each)) for each in replicas]
     try:
@@ -93,7 +93,7 @@ async def test_what_ended_while_nobody_watched_is_said_at_the_start(world: World
     await study.add("bob00000", ends_at=soon(1))
     await world.said()
     await asyncio.sleep(1.1)
-    async with world.running(end_memberships):
+    async with world.running(keep_time):
         (said,) = await until(world, 1)
     assert isinstance(said, Membership)
     assert said.role is None

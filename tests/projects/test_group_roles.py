@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 from contracts.events import Fact, Membership, UserStatus
 from contracts.roles import NOBODY, Role
 from services.projects import domain
-from services.projects.app import end_memberships
+from services.projects.app import keep_time
 from services.projects.models import GroupRole, Person
 from services.projects.models import Membership as Row
 from services.projects.service import group_roles
@@ -299,7 +299,7 @@ async def ends(world: World, count: int) -> list[Fact]:
 
 
 async def watch(world: World) -> None:
-    await end_memberships(world.runtime)
+    await keep_time(world.runtime)
 
 
 async def test_a_groups_role_ends_at_its_instant_and_a_weaker_one_takes_its_place(world: World) -> None:
@@ -308,7 +308,7 @@ async def test_a_groups_role_ends_at_its_instant_and_a_weaker_one_takes_its_plac
     await world.hear(user("bob00000", bob, groups=["staff", "leads"]), user("eve00000", eve, groups=["leads"]))
     await give(study)
     await world.said()
-    async with world.running(end_memberships):
+    async with world.running(keep_time):
         await give(study, "leads", "data_owner", ends_at=soon(1.5))
         said = await ends(world, 4)
     facts = [(fact.user_id, fact.role, fact.version) for fact in said if isinstance(fact, Membership)]
@@ -319,7 +319,7 @@ async def test_a_groups_role_ends_at_its_instant_and_a_weaker_one_takes_its_plac
 async def test_when_somebodys_own_membership_ends_the_groups_role_is_there(world: World) -> None:
     study = await found(world)
     await give(study)
-    async with world.running(end_memberships):
+    async with world.running(keep_time):
         bob = UUID((await study.add("bob00000", ends_at=soon(1.0)))["user_id"])
         await world.hear(user("bob00000", bob, groups=["staff"], version=2))
         said = await ends(world, 2)

@@ -281,7 +281,8 @@ async def test_a_membership_can_begin_later_and_end(world: World) -> None:
     [
         ({"username": "nobody00"}, "no-such-person"),
         ({"username": "blocked0"}, "no-such-person"),
-        ({"username": "ada00000"}, "already-a-member"),
+        ({"username": "ada00000"}, "raises-yourself"),
+        ({"username": "cyd00000"}, "already-a-member"),
         ({"ends_at": "2001-01-01T00:00:00Z"}, "ends-before-it-begins"),
         ({"starts_at": "2999-01-01T00:00:00Z", "ends_at": "2998-01-01T00:00:00Z"}, "ends-before-it-begins"),
         ({"ends_at": "0001-01-01T00:00:00+14:00"}, "unprocessable"),
@@ -299,11 +300,14 @@ async def test_a_membership_can_begin_later_and_end(world: World) -> None:
 )
 async def test_a_bad_member_is_refused_and_nothing_is_stored(world: World, change: dict[str, Any], slug: str) -> None:
     study = await found(world)
+    await study.add("cyd00000")
     await world.hear(user("bob00000"), user("blocked0", status=UserStatus.BLOCKED))
+    await world.said()
     answer = await world.post(f"{study.path}/members", study.owner, json={"username": "bob00000", "role": "data_scientist"} | change)
-    assert (answer.status_code, reason(answer)) == (409 if slug == "already-a-member" else 422, slug)
+    statuses = {"already-a-member": 409, "raises-yourself": 403}
+    assert (answer.status_code, reason(answer)) == (statuses.get(slug, 422), slug)
     assert await world.said() == []
-    assert (await world.sql("SELECT count(*) FROM memberships"))[0][0] == 1
+    assert (await world.sql("SELECT count(*) FROM memberships"))[0][0] == 2
 
 
 async def test_one_person_added_twice_at_once_is_a_member_once(world: World, worlds: Worlds) -> None:

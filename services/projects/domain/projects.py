@@ -58,6 +58,12 @@ class AlreadyAMember(Conflict):
     title = "This person is a member already"
 
 
+class OnlyByInvitation(Forbidden):
+    """The installation makes nobody a member without their acceptance."""
+
+    title = "Here people are invited, and become members when they accept"
+
+
 class LastOwnerStays(Conflict):
     """LAST_OWNER_STAYS: the change would leave the project without a lasting Data Owner."""
 
@@ -68,6 +74,12 @@ class RoleComesByGroup(Conflict):
     """The membership follows a group; only the group, or the group's role, changes it."""
 
     title = "This role comes by a group: take the person out of the group, or the group's role away, or add the person themselves"
+
+
+class RoleIsBreakGlass(Conflict):
+    """The membership was opened in an emergency: it ends by itself, and nobody makes more of it."""
+
+    title = "This membership is break-glass: it can be taken away, and not changed"
 
 
 class EndsBeforeItBegins(Unprocessable):
@@ -160,10 +172,11 @@ def role_of(membership: Membership | None, now: datetime) -> Role:
     return Role(membership.role)
 
 
-def demand_owner(membership: Membership | None, now: datetime) -> None:
-    """Refuse who is no Data Owner at this instant. Raises NotFound or RoleMayNot."""
-    if role_of(membership, now) is not Role.DATA_OWNER:
+def demand_owner(membership: Membership | None, now: datetime) -> Membership:
+    """The row of somebody who is Data Owner at this instant. Raises NotFound or RoleMayNot."""
+    if role_of(membership, now) is not Role.DATA_OWNER or membership is None:
         raise RoleMayNot
+    return membership
 
 
 def demand_person(person: Person | None) -> Person:
@@ -219,6 +232,7 @@ def join(
     before.starts_at = starts
     before.ends_at = ends_at
     before.by_group = None
+    before.break_glass_id = None
     before.version += 1
     return before
 
@@ -234,12 +248,14 @@ def change(
     """Give a member these values; whether that changed anything.
 
     ``others`` are the project's other memberships, each with its person. Raises NotFound when the membership ended,
-    RoleComesByGroup, EndsBeforeItBegins, LastOwnerStays.
+    RoleComesByGroup, RoleIsBreakGlass, EndsBeforeItBegins, LastOwnerStays.
     """
     if not is_held(membership, now):
         raise NotFound
     if membership.by_group is not None:
         raise RoleComesByGroup
+    if membership.break_glass_id is not None:
+        raise RoleIsBreakGlass
     if (membership.role, membership.purpose, membership.ends_at) == (role.value, purpose, ends_at):
         return False
     if ends_at != membership.ends_at and ends_at is not None and ends_at <= max(membership.starts_at, now):
@@ -275,6 +291,7 @@ def end(membership: Membership, by_group: GroupRole | None, now: datetime) -> Me
         return take(membership, by_group, now)
     membership.role = None
     membership.by_group = None
+    membership.break_glass_id = None
     membership.version += 1
     return membership
 
@@ -287,6 +304,7 @@ def take(membership: Membership, given: GroupRole, now: datetime) -> Membership:
     membership.purpose = given.purpose
     membership.ends_at = given.ends_at
     membership.by_group = given.group_name
+    membership.break_glass_id = None
     membership.version += 1
     return membership
 

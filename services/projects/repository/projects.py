@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlmodel import col
 from services.projects.models import Membership, Person, Project
 
 CHANNEL = "memberships"
+Wait = Callable[[AsyncSession], Awaitable[float | None]]
 
 
 async def project(session: AsyncSession, project_id: UUID, *, lock: bool = False) -> Project | None:

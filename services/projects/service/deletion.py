@@ -10,8 +10,9 @@ from contracts import events
 from contracts.policy import Service
 from contracts.roles import Role
 from services.projects import domain, repository
+from services.projects.domain.activity import Deed
 from services.projects.models import Deletion, DeletionPart, Project
-from services.projects.service import callers
+from services.projects.service import activity, callers
 
 log = logger(__name__)
 
@@ -28,6 +29,7 @@ async def ask(uow: UnitOfWork, project_id: UUID, name: str) -> tuple[Project, Ro
         uow.session.add(asked)
         await uow.session.flush()
         uow.emit(domain.projects.project_fact(project))
+        activity.write(uow, project_id, Deed.DELETION_ASKED)
         uow.note(project_id=project_id, state=project.state, version=project.version)
     return project, Role.DATA_OWNER, await progress(uow, project)
 

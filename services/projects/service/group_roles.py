@@ -8,14 +8,21 @@ from chassis.errors import NotFound
 from chassis.outbox import UnitOfWork
 from contracts.roles import Role
 from services.projects import domain, repository
-from services.projects.models import GroupRole, Person, Project
-from services.projects.service import callers
+from services.projects.domain.activity import Deed
+from services.projects.models import GroupRole, Membership, Person, Project
+from services.projects.service import activity, callers
 
 
 async def give(uow: UnitOfWork, project_id: UUID, group: str, role: Role, purpose: str, ends_at: datetime | None) -> GroupRole:
-    """Give everybody in a group a role. Raises FactorTooOld, GroupHasARole, EndsBeforeItBegins."""
+    """Give everybody in a group a role.
+
+    Raises FactorTooOld, RaisesYourself, LongerThanYours, GroupHasARole, EndsBeforeItBegins.
+    """
     await repository.group_roles.lock(uow.session)
-    project = await callers.as_owner(uow, project_id)
+    project, giver = await callers.owner(uow, project_id)
+    person = await repository.projects.person_by_id(uow.session, giver.user_id)
+    domain.bounds.demand_no_more_by_group(giver, person.groups if person else (), group, role, ends_at)
+    domain.bounds.demand_within_own_time(giver, role, ends_at, None)
     before = await repository.group_roles.of_group(uow.session, project_id, group)
     domain.projects.demand_fresh_factor_for(role, ends_at, None, fresh=uow.actor.factor_fresh)
     given = domain.group_roles.give(uow.new_id(), project, before, group, role, purpose, ends_at, uow.now)
@@ -23,7 +30,8 @@ async def give(uow: UnitOfWork, project_id: UUID, group: str, role: Role, purpos
         await repository.group_roles.remove(uow.session, project_id, before.group_role_id)
     uow.session.add(given)
     await uow.session.flush()
-    await _follow(uow, project, await repository.group_roles.people_in(uow.session, group))
+    moved = await _follow(uow, project, await repository.group_roles.people_in(uow.session, group))
+    activity.write(uow, project_id, Deed.GROUP_ROLE_GIVEN, group=group, role=role.value, members=str(len(moved)))
     uow.note(project_id=project_id, group_role_id=given.group_role_id, group=group, role=role.value, members=len(uow.facts))
     return given
 
@@ -42,7 +50,8 @@ async def remove(uow: UnitOfWork, project_id: UUID, group_role_id: UUID) -> None
     if given is None:
         raise NotFound
     await repository.group_roles.remove(uow.session, project_id, group_role_id)
-    await _follow(uow, project, await repository.group_roles.people_in(uow.session, given.group_name))
+    moved = await _follow(uow, project, await repository.group_roles.people_in(uow.session, given.group_name))
+    activity.write(uow, project_id, Deed.GROUP_ROLE_REMOVED, group=given.group_name, role=given.role, members=str(len(moved)))
     uow.note(project_id=project_id, group_role_id=group_role_id, group=given.group_name, members=len(uow.facts))
 
 
@@ -50,22 +59,26 @@ async def follow_person(uow: UnitOfWork, person: Person, groups: Collection[str]
     """Give and take what follows from a change of somebody's groups; ``groups`` are those of before and those of now."""
     await repository.group_roles.lock(uow.session)
     for project in await repository.group_roles.projects_of_groups(uow.session, groups):
-        await _follow(uow, project, [person])
+        for member in await _follow(uow, project, [person]):
+            subject, said = domain.activity.of_member(member), domain.activity.standing(member)
+            activity.write(uow, project.project_id, Deed.MEMBER_FOLLOWED, subject, **said)
 
 
-async def _follow(uow: UnitOfWork, project: Project, people: Sequence[Person]) -> None:
+async def _follow(uow: UnitOfWork, project: Project, people: Sequence[Person]) -> list[Membership]:
+    """The memberships that changed because of what these people's groups are now."""
     given = await repository.group_roles.in_project(uow.session, project.project_id)
     known = await repository.group_roles.memberships_of(uow.session, project.project_id, [person.user_id for person in people])
-    moved = False
+    moved = []
     for person in people:
         best = domain.group_roles.strongest(given, person.groups, uow.now)
         member = domain.group_roles.follow(known.get(person.user_id), project, person, best, uow.now)
         if member is not None:
             uow.session.add(member)
             uow.emit(domain.projects.membership_fact(member))
-            moved = True
+            moved.append(member)
     if moved:
         await repository.projects.wake(uow.session)
+    return moved
 
 
 async def by_group(uow: UnitOfWork, project_id: UUID, user_id: UUID, at: datetime) -> GroupRole | None:

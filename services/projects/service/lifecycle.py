@@ -7,8 +7,9 @@ from chassis.guard import expect
 from chassis.outbox import UnitOfWork
 from contracts.roles import Role
 from services.projects import domain, repository
+from services.projects.domain.activity import Deed
 from services.projects.models import Project
-from services.projects.service import callers
+from services.projects.service import activity, callers
 
 AT_ONCE = 100
 
@@ -19,7 +20,7 @@ async def change(uow: UnitOfWork, project_id: UUID, version: int, wanted: Mappin
     expect(version, project.version)
     if domain.lifecycle.change(project, wanted, uow.now):
         uow.note(changed=" ".join(sorted(wanted)))
-        await _tell(uow, project)
+        await _tell(uow, project, Deed.PROJECT_CHANGED)
     return project, Role.DATA_OWNER
 
 
@@ -27,7 +28,7 @@ async def archive(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Role]:
     """Let a project be read and no more changed. Safe to repeat. Raises ProjectIsBeingDeleted."""
     project = await callers.as_owner(uow, project_id)
     if domain.lifecycle.archive(project):
-        await _tell(uow, project)
+        await _tell(uow, project, Deed.PROJECT_ARCHIVED)
     return project, Role.DATA_OWNER
 
 
@@ -35,7 +36,7 @@ async def restore(uow: UnitOfWork, project_id: UUID, wanted: Mapping[str, object
     """Let an archived project be changed again. Safe to repeat. Raises ProjectIsBeingDeleted, ProjectHasEnded, EndsInThePast."""
     project = await callers.as_owner(uow, project_id)
     if domain.lifecycle.restore(project, wanted, uow.now):
-        await _tell(uow, project)
+        await _tell(uow, project, Deed.PROJECT_RESTORED)
     return project, Role.DATA_OWNER
 
 
@@ -45,10 +46,12 @@ async def archive_ended(uow: UnitOfWork) -> int:
     for project in ended:
         domain.lifecycle.archive(project)
         uow.emit(domain.projects.project_fact(project))
+        activity.write(uow, project.project_id, Deed.PROJECT_ENDED)
     return len(ended)
 
 
-async def _tell(uow: UnitOfWork, project: Project) -> None:
+async def _tell(uow: UnitOfWork, project: Project, deed: Deed) -> None:
+    activity.write(uow, project.project_id, deed)
     uow.emit(domain.projects.project_fact(project))
     uow.note(project_id=project.project_id, state=project.state, version=project.version)
     await repository.projects.wake(uow.session)

@@ -11,9 +11,11 @@ from contracts import events
 from contracts.events import UserStatus
 from contracts.roles import Role
 from services.projects import domain, repository
+from services.projects.domain.activity import Deed
 from services.projects.domain.lifecycle import Founders
 from services.projects.models import Membership, Person, Project
-from services.projects.service import callers, group_roles
+from services.projects.service import activity, callers, group_roles, invitations
+from services.projects.settings import ProjectsSettings
 
 log = logger(__name__)
 EXPIRY_BATCH = 500
@@ -52,6 +54,7 @@ async def create(
     uow.session.add(creator)
     uow.emit(domain.projects.project_fact(project))
     uow.emit(domain.projects.membership_fact(creator))
+    activity.write(uow, project.project_id, Deed.PROJECT_CREATED)
     uow.project_id = project.project_id
     uow.note(project_id=project.project_id)
     await repository.projects.wake(uow.session)
@@ -74,6 +77,7 @@ async def list_own(uow: UnitOfWork, after: UUID | None, limit: int) -> list[tupl
 
 async def add_member(
     uow: UnitOfWork,
+    settings: ProjectsSettings,
     project_id: UUID,
     username: str,
     role: Role,
@@ -81,14 +85,22 @@ async def add_member(
     starts_at: datetime | None,
     ends_at: datetime | None,
 ) -> Membership:
-    """Give somebody a role. Raises FactorTooOld, NoSuchPerson, AlreadyAMember, EndsBeforeItBegins."""
-    project = await callers.as_owner(uow, project_id)
+    """Give somebody a role.
+
+    Raises FactorTooOld, OnlyByInvitation, RaisesYourself, LongerThanYours, NoSuchPerson, AlreadyAMember, EndsBeforeItBegins.
+    """
+    project, giver = await callers.owner(uow, project_id)
+    if not settings.direct_add:
+        raise domain.projects.OnlyByInvitation
     person = domain.projects.demand_person(await repository.projects.person(uow.session, username))
+    domain.bounds.demand_somebody_else(giver.user_id, person.user_id)
+    domain.bounds.demand_within_own_time(giver, role, ends_at, None)
     before = await repository.projects.membership(uow.session, project_id, person.user_id, lock=True)
     domain.projects.demand_fresh_factor_for(role, ends_at, None, fresh=uow.actor.factor_fresh)
     member = domain.projects.join(project, person, before, role, purpose, starts_at, ends_at, uow.now)
     uow.session.add(member)
-    await _tell(uow, member)
+    await invitations.end_of_member(uow, project_id, person.user_id)
+    await _tell(uow, member, Deed.MEMBER_ADDED)
     return member
 
 
@@ -101,9 +113,9 @@ async def list_members(uow: UnitOfWork, project_id: UUID, after: UUID | None, li
 async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, version: int, wanted: dict[str, object]) -> Membership:
     """Change what ``wanted`` names of role, purpose and ends_at.
 
-    Raises NotFound, PreconditionFailed, FactorTooOld, RoleComesByGroup, LastOwnerStays.
+    Raises NotFound, PreconditionFailed, FactorTooOld, RaisesYourself, LongerThanYours, RoleComesByGroup, RoleIsBreakGlass, LastOwnerStays.
     """
-    project = await callers.as_owner(uow, project_id)
+    project, giver = await callers.owner(uow, project_id)
     domain.projects.demand_active(project)
     member = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
     if member is None or not domain.projects.is_held(member, uow.now):
@@ -113,10 +125,13 @@ async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, versio
     purpose = wanted.get("purpose")
     asked = wanted.get("ends_at", member.ends_at)
     ends_at = asked if isinstance(asked, datetime) else None
+    if user_id == giver.user_id:
+        domain.bounds.demand_no_more(member, role, ends_at)
+    domain.bounds.demand_within_own_time(giver, role, ends_at, member)
     domain.projects.demand_fresh_factor_for(role, ends_at, member, fresh=uow.actor.factor_fresh)
     others = await repository.projects.others(uow.session, project_id, user_id)
     if domain.projects.change(member, role, purpose if isinstance(purpose, str) else member.purpose, ends_at, others, uow.now):
-        await _tell(uow, member)
+        await _tell(uow, member, Deed.MEMBER_CHANGED)
     return member
 
 
@@ -126,11 +141,30 @@ async def remove_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Mem
     Raises NotFound, RoleComesByGroup, LastOwnerStays.
     """
     await callers.as_owner(uow, project_id)
+    return await _end_own_role(uow, project_id, user_id, Deed.MEMBER_REMOVED)
+
+
+async def leave(uow: UnitOfWork, project_id: UUID) -> Membership | None:
+    """Give one's own role up; the membership where a group's role takes its place.
+
+    Raises NotFound, RaisesYourself, RoleComesByGroup, LastOwnerStays.
+    """
+    user_id = callers.caller(uow)
+    if await repository.projects.project(uow.session, project_id, lock=True) is None:
+        raise NotFound
+    domain.projects.role_of(await repository.projects.membership(uow.session, project_id, user_id), uow.now)
+    return await _end_own_role(uow, project_id, user_id, Deed.MEMBER_LEFT)
+
+
+async def _end_own_role(uow: UnitOfWork, project_id: UUID, user_id: UUID, deed: Deed) -> Membership | None:
     member = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
     others = await repository.projects.others(uow.session, project_id, user_id)
     by_group = await group_roles.by_group(uow, project_id, user_id, uow.now)
+    if member is not None and user_id == callers.caller(uow):
+        domain.bounds.demand_leaving_lessens(member, by_group)
     left = domain.projects.leave(member, others, by_group, uow.now)
-    await _tell(uow, left)
+    await invitations.end_of_member(uow, project_id, user_id)
+    await _tell(uow, left, deed)
     return left if by_group is not None else None
 
 
@@ -140,7 +174,9 @@ async def end_memberships(uow: UnitOfWork) -> int:
     for member in ended:
         at = max(uow.now, member.ends_at or uow.now)
         by_group = await group_roles.by_group(uow, member.project_id, member.user_id, at)
-        uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, at)))
+        left = domain.projects.end(member, by_group, at)
+        uow.emit(domain.projects.membership_fact(left))
+        _write(uow, left, Deed.MEMBER_EXPIRED)
     return len(ended)
 
 
@@ -175,10 +211,12 @@ async def _leave_all(uow: UnitOfWork, person: Person) -> None:
             continue
         owned = domain.projects.is_lasting_owner(member, uow.now)
         uow.emit(domain.projects.membership_fact(domain.projects.end(member, None, uow.now)))
+        _write(uow, member, Deed.MEMBER_GONE)
         ended += 1
         others = await repository.projects.others(uow.session, project.project_id, person.user_id)
         if owned and not domain.projects.has_owner(others, uow.now):
             log.warning("the last Data Owner of a project has left", project_id=str(project.project_id), user_id=str(person.user_id))
+    await invitations.end_of_person(uow, person)
     if ended:
         uow.note(user_id=person.user_id, memberships=ended)
         await repository.projects.wake(uow.session)
@@ -193,8 +231,13 @@ async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
         await uow.session.delete(known)
 
 
-async def _tell(uow: UnitOfWork, member: Membership) -> None:
+async def _tell(uow: UnitOfWork, member: Membership, deed: Deed) -> None:
     uow.emit(domain.projects.membership_fact(member))
+    _write(uow, member, deed)
     by_group = {"by_group": member.by_group} if member.by_group else {}
     uow.note(project_id=member.project_id, user_id=member.user_id, role=member.role or "none", version=member.version, **by_group)
     await repository.projects.wake(uow.session)
+
+
+def _write(uow: UnitOfWork, member: Membership, deed: Deed) -> None:
+    activity.write(uow, member.project_id, deed, domain.activity.of_member(member), **domain.activity.standing(member))

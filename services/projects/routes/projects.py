@@ -1,10 +1,10 @@
-"""The doors of projects."""
+"""The doors of projects, members and groups' roles."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Any
 from uuid import UUID
 
-from fastapi import Depends, Request, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from chassis.guard import IfMatch, Uow, doors, may
@@ -12,9 +12,9 @@ from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
 from contracts.roles import Role
 from services.projects import domain
-from services.projects.domain.lifecycle import Founders
-from services.projects.models import Deletion, DeletionPart, Membership, Project
-from services.projects.schemas import (
+from services.projects.models import Deletion, DeletionPart, Project
+from services.projects.routes.here import Configured, show_member
+from services.projects.schemas.projects import (
     DeletionRequest,
     DeletionView,
     ErasureView,
@@ -34,14 +34,6 @@ from services.projects.service.deletion import Progress
 router = doors(Service.PROJECTS)
 
 
-def _founders(request: Request) -> Founders:
-    founders: Founders = request.app.state.runtime.settings.founders
-    return founders
-
-
-TheFounders = Annotated[Founders, Depends(_founders)]
-
-
 def _project(project: Project, role: Role | str | None, progress: Progress | None = None) -> ProjectView:
     return ProjectView.model_validate(
         {**project.model_dump(), "role": role, "deletion": None if progress is None else _deletion(*progress)}
@@ -57,14 +49,10 @@ def _deletion(deletion: Deletion, parts: Sequence[DeletionPart]) -> DeletionView
     )
 
 
-def _member(member: Membership) -> MemberView:
-    return MemberView.model_validate(member)
-
-
 @router.post("/projects", status_code=201, dependencies=[may(Action.PROJECT_CREATE)])
-async def create_project(wanted: NewProject, uow: Uow, founders: TheFounders) -> ProjectView:
+async def create_project(wanted: NewProject, settings: Configured, uow: Uow) -> ProjectView:
     """Create a project; the caller becomes its Data Owner."""
-    return _project(*await projects.create(uow, founders, **wanted.model_dump()))
+    return _project(*await projects.create(uow, settings.founders, **wanted.model_dump()))
 
 
 @router.get("/projects", dependencies=[may(Action.PROJECT_LIST)])
@@ -119,10 +107,10 @@ async def read_erasure(erased_id: UUID, uow: Uow) -> ErasureView:
 
 
 @router.post("/projects/{project_id}/members", status_code=201, dependencies=[may(Action.MEMBER_ADD)])
-async def add_member(project_id: UUID, wanted: NewMember, uow: Uow) -> MemberView:
+async def add_member(project_id: UUID, wanted: NewMember, settings: Configured, uow: Uow) -> MemberView:
     """Give somebody a role in the project."""
-    return _member(
-        await projects.add_member(uow, project_id, wanted.username, wanted.role, wanted.purpose, wanted.starts_at, wanted.ends_at)
+    return show_member(
+        await projects.add_member(uow, settings, project_id, wanted.username, wanted.role, wanted.purpose, wanted.starts_at, wanted.ends_at)
     )
 
 
@@ -130,26 +118,38 @@ async def add_member(project_id: UUID, wanted: NewMember, uow: Uow) -> MemberVie
 async def list_members(project_id: UUID, paging: Paging, uow: Uow) -> Page[MemberView]:
     """Who has a role in the project."""
     rows = await projects.list_members(uow, project_id, paging.after_id(), paging.limit + 1)
-    return paging.page(rows, lambda row: (row.user_id,), _member)
+    return paging.page(rows, lambda row: (row.user_id,), show_member)
 
 
 @router.patch("/projects/{project_id}/members/{user_id}", dependencies=[may(Action.MEMBER_CHANGE)])
 async def change_member(project_id: UUID, user_id: UUID, change: MemberChange, version: IfMatch, uow: Uow) -> MemberView:
     """Change a member's role, purpose or end."""
     wanted = {field: getattr(change, field) for field in change.model_fields_set}
-    return _member(await projects.change_member(uow, project_id, user_id, version, wanted))
+    return show_member(await projects.change_member(uow, project_id, user_id, version, wanted))
+
+
+REMAINS: dict[int | str, dict[str, Any]] = {
+    200: {"model": MemberView, "description": "What remains of the membership: the role that comes by a group"}
+}
+
+
+@router.delete("/projects/{project_id}/members/me", status_code=204, responses=REMAINS, dependencies=[may(Action.MEMBER_LEAVE)])
+async def leave_project(project_id: UUID, uow: Uow) -> Response:
+    """Give your own role up; a role that a group gives you remains, and is shown."""
+    left = await projects.leave(uow, project_id)
+    return Response(status_code=204) if left is None else JSONResponse(show_member(left).model_dump(mode="json"))
 
 
 @router.delete(
     "/projects/{project_id}/members/{user_id}",
     status_code=204,
-    responses={200: {"model": MemberView, "description": "What remains of the membership: the role that comes by a group"}},
+    responses=REMAINS,
     dependencies=[may(Action.MEMBER_REMOVE)],
 )
 async def remove_member(project_id: UUID, user_id: UUID, uow: Uow) -> Response:
     """Take a member's own role away; a role that a group gives them remains, and is shown."""
     left = await projects.remove_member(uow, project_id, user_id)
-    return Response(status_code=204) if left is None else JSONResponse(_member(left).model_dump(mode="json"))
+    return Response(status_code=204) if left is None else JSONResponse(show_member(left).model_dump(mode="json"))
 
 
 @router.post("/projects/{project_id}/group-roles", status_code=201, dependencies=[may(Action.GROUP_ROLE_GIVE)])

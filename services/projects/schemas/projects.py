@@ -15,7 +15,7 @@ LAST_YEAR = 9000
 BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def _plain(value: str) -> str:
+def plain(value: str) -> str:
     """Text in NFC without control characters, unassigned code points or marks that turn the reading direction."""
     for character in value:
         if character in BREAKS:
@@ -31,9 +31,9 @@ def _sane(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
 
-Text = Annotated[str, Field(max_length=2000), AfterValidator(_plain)]
-Purpose = Annotated[str, Field(max_length=500), AfterValidator(_plain)]
-ApprovalId = Annotated[str, Field(max_length=100), AfterValidator(_plain)]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(plain)]
+Purpose = Annotated[str, Field(max_length=500), AfterValidator(plain)]
+ApprovalId = Annotated[str, Field(max_length=100), AfterValidator(plain)]
 Instant = Annotated[AwareDatetime, AfterValidator(_sane)]
 GroupName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Username = Annotated[str, Field(pattern=r"^[a-z0-9]{8}$")]
@@ -149,7 +149,10 @@ class ProjectView(BaseModel):
 
 
 class MemberView(BaseModel):
-    """A membership; ``starts_at`` may lie ahead. ``by_group``: the group that it comes by, if it was not given to the person."""
+    """A membership; ``starts_at`` may lie ahead. ``by_group``: the group that it comes by, if it was not given to the person.
+
+    ``break_glass_id``: an administrator opened it in an emergency.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -162,6 +165,7 @@ class MemberView(BaseModel):
     ends_at: datetime | None
     version: int
     by_group: str | None
+    break_glass_id: UUID | None
 
 
 class GroupRoleView(BaseModel):

@@ -1,0 +1,161 @@
+"""The rules of break-glass: a membership that an administrator opens for a short time, and that another person reviews. Pure."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from chassis.errors import Conflict, Forbidden, Unprocessable
+from contracts import events
+from contracts.events import ProjectState, Verdict
+from contracts.roles import Role
+from services.projects.domain.projects import MAY_JOIN, AlreadyAMember, ProjectNotActive, counts, is_held
+from services.projects.models import BreakGlass, Membership, Person, Project
+
+ROLE = Role.DATA_SCIENTIST
+PURPOSE = "Break-glass"
+OPEN_TO = frozenset({ProjectState.ACTIVE, ProjectState.ARCHIVED})
+
+
+class NoSuchProject(Unprocessable):
+    """No project has this name or id."""
+
+    title = "There is no such project"
+
+
+class TooLong(Unprocessable):
+    """The time asked for is longer than the installation allows."""
+
+    title = "Break-glass is not allowed for this long"
+
+
+class OwnReview(Forbidden):
+    """The reviewer is whoever opened it."""
+
+    title = "Nobody reviews what they did themselves"
+
+
+class StillOpen(Conflict):
+    """It is reviewed as a whole, when it is over."""
+
+    title = "The break-glass is still open: it is reviewed when it has ended"
+
+
+class AlreadyReviewed(Conflict):
+    """One review stands."""
+
+    title = "This break-glass is reviewed already"
+
+
+def open_for(
+    break_glass_id: UUID,
+    project: Project,
+    user_id: UUID,
+    username: str,
+    before: Membership | None,
+    reason: str,
+    lasts: timedelta,
+    longest: timedelta,
+    review_within: timedelta,
+    now: datetime,
+) -> tuple[BreakGlass, Membership]:
+    """A break-glass from now on, and the membership that it gives; ``before`` is the administrator's own row.
+
+    Raises TooLong, ProjectNotActive, AlreadyAMember.
+    """
+    if lasts > longest:
+        raise TooLong(f"At most {longest}.")
+    if project.state not in OPEN_TO:
+        raise ProjectNotActive
+    if before is not None and is_held(before, now):
+        raise AlreadyAMember
+    opened = BreakGlass(
+        break_glass_id=break_glass_id,
+        project_id=project.project_id,
+        user_id=user_id,
+        username=username,
+        reason=reason,
+        opened_at=now,
+        ends_at=now + lasts,
+        review_due_at=now + lasts + review_within,
+        version=1,
+    )
+    if before is None:
+        return opened, Membership(
+            project_id=project.project_id,
+            user_id=user_id,
+            username=username,
+            role=ROLE.value,
+            purpose=PURPOSE,
+            starts_at=now,
+            ends_at=opened.ends_at,
+            version=1,
+            break_glass_id=break_glass_id,
+        )
+    before.role = ROLE.value
+    before.purpose = PURPOSE
+    before.starts_at = now
+    before.ends_at = opened.ends_at
+    before.by_group = None
+    before.break_glass_id = break_glass_id
+    before.version += 1
+    return opened, before
+
+
+def close(opened: BreakGlass, review_within: timedelta, now: datetime) -> None:
+    """Say that it is over; from here on its review is waited for."""
+    opened.ended_at = min(now, opened.ends_at)
+    opened.review_due_at = opened.ended_at + review_within
+    opened.version += 1
+
+
+def demand_another(opened: BreakGlass, reviewer: UUID) -> None:
+    """Condition.REVIEWER_IS_ANOTHER: nobody reviews what they opened themselves. Raises OwnReview."""
+    if opened.user_id == reviewer:
+        raise OwnReview
+
+
+def review(opened: BreakGlass, verdict: Verdict, words: str, reviewer: UUID, username: str, now: datetime) -> None:
+    """Keep what another person makes of it. Raises StillOpen, AlreadyReviewed."""
+    if opened.ended_at is None:
+        raise StillOpen
+    if opened.reviewed_at is not None:
+        raise AlreadyReviewed
+    opened.verdict = verdict.value
+    opened.review = words
+    opened.reviewer_id = reviewer
+    opened.reviewer = username
+    opened.reviewed_at = now
+    opened.version += 1
+
+
+def report(opened: BreakGlass, now: datetime) -> None:
+    """Say that nobody reviewed it in time."""
+    opened.reported_at = now
+    opened.version += 1
+
+
+def owners_among(memberships: Iterable[tuple[Membership, Person | None]], now: datetime) -> tuple[UUID, ...]:
+    """Who decides in the project at this moment, and is to be told."""
+    return tuple(
+        member.user_id
+        for member, person in memberships
+        if member.role == Role.DATA_OWNER and counts(member, now) and (person is None or person.status in MAY_JOIN)
+    )
+
+
+def fact(opened: BreakGlass, owners: tuple[UUID, ...]) -> events.BreakGlass:
+    """What it is now, for others to hear: ids and times, and no words."""
+    return events.BreakGlass(
+        version=opened.version,
+        break_glass_id=opened.break_glass_id,
+        project_id=opened.project_id,
+        user_id=opened.user_id,
+        owners=owners,
+        opened_at=opened.opened_at,
+        ends_at=opened.ends_at,
+        ended_at=opened.ended_at,
+        review_due_at=opened.review_due_at,
+        reviewed_at=opened.reviewed_at,
+        verdict=Verdict(opened.verdict) if opened.verdict else None,
+        unreviewed=opened.reported_at is not None and opened.reviewed_at is None,
+    )

@@ -1,0 +1,17 @@
+"""The SQL of the feeds of activity."""
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from services.projects.models import Activity
+
+
+async def page(session: AsyncSession, project_id: UUID, before: UUID | None, limit: int) -> list[Activity]:
+    """What happened in a project, newest first, from ``before`` on."""
+    query = select(Activity).where(col(Activity.project_id) == project_id).order_by(col(Activity.activity_id).desc()).limit(limit)
+    if before is not None:
+        query = query.where(col(Activity.activity_id) < before)
+    return list((await session.execute(query)).scalars())

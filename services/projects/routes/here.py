@@ -1,0 +1,22 @@
+"""What several doors of projects share: the settings of the process, and how a membership is shown."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.projects.models import Membership
+from services.projects.schemas.projects import MemberView
+from services.projects.settings import ProjectsSettings
+
+
+def _settings(request: Request) -> ProjectsSettings:
+    settings: ProjectsSettings = request.app.state.runtime.settings
+    return settings
+
+
+Configured = Annotated[ProjectsSettings, Depends(_settings)]
+
+
+def show_member(member: Membership) -> MemberView:
+    """A membership as members see it."""
+    return MemberView.model_validate(member)

@@ -1,0 +1,146 @@
+"""Break-glass: opened by an administrator, told to owners and auditors, ended by time, reviewed by somebody else."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from prometheus_client import Gauge
+
+from chassis.errors import NotFound
+from chassis.log import logger
+from chassis.outbox import UnitOfWork
+from contracts.events import Verdict
+from services.projects import domain, repository
+from services.projects.domain.activity import Deed
+from services.projects.models import BreakGlass
+from services.projects.service import activity, callers, group_roles
+from services.projects.settings import ProjectsSettings
+
+log = logger(__name__)
+OPEN = Gauge("hortus_break_glass_open", "Memberships that administrators opened in an emergency and that are open now")
+UNREVIEWED = Gauge("hortus_break_glass_unreviewed", "Break-glass whose review is missing although its time is over")
+
+
+async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: str, reason: str, lasts_s: int | None) -> BreakGlass:
+    """Make the caller a Data Scientist of a project (its name or id) for a short time.
+
+    Raises NoSuchProject, TooLong, ProjectNotActive, AlreadyAMember.
+    """
+    user_id = callers.caller(uow)
+    project_id = await _project_id(uow, project)
+    row = await repository.projects.project(uow.session, project_id, lock=True)
+    if row is None:
+        raise domain.break_glass.NoSuchProject
+    before = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
+    opened, member = domain.break_glass.open_for(
+        uow.new_id(),
+        row,
+        user_id,
+        uow.actor.username or "",
+        before,
+        reason,
+        timedelta(seconds=lasts_s or settings.break_glass_s),
+        timedelta(seconds=settings.break_glass_max_s),
+        timedelta(seconds=settings.review_s),
+        uow.now,
+    )
+    uow.session.add_all([opened, member])
+    uow.emit(domain.projects.membership_fact(member))
+    log.warning("break-glass opened", break_glass_id=str(opened.break_glass_id), project_id=str(project_id), user_id=str(user_id))
+    await _tell(uow, opened, Deed.BREAK_GLASS_OPENED, until=opened.ends_at.isoformat())
+    uow.note(why=reason, ends_at=opened.ends_at.isoformat())
+    return opened
+
+
+async def list_all(uow: UnitOfWork, before: UUID | None, limit: int) -> list[BreakGlass]:
+    """Every break-glass, newest first."""
+    return await repository.break_glass.page(uow.session, None, before, limit)
+
+
+async def list_of_project(uow: UnitOfWork, project_id: UUID, before: UUID | None, limit: int) -> list[BreakGlass]:
+    """Every break-glass in a project, newest first. Raises NotFound, RoleMayNot."""
+    domain.projects.demand_owner(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
+    return await repository.break_glass.page(uow.session, project_id, before, limit)
+
+
+async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID) -> BreakGlass:
+    """End a break-glass before its time; once more changes nothing. Raises NotFound."""
+    known = await repository.break_glass.one(uow.session, break_glass_id)
+    if known is None:
+        raise NotFound
+    await repository.projects.project(uow.session, known.project_id, lock=True)
+    opened = await repository.break_glass.one(uow.session, break_glass_id, lock=True)
+    if opened is None:
+        raise NotFound
+    member = await repository.projects.membership(uow.session, opened.project_id, opened.user_id, lock=True)
+    if member is not None and member.break_glass_id == break_glass_id:
+        by_group = await group_roles.by_group(uow, opened.project_id, opened.user_id, uow.now)
+        uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, uow.now)))
+    if opened.ended_at is None:
+        domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)
+        await _tell(uow, opened, Deed.BREAK_GLASS_ENDED)
+    return opened
+
+
+async def review(uow: UnitOfWork, break_glass_id: UUID, project_id: UUID | None, verdict: Verdict, words: str) -> BreakGlass:
+    """Keep what somebody else makes of a break-glass: an auditor, or with ``project_id`` a Data Owner there.
+
+    Raises NotFound, RoleMayNot, OwnReview, StillOpen, AlreadyReviewed.
+    """
+    if project_id is not None:
+        await callers.as_owner(uow, project_id)
+    opened = await repository.break_glass.one(uow.session, break_glass_id, project_id, lock=True)
+    if opened is None:
+        raise NotFound
+    reviewer = callers.caller(uow)
+    domain.break_glass.demand_another(opened, reviewer)
+    domain.break_glass.review(opened, verdict, words, reviewer, uow.actor.username or "", uow.now)
+    await _tell(uow, opened, Deed.BREAK_GLASS_REVIEWED, verdict=verdict.value)
+    uow.note(verdict=verdict.value)
+    return opened
+
+
+async def say_end(uow: UnitOfWork, settings: ProjectsSettings) -> int:
+    """Say of one break-glass that it is over, by its time or because its membership was taken away; how many."""
+    opened = await repository.break_glass.over(uow.session)
+    if opened is None:
+        return 0
+    domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)
+    await _tell(uow, opened, Deed.BREAK_GLASS_ENDED)
+    return 1
+
+
+async def report(uow: UnitOfWork) -> int:
+    """Say of one break-glass that nobody reviewed it in time; how many."""
+    opened = await repository.break_glass.overdue(uow.session)
+    if opened is None:
+        return 0
+    domain.break_glass.report(opened, uow.now)
+    log.error("break-glass without review", break_glass_id=str(opened.break_glass_id), project_id=str(opened.project_id))
+    await _tell(uow, opened, Deed.BREAK_GLASS_UNREVIEWED)
+    return 1
+
+
+async def measure(uow: UnitOfWork) -> None:
+    """Bring the metrics up to date."""
+    are_open, without_review = await repository.break_glass.counted(uow.session)
+    OPEN.set(are_open)
+    UNREVIEWED.set(without_review)
+
+
+async def _project_id(uow: UnitOfWork, project: str) -> UUID:
+    try:
+        return UUID(project)
+    except ValueError:
+        found = await repository.break_glass.project_named(uow.session, project.lower())
+    if found is None:
+        raise domain.break_glass.NoSuchProject
+    return found
+
+
+async def _tell(uow: UnitOfWork, opened: BreakGlass, deed: Deed, **details: str) -> None:
+    others = await repository.projects.others(uow.session, opened.project_id, opened.user_id)
+    uow.emit(domain.break_glass.fact(opened, domain.break_glass.owners_among(others, uow.now)))
+    activity.write(uow, opened.project_id, deed, (opened.user_id, opened.username), **details)
+    uow.project_id = opened.project_id
+    uow.note(project_id=opened.project_id, break_glass_id=opened.break_glass_id, user_id=opened.user_id, version=opened.version)
+    await repository.projects.wake(uow.session)

@@ -1,0 +1,31 @@
+"""The settings of projects: who founds them, and how people come in."""
+
+from pydantic import Field
+
+from chassis.settings import Settings
+from services.projects.domain.lifecycle import Creators, Founders
+
+HOUR = 3600
+DAY = 24 * HOUR
+
+
+class ProjectsSettings(Settings):
+    """What projects is told beside what every service is told. Times are seconds.
+
+    ``project_creator_groups``: the people of these may create projects, too, where not everybody may. ``direct_add``: whether Data Owners make people members without their acceptance. ``invitation_s``: how long an invitation can be
+    accepted. ``break_glass_s`` and ``break_glass_max_s``: how long a break-glass lasts, unasked and at most. ``review_s``: how long
+    after its end its review may take.
+    """
+
+    project_creators: Creators = Creators.EVERYBODY
+    project_creator_groups: frozenset[str] = frozenset()
+    direct_add: bool = True
+    invitation_s: int = Field(default=14 * DAY, ge=60)
+    break_glass_s: int = Field(default=HOUR, ge=1)
+    break_glass_max_s: int = Field(default=DAY, ge=1)
+    review_s: int = Field(default=72 * HOUR, ge=1)
+
+    @property
+    def founders(self) -> Founders:
+        """Who may create projects."""
+        return Founders(self.project_creators, self.project_creator_groups)

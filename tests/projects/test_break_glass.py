@@ -1,0 +1,399 @@
+"""Break-glass: who opens it, who is told, what it gives and does not give, how it ends, and who reviews it."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prometheus_client import REGISTRY
+from uuid_utils.compat import uuid7
+
+from contracts.events import BreakGlass, Membership, ProjectState, UserStatus, Verdict
+from contracts.roles import NOBODY, Actor, ClusterRole, Role
+from services.projects.app import keep_time
+from tests.projects.people import Study, found, user
+from tests.world import OURS, World, Worlds, administrator, agent, auditor, owner, person, reason, scientist, stranger
+
+ROOT = UUID("01900000-0000-7000-8000-0000000000f0")
+REVIEW = {"verdict": "justified", "words": "A patient's scan was needed."}
+
+
+@pytest.fixture
+async def study(world: World) -> Study:
+    study = await found(world)
+    await world.hear(user("root0000", ROOT))
+    return study
+
+
+def root(fresh: bool = True) -> Actor:
+    return administrator(ROOT).model_copy(update={"factor_fresh": fresh})
+
+
+async def opened(study: Study, actor: Actor | None = None, **more: Any) -> dict[str, Any]:
+    body = {"project": "wdbc", "reason": "Power cut: the owner cannot be reached", **more}
+    answer = await study.world.post("/break-glass", actor or root(), json=body)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def ended(study: Study, made: dict[str, Any]) -> dict[str, Any]:
+    answer = await study.world.delete(f"/break-glass/{made['break_glass_id']}", root())
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def said(world: World) -> list[tuple[str, int]]:
+    return [(type(fact).__name__, fact.version) for fact in await world.said()]
+
+
+async def actions(world: World) -> list[str]:
+    return [record["action"] for record in await world.recorded()]
+
+
+async def until(world: World, action: str) -> dict[str, Any]:
+    """The record of an action that comes by itself."""
+    async with asyncio.timeout(15):
+        while True:
+            for record in await world.recorded():
+                if record["action"] == action:
+                    found_record: dict[str, Any] = record
+                    return found_record
+            await asyncio.sleep(0.02)
+
+
+async def measured(metric: str, count: int) -> None:
+    """Return when a metric says so."""
+    async with asyncio.timeout(15):
+        while REGISTRY.get_sample_value(metric) != count:
+            await asyncio.sleep(0.02)
+
+
+# Who may
+
+
+async def test_administrators_open_and_end_it_auditors_and_owners_review_it(world: World) -> None:
+    body = {"project": "wdbc", "reason": "x"}
+    one = f"/break-glass/{uuid7()}"
+    here = f"/projects/{OURS}/break-glass"
+
+    async def statuses(method: str, path: str, actors: Sequence[Actor], json: Any = None) -> list[int]:
+        return [(await world.request(method, path, actor, json=json)).status_code for actor in actors]
+
+    everybody = (NOBODY, agent(), person(), owner(OURS), auditor())
+    assert await statuses("POST", "/break-glass", everybody, body) == [401, 403, 403, 403, 403]
+    assert await statuses("DELETE", one, everybody) == [401, 403, 403, 403, 403]
+    assert await statuses("GET", "/break-glass", everybody) == [401, 403, 403, 403, 200]
+    others = (NOBODY, agent(), person(), owner(OURS), administrator())
+    assert await statuses("POST", f"{one}/review", others, REVIEW) == [401, 403, 403, 403, 403]
+    inside = (NOBODY, stranger(OURS), administrator(), auditor(), scientist(OURS))
+    assert await statuses("GET", here, inside) == [401, 404, 404, 404, 403]
+    assert await statuses("POST", f"{here}/{uuid7()}/review", inside, REVIEW) == [401, 404, 404, 404, 403]
+
+
+async def test_it_asks_for_a_fresh_second_factor(study: Study) -> None:
+    answer = await study.world.post("/break-glass", root(fresh=False), json={"project": "wdbc", "reason": "x"})
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
+
+
+# What it gives
+
+
+async def test_it_makes_the_administrator_a_data_scientist_for_an_hour_and_everybody_is_told(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    lasts = datetime.fromisoformat(made["ends_at"]) - datetime.fromisoformat(made["opened_at"])
+    assert (made["username"], made["ended_at"], made["unreviewed"], lasts) == ("root0000", None, False, timedelta(hours=1))
+    member, fact = await world.said()
+    assert isinstance(member, Membership)
+    assert isinstance(fact, BreakGlass)
+    assert (member.user_id, member.role, member.purpose) == (ROOT, Role.DATA_SCIENTIST, "Break-glass")
+    assert member.ends_at == fact.ends_at == datetime.fromisoformat(made["ends_at"])
+    assert (fact.user_id, fact.owners, fact.ended_at) == (ROOT, (study.ada,), None)
+    assert "Power cut" not in fact.model_dump_json() + member.model_dump_json()
+    (record,) = await world.recorded()
+    assert (record["action"], record["project_id"]) == ("break_glass.open", str(study.project_id))
+    assert record["resource"]["why"] == "Power cut: the owner cannot be reached"
+    line = (await world.get(f"{study.path}/activity", study.owner)).json()["items"][0]
+    assert (line["deed"], line["actor"], line["details"]) == ("break_glass.opened", "root0000", {"until": fact.ends_at.isoformat()})
+    assert (await world.get(f"{study.path}/break-glass", study.owner)).json()["items"] == [made]
+    assert (await world.get("/break-glass", auditor())).json()["items"] == [made]
+    members = (await world.get(f"{study.path}/members", study.owner)).json()["items"]
+    assert {each["user_id"]: each["break_glass_id"] for each in members} == {str(study.ada): None, str(ROOT): made["break_glass_id"]}
+    assert (await world.get(study.path, study.as_scientist(ROOT))).json()["role"] == "data_scientist"
+
+
+async def test_a_project_is_named_by_its_name_in_any_case_or_by_its_id(study: Study) -> None:
+    await ended(study, await opened(study, project="WDBC"))
+    await ended(study, await opened(study, project=str(study.project_id)))
+    for project in ("nothing", str(uuid7()), "w\0"):
+        answer = await study.world.post("/break-glass", root(), json={"project": project, "reason": "x"})
+        assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "slug"),
+    [
+        ({"reason": ""}, 422, "unprocessable"),
+        ({"reason": " \n "}, 422, "unprocessable"),
+        ({"reason": "x" * 1001}, 422, "unprocessable"),
+        ({"lasts_s": 0}, 422, "unprocessable"),
+        ({"lasts_s": 86_401}, 422, "too-long"),
+        ({"role": "data_owner"}, 422, "unprocessable"),
+        ({"user_id": str(uuid7())}, 422, "unprocessable"),
+    ],
+)
+async def test_what_it_cannot_be_is_refused(study: Study, change: dict[str, Any], status: int, slug: str) -> None:
+    answer = await study.world.post("/break-glass", root(), json={"project": "wdbc", "reason": "x", **change})
+    assert (answer.status_code, reason(answer)) == (status, slug)
+    assert await study.world.said() == []
+
+
+async def test_it_lasts_as_long_as_asked_within_the_bound(study: Study) -> None:
+    made = await opened(study, lasts_s=86_400)
+    assert datetime.fromisoformat(made["ends_at"]) - datetime.fromisoformat(made["opened_at"]) == timedelta(days=1)
+
+
+async def test_who_is_a_member_already_opens_nothing(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    body = {"project": "wdbc", "reason": "x"}
+    again = await world.post("/break-glass", root(), json=body)
+    assert (again.status_code, reason(again)) == (409, "already-a-member")
+    await ended(study, made)
+    await world.post(f"{study.path}/members", study.owner, json={"username": "root0000", "role": "data_scientist"})
+    assert reason(await world.post("/break-glass", root(), json=body)) == "already-a-member"
+
+
+@pytest.mark.parametrize(("state", "status"), [(ProjectState.ARCHIVED, 201), (ProjectState.CLOSING, 409), (ProjectState.DELETED, 409)])
+async def test_an_archived_project_can_be_opened_and_one_that_goes_cannot(study: Study, state: ProjectState, status: int) -> None:
+    await study.world.sql("UPDATE projects SET state = :state", state=state.value)
+    answer = await study.world.post("/break-glass", root(), json={"project": "wdbc", "reason": "x"})
+    assert answer.status_code == status
+
+
+async def test_it_makes_no_owner_and_nothing_longer(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    lied = study.as_owner(ROOT).model_copy(update={"cluster_roles": frozenset({ClusterRole.ADMINISTRATOR})})
+    mine = f"{study.path}/members/{ROOT}"
+    await world.hear(user("eve00000"))
+    for method, path, body in (
+        ("PATCH", mine, {"ends_at": None}),
+        ("POST", f"{study.path}/members", {"username": "eve00000", "role": "data_owner"}),
+        ("POST", f"{study.path}/invitations", {"username": "root0000", "role": "data_owner"}),
+        ("POST", f"{study.path}/group-roles", {"group": "staff", "role": "data_owner"}),
+    ):
+        answer = await world.request(method, path, lied, json=body, version=1)
+        assert (answer.status_code, reason(answer)) == (403, "role-may-not")
+    answer = await world.patch(mine, study.owner, json={"ends_at": None, "role": "data_owner"}, version=1)
+    assert (answer.status_code, reason(answer)) == (409, "role-is-break-glass")
+    assert (await world.patch(mine, study.owner, json={"purpose": "x"}, version=1)).status_code == 409
+    row = await study.member(ROOT)
+    assert (row.role, row.ends_at) == ("data_scientist", datetime.fromisoformat(made["ends_at"]))
+
+
+async def test_it_does_not_count_as_the_last_owner(study: Study) -> None:
+    await opened(study)
+    answer = await study.world.delete(f"{study.path}/members/me", study.owner)
+    assert reason(answer) == "last-owner-stays"
+
+
+async def test_owners_who_are_blocked_are_not_told(study: Study) -> None:
+    cyd = UUID((await study.add("cyd00000", Role.DATA_OWNER))["user_id"])
+    await study.world.hear(user("cyd00000", cyd, status=UserStatus.BLOCKED, version=2))
+    await study.world.said()
+    await opened(study)
+    _, fact = await study.world.said()
+    assert isinstance(fact, BreakGlass)
+    assert fact.owners == (study.ada,)
+
+
+# How it ends
+
+
+async def test_it_ends_at_its_instant_by_itself(study: Study) -> None:
+    world = study.world
+    async with world.running(keep_time):
+        made = await opened(study, lasts_s=1)
+        record = await until(world, "break_glass.end")
+        await measured("hortus_break_glass_open", 0)
+    assert record["actor"]["principal"] == "service"
+    assert await said(world) == [("Membership", 1), ("BreakGlass", 1), ("Membership", 2), ("BreakGlass", 2)]
+    (listed,) = (await world.get("/break-glass", auditor())).json()["items"]
+    assert (listed["ended_at"], listed["version"]) == (made["ends_at"], 2)
+    assert (await world.get(study.path, study.as_scientist(ROOT))).status_code == 404
+
+
+async def test_the_metric_counts_what_is_open(study: Study) -> None:
+    async with study.world.running(keep_time):
+        made = await opened(study)
+        await measured("hortus_break_glass_open", 1)
+        await ended(study, made)
+        await measured("hortus_break_glass_open", 0)
+
+
+async def test_an_administrator_ends_it_before_its_time_and_once(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await world.said()
+    over = await ended(study, made)
+    assert over["ended_at"] < made["ends_at"]
+    assert over["review_due_at"] < made["review_due_at"]
+    assert await said(world) == [("Membership", 2), ("BreakGlass", 2)]
+    assert (await ended(study, made))["ended_at"] == over["ended_at"]
+    assert await said(world) == []
+    assert (await world.delete(f"/break-glass/{uuid7()}", root())).status_code == 404
+
+
+@pytest.mark.parametrize("deed", ["removed", "left", "deactivated"])
+async def test_whatever_ends_its_membership_ends_it(study: Study, deed: str) -> None:
+    world = study.world
+    await opened(study)
+    async with world.running(keep_time):
+        if deed == "removed":
+            assert (await world.delete(f"{study.path}/members/{ROOT}", study.owner)).status_code == 204
+        elif deed == "left":
+            assert (await world.delete(f"{study.path}/members/me", study.as_scientist(ROOT))).status_code == 204
+        else:
+            await world.hear(user("root0000", ROOT, status=UserStatus.DEACTIVATED, version=2))
+        await until(world, "break_glass.end")
+    (listed,) = (await world.get("/break-glass", auditor())).json()["items"]
+    assert listed["ended_at"] < listed["ends_at"]
+
+
+async def test_the_role_by_a_group_comes_back_when_it_ends(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await world.hear(user("root0000", ROOT, groups=["staff"], version=2))
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "staff", "role": "data_scientist"})
+    assert (await study.member(ROOT)).by_group is None
+    await ended(study, made)
+    row = await study.member(ROOT)
+    assert (row.by_group, row.break_glass_id, row.ends_at) == ("staff", None, None)
+
+
+async def test_who_becomes_a_member_after_it_ended_unsaid_ends_it_all_the_same(study: Study) -> None:
+    world = study.world
+    await opened(study)
+    await world.sql("UPDATE break_glass SET ends_at = clock_timestamp()")
+    await world.sql("UPDATE memberships SET ends_at = clock_timestamp() WHERE break_glass_id IS NOT NULL")
+    added = await world.post(f"{study.path}/members", study.owner, json={"username": "root0000", "role": "data_scientist"})
+    assert added.json()["break_glass_id"] is None
+    async with world.running(keep_time):
+        await until(world, "break_glass.end")
+    assert (await study.member(ROOT)).role == "data_scientist"
+
+
+# Its review
+
+
+async def test_an_auditor_reviews_it_when_it_is_over_and_once(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    path = f"/break-glass/{made['break_glass_id']}/review"
+    early = await world.post(path, auditor(), json=REVIEW)
+    assert (early.status_code, reason(early)) == (409, "still-open")
+    await ended(study, made)
+    await world.said()
+    await world.recorded()
+    answer = await world.post(path, auditor(), json=REVIEW)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["verdict"], body["review"], body["reviewed_by"]) == ("justified", REVIEW["words"], "audit000")
+    (fact,) = await world.said()
+    assert isinstance(fact, BreakGlass)
+    assert (fact.verdict, fact.version) == (Verdict.JUSTIFIED, 3)
+    (record,) = await world.recorded()
+    assert (record["action"], record["resource"]["verdict"]) == ("break_glass.review", "justified")
+    again = await world.post(path, auditor(), json=REVIEW)
+    assert (again.status_code, reason(again)) == (409, "already-reviewed")
+
+
+async def test_a_data_owner_reviews_it_in_their_own_project(study: Study) -> None:
+    world = study.world
+    other = await found(world, "other")
+    made = await opened(study)
+    await ended(study, made)
+    path = f"/break-glass/{made['break_glass_id']}/review"
+    assert (await world.post(other.path + path, other.owner, json=REVIEW)).status_code == 404
+    answer = await world.post(study.path + path, study.owner, json={"verdict": "unjustified", "words": "Nobody asked me."})
+    assert (answer.status_code, answer.json()["verdict"]) == (200, "unjustified")
+    line = (await world.get(f"{study.path}/activity", study.owner)).json()["items"][0]
+    assert (line["deed"], line["actor_id"], line["details"]) == ("break_glass.reviewed", str(study.ada), {"verdict": "unjustified"})
+
+
+async def test_nobody_reviews_what_they_opened_themselves(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await ended(study, made)
+    await world.post(f"{study.path}/members", study.owner, json={"username": "root0000", "role": "data_owner"})
+    both = person(ROOT, "root0000", cluster_roles=list(ClusterRole))
+    path = f"/break-glass/{made['break_glass_id']}/review"
+    for door, actor in ((path, both), (study.path + path, study.as_owner(ROOT))):
+        answer = await world.post(door, actor, json=REVIEW)
+        assert (answer.status_code, reason(answer)) == (403, "own-review")
+
+
+@pytest.mark.parametrize("body", [{}, {"verdict": "fine", "words": "x"}, {"verdict": "justified", "words": " "}, {"verdict": "justified"}])
+async def test_a_review_says_something(study: Study, body: Any) -> None:
+    made = await opened(study)
+    await ended(study, made)
+    assert (await study.world.post(f"/break-glass/{made['break_glass_id']}/review", auditor(), json=body)).status_code == 422
+
+
+async def test_a_missing_review_is_reported_once_when_its_time_is_over_also_after_a_restart(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await ended(study, made)
+    async with world.running(keep_time):
+        await measured("hortus_break_glass_open", 0)
+    await world.sql("UPDATE break_glass SET review_due_at = clock_timestamp() + interval '1 second'")
+    await world.said()
+    async with world.running(keep_time):
+        record = await until(world, "break_glass.report")
+        await measured("hortus_break_glass_unreviewed", 1)
+    assert record["resource"]["break_glass_id"] == made["break_glass_id"]
+    async with world.running(keep_time):
+        await asyncio.sleep(0.2)
+    assert "break_glass.report" not in await actions(world)
+    (fact,) = await world.said()
+    assert isinstance(fact, BreakGlass)
+    assert fact.unreviewed
+    (listed,) = (await world.get("/break-glass", administrator())).json()["items"]
+    assert listed["unreviewed"]
+    assert (await world.get(f"{study.path}/activity", study.owner)).json()["items"][0]["deed"] == "break_glass.unreviewed"
+    late = await world.post(f"/break-glass/{made['break_glass_id']}/review", auditor(), json=REVIEW)
+    assert (late.status_code, late.json()["unreviewed"]) == (200, False)
+
+
+async def test_every_replica_may_keep_the_time_and_each_thing_is_said_once(study: Study, worlds: Worlds) -> None:
+    world = study.world
+    replicas = [world, await worlds.open("projects", beside=world)]
+    await opened(study)
+    await world.said()
+    tasks = [asyncio.create_task(keep_time(each.runtime)) for each in replicas]
+    try:
+        await world.sql("UPDATE memberships SET ends_at = clock_timestamp() WHERE break_glass_id IS NOT NULL")
+        await world.sql("UPDATE break_glass SET ends_at = clock_timestamp()")
+        await world.sql("SELECT pg_notify('memberships', '')")
+        await until(world, "break_glass.end")
+        await asyncio.sleep(0.3)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert await said(world) == [("Membership", 2), ("BreakGlass", 2)]
+
+
+async def test_the_list_is_paged_from_the_newest_on(study: Study) -> None:
+    for _ in range(3):
+        await ended(study, await opened(study))
+    first = (await study.world.get("/break-glass?limit=2", auditor())).json()
+    rest = (await study.world.get(f"/break-glass?limit=2&after={first['next']}", auditor())).json()
+    ids = [each["break_glass_id"] for each in first["items"] + rest["items"]]
+    assert ids == sorted(ids, reverse=True)
+    assert (len(ids), rest["next"]) == (3, None)
