@@ -19,6 +19,7 @@ from services.auth.service import (
     keys,
     letters,
     new_passwords,
+    notices,
     oidc,
     patience,
     registrations,
@@ -49,9 +50,11 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     runtime.extra |= {"tools": tools, "waits_for": waits_for, "post": office}
     runtime.checks.append(lambda: list(waits_for))
     runtime.warnings.append(lambda: [source.trouble] if source and source.trouble else [])
+    notices.open_desk(tools)
     try:
         yield
     finally:
+        notices.close_desk(tools)
         passwords.close()
         for each in providers.values():
             await each.close()

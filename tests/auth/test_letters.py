@@ -42,6 +42,10 @@ VALUES: dict[str, object] = {
     "keys": 2,
     "name": "nightly",
     "expires": "2026-12-24",
+    "who": "root0000",
+    "project": "01900000-0000-7000-8000-000000000001",
+    "opened": "2026-12-24 10:00",
+    "until": "2026-12-24 11:00",
 }
 
 

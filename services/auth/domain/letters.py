@@ -28,6 +28,8 @@ class Kind(StrEnum):
     NOT_VOUCHED = "not-vouched"
     RECOVERED = "recovered"
     REGISTRATION_DECLINED = "registration-declined"
+    BREAK_GLASS_OPENED = "break-glass-opened"
+    BREAK_GLASS_UNREVIEWED = "break-glass-unreviewed"
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,24 @@ _TEXTS = {
     Kind.REGISTRATION_DECLINED: (
         "Your request for an account on Hortus",
         "Your request for an account was declined. Ask whoever looks after the installation if you think that it was a mistake.",
+    ),
+    Kind.BREAK_GLASS_OPENED: (
+        "An administrator opened a project on Hortus in an emergency",
+        (
+            "The administrator {who} opened the project {project} (break-glass) and is a Data Scientist there until {until} UTC, or until a "
+            "Data Owner takes that away.\n\n"
+            "The reason stands in `hortus break-glass list`. When it is over, a Data Owner of the project or an auditor is asked to say "
+            "whether it was justified: `hortus break-glass review`.\n\n"
+            "If you do not know of an emergency, ask at once. A Data Owner ends it with `hortus members remove`."
+        ),
+    ),
+    Kind.BREAK_GLASS_UNREVIEWED: (
+        "Nobody has reviewed a break-glass on Hortus",
+        (
+            "The administrator {who} opened the project {project} in an emergency on {opened} UTC, and nobody has said in time whether that "
+            "was justified.\n\n"
+            "If you are a Data Owner of the project or an auditor, look at it: `hortus break-glass list`, then `hortus break-glass review`."
+        ),
     ),
 }
 

@@ -125,6 +125,13 @@ async def administrators(session: AsyncSession) -> list[User]:
     return list((await session.execute(query.order_by(col(User.user_id)))).scalars())
 
 
+async def to_be_told(session: AsyncSession, user_ids: Collection[UUID]) -> list[User]:
+    """The active accounts among these, and all active auditors."""
+    audits = col(User.cluster_roles).contains([ClusterRole.AUDITOR.value])
+    query = select(User).where(col(User.status) == UserStatus.ACTIVE.value, or_(col(User.user_id).in_(user_ids), audits))
+    return list((await session.execute(query.order_by(col(User.user_id)))).scalars())
+
+
 @dataclass(frozen=True)
 class Standing:
     """What a person can sign in with, and when they last did."""
