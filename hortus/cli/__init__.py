@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import ledger, lifecycle, people, sessions, show, signin
+from hortus.cli import ledger, lifecycle, membership, people, sessions, show, signin
 from hortus.cli.datasets import datasets
 from hortus.cli.factors import factors, keys, password
 from hortus.cli.groups import group_roles, groups, signing_keys
@@ -69,6 +69,8 @@ projects.command("delete")(lifecycle.delete)
 projects.command("erasure")(lifecycle.erasure)
 app.add_typer(projects, name="projects")
 app.add_typer(members, name="members")
+app.add_typer(membership.break_glass, name="break-glass")
+app.command("activity")(membership.list_activity)
 app.add_typer(datasets, name="datasets")
 app.add_typer(certificate, name="certificate")
 app.add_typer(jobs, name="jobs")

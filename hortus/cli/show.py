@@ -82,7 +82,7 @@ def one(item: Mapping[str, Any], columns: Sequence[str], *, machine: bool) -> No
 
 def _cell(item: Mapping[str, Any], column: str) -> Text:
     value = item.get(column)
-    if column.endswith("_at") and isinstance(value, str):
+    if (column == "at" or column.endswith("_at")) and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = moment(value)
     return Text(plain(value))

@@ -23,6 +23,7 @@ from hortus.client.errors import Altered, FactorTooOld, HortusError, Refused, Un
 from hortus.client.factors import Factors
 from hortus.client.jobs import ENDED, Agents, Jobs
 from hortus.client.keys import new_key, write_private
+from hortus.client.membership import BreakGlasses, Feed, ProjectInvitations
 from hortus.client.memory import FileMemory, Memory
 from hortus.client.people import Enrolments, Invitations, Passwords, Registrations, Users
 from hortus.client.projects import Certificates, GroupRoles, Members, Projects
@@ -79,6 +80,9 @@ class Client:
         self.projects = Projects(self.wire)
         self.erasures = Erasures(self.wire)
         self.members = Members(self.wire)
+        self.project_invitations = ProjectInvitations(self.wire)
+        self.break_glass = BreakGlasses(self.wire)
+        self.activity = Feed(self.wire)
         self.group_roles = GroupRoles(self.wire)
         self.certificates = Certificates(self.wire)
         self.datasets = Datasets(self.wire)

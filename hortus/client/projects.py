@@ -133,6 +133,10 @@ class Members:
         """
         return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/{user_id}"))
 
+    def leave(self, project_id: str) -> Member | None:
+        """Give the caller's own role up; what remains is given back where a group gives them a role as well."""
+        return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/me"))
+
 
 class Certificates:
     """Project certificates: what programs of a person show on the certificate port."""

@@ -239,6 +239,57 @@ class Member(TypedDict):
     ends_at: str | None
     version: int
     by_group: NotRequired[str | None]
+    break_glass_id: NotRequired[str | None]
+
+
+class ProjectInvitation(TypedDict):
+    """What a person is offered to be in a project; open until ``expires_at``."""
+
+    invitation_id: str
+    project_id: str
+    project: str
+    user_id: str
+    username: str
+    role: str
+    purpose: str
+    starts_at: str | None
+    ends_at: str | None
+    invited_by: str
+    created_at: str
+    expires_at: str
+
+
+class BreakGlass(TypedDict):
+    """A project that an administrator opened for a short time; ``unreviewed``: nobody reviewed it in time."""
+
+    break_glass_id: str
+    project_id: str
+    user_id: str
+    username: str
+    reason: str
+    opened_at: str
+    ends_at: str
+    ended_at: str | None
+    review_due_at: str
+    unreviewed: bool
+    verdict: str | None
+    review: str | None
+    reviewed_by: str | None
+    reviewed_at: str | None
+    version: int
+
+
+class Activity(TypedDict):
+    """A line of a project's feed: who did what to whom; without an actor it happened by itself."""
+
+    activity_id: str
+    at: str
+    deed: str
+    actor_id: str | None
+    actor: str | None
+    subject_id: str | None
+    subject: str | None
+    details: dict[str, str]
 
 
 class Certificate(TypedDict):
