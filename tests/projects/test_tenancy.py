@@ -1,0 +1,114 @@
+"""What a project's members are answered is the same whatever other projects hold."""
+
+from typing import Any
+from uuid import UUID
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from uuid_utils.compat import uuid7
+
+from contracts.policy import Action
+from contracts.roles import Actor, Role
+from tests.projects.people import Study, found, user
+from tests.tenancy import Snapshot, like_nothing
+from tests.world import World, administrator, person
+
+DOORS = {
+    Action.PROJECT_LIST,
+    Action.PROJECT_READ,
+    Action.MEMBER_LIST,
+    Action.GROUP_ROLE_LIST,
+    Action.ACTIVITY_LIST,
+    Action.PROJECT_INVITATION_LIST,
+    Action.PROJECT_INVITATION_LIST_OWN,
+    Action.PROJECT_BREAK_GLASS_LIST,
+}
+deeds = st.lists(
+    st.tuples(st.sampled_from(["add", "invite", "group", "describe", "break", "remove", "new"]), st.integers(0, 4)), min_size=1, max_size=8
+)
+
+
+class Ours:
+    """A project with something behind each of its doors, and who asks at them."""
+
+    def __init__(self, study: Study, bob: UUID) -> None:
+        self.study = study
+        self.bob = bob
+
+    @classmethod
+    async def filled(cls, world: World) -> "Ours":
+        study = await found(world, "ours")
+        bob = UUID((await study.add("bob00000"))["user_id"])
+        await study.add("cyd00000")
+        await world.hear(user("dan00000"), user("fay00000", groups=["staff"]))
+        for name in ("dan00000", "fay00000"):
+            await world.post(f"{study.path}/invitations", study.owner, json={"username": name, "role": "data_scientist"})
+        await world.post(f"{study.path}/group-roles", study.owner, json={"group": "staff", "role": "data_scientist"})
+        await world.post("/break-glass", administrator(), json={"project": "ours", "reason": "Power cut"})
+        third = await found(world, "third")
+        await world.post(f"{third.path}/invitations", third.owner, json={"username": "bob00000", "role": "data_scientist"})
+        return cls(study, bob)
+
+    def asked(self) -> list[tuple[str, Actor]]:
+        path = self.study.path
+        member, owner = self.study.as_scientist(self.bob), self.study.owner
+        at_large = person(self.bob, "bob00000", projects={self.study.project_id: Role.DATA_SCIENTIST})
+        doors = ["", "/members", "/group-roles", "/activity", "/invitations", "/break-glass"]
+        return [
+            ("/projects", at_large),
+            ("/project-invitations", at_large),
+            *[(path + door, actor) for door in doors for actor in (member, owner)],
+        ]
+
+
+async def fill(world: World, theirs: Study, done: list[tuple[str, int]]) -> list[UUID]:
+    """Let others do something in their projects; the ids of the projects that came to be."""
+    made = []
+    names = ["cyd00000", "dan00000", "fay00000", "gus00000", "hal00000"]
+    for what, number in done:
+        name = names[number]
+        if what == "add":
+            await world.post(f"{theirs.path}/members", theirs.owner, json={"username": name, "role": "data_scientist"})
+        elif what == "invite":
+            await world.post(f"{theirs.path}/invitations", theirs.owner, json={"username": name, "role": "data_owner"})
+        elif what == "group":
+            await world.post(f"{theirs.path}/group-roles", theirs.owner, json={"group": "staff", "role": "data_scientist"})
+        elif what == "describe":
+            version = (await world.get(theirs.path, theirs.owner)).json()["version"]
+            await world.patch(theirs.path, theirs.owner, json={"description": f"Text {number}"}, version=version)
+        elif what == "break":
+            await world.post("/break-glass", administrator(), json={"project": str(theirs.project_id), "reason": "x"})
+        elif what == "remove":
+            rows = await world.sql("SELECT user_id FROM memberships WHERE project_id = :p AND username = :n", p=theirs.project_id, n=name)
+            for row in rows:
+                await world.delete(f"{theirs.path}/members/{row.user_id}", theirs.owner)
+        else:
+            answer = await world.post("/projects", person(theirs.ada), json={"name": f"x{uuid7().hex[-12:]}"})
+            made.append(UUID(answer.json()["project_id"]))
+    return made
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(done=deeds)
+async def test_answers_are_the_same_whatever_others_hold(world: World, done: list[tuple[str, int]]) -> None:
+    state: dict[str, Any] = world.runtime.extra
+    if "ours" not in state:
+        state["ours"] = await Ours.filled(world)
+        state["before"] = await Snapshot.of(world, state["ours"].asked())
+        assert state["before"].answered() == DOORS
+        await world.hear(user("gus00000"), user("hal00000"))
+        state["theirs"] = await found(world, "theirs")
+    ours: Ours = state["ours"]
+    made = await fill(world, state["theirs"], done)
+    assert await Snapshot.of(world, ours.asked()) == state["before"]
+    elsewhere = [state["theirs"].project_id, *made]
+    for door in ("", "/members", "/group-roles", "/activity"):
+        stranger = person(ours.bob, "bob00000")
+        await like_nothing(world, stranger, "/projects/{}" + door, elsewhere)
+
+
+async def test_the_comparison_sees_a_difference(world: World) -> None:
+    ours = await Ours.filled(world)
+    before = await Snapshot.of(world, ours.asked())
+    await ours.study.add("gus00000")
+    assert await Snapshot.of(world, ours.asked()) != before
