@@ -1,9 +1,10 @@
 """The settings of projects: who founds them, and how people come in."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from chassis.settings import Settings
-from services.projects.domain.lifecycle import Creators, Founders
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -17,15 +18,10 @@ class ProjectsSettings(Settings):
     after its end its review may take.
     """
 
-    project_creators: Creators = Creators.EVERYBODY
+    project_creators: Literal["everybody", "administrators"] = "everybody"
     project_creator_groups: frozenset[str] = frozenset()
     direct_add: bool = True
     invitation_s: int = Field(default=14 * DAY, ge=60)
     break_glass_s: int = Field(default=HOUR, ge=1)
     break_glass_max_s: int = Field(default=DAY, ge=1)
     review_s: int = Field(default=72 * HOUR, ge=1)
-
-    @property
-    def founders(self) -> Founders:
-        """Who may create projects."""
-        return Founders(self.project_creators, self.project_creator_groups)

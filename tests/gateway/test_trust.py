@@ -21,7 +21,7 @@ async def test_an_issuer_that_is_renewed_is_trusted_without_a_restart(tmp_path: 
     looking = asyncio.create_task(Gateway._trust(gateway))  # type: ignore[arg-type]
 
     def trusted() -> set[str]:
-        return {each["subject"][-1][0][1] for each in context.get_ca_certs()}  # type: ignore[index,misc]
+        return {each["subject"][-1][0][1] for each in context.get_ca_certs()}
 
     try:
         await until(lambda: trusted() == {"Hortus people", "Hortus workloads"})

@@ -12,7 +12,7 @@ from chassis.errors import CannotDecide
 from contracts.events import Fact, Project, ProjectState
 from contracts.roles import Role
 from services.projects import domain
-from services.projects.app import archive_ended
+from services.projects.app import keep_time
 from services.projects.domain.lifecycle import Creators, Founders
 from services.projects.models import Person
 from tests.projects.people import Study, found, user
@@ -240,7 +240,7 @@ async def until(world: World, count: int) -> list[Fact]:
 async def test_a_project_is_archived_at_its_end_by_one_of_the_replicas(world: World, worlds: Worlds) -> None:
     replica = await worlds.open("projects", beside=world)
     study = await found(world)
-    async with world.running(archive_ended), replica.running(archive_ended):
+    async with world.running(keep_time), replica.running(keep_time):
         await world.patch(study.path, study.owner, json={"ends_at": soon(1.5)}, version=1)
         changed, ended = await until(world, 2)
     assert isinstance(changed, Project)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.projects.domain.lifecycle import Creators, Founders
 from services.projects.models import Membership
 from services.projects.schemas.projects import MemberView
 from services.projects.settings import ProjectsSettings
@@ -15,6 +16,11 @@ def _settings(request: Request) -> ProjectsSettings:
 
 
 Configured = Annotated[ProjectsSettings, Depends(_settings)]
+
+
+def founders(settings: ProjectsSettings) -> Founders:
+    """Who may create projects here."""
+    return Founders(Creators(settings.project_creators), settings.project_creator_groups)
 
 
 def show_member(member: Membership) -> MemberView:

@@ -13,7 +13,7 @@ from contracts.policy import Action, Service
 from contracts.roles import Role
 from services.projects import domain
 from services.projects.models import Deletion, DeletionPart, Project
-from services.projects.routes.here import Configured, show_member
+from services.projects.routes.here import Configured, founders, show_member
 from services.projects.schemas.projects import (
     DeletionRequest,
     DeletionView,
@@ -52,7 +52,7 @@ def _deletion(deletion: Deletion, parts: Sequence[DeletionPart]) -> DeletionView
 @router.post("/projects", status_code=201, dependencies=[may(Action.PROJECT_CREATE)])
 async def create_project(wanted: NewProject, settings: Configured, uow: Uow) -> ProjectView:
     """Create a project; the caller becomes its Data Owner."""
-    return _project(*await projects.create(uow, settings.founders, **wanted.model_dump()))
+    return _project(*await projects.create(uow, founders(settings), **wanted.model_dump()))
 
 
 @router.get("/projects", dependencies=[may(Action.PROJECT_LIST)])
