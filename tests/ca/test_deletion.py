@@ -54,6 +54,7 @@ async def test_a_deleted_project_leaves_serial_numbers_alone_and_those_as_long_a
     assert told.kept == {"serial_numbers": 3}
     assert await rows_with(world, NAME, "ada00000") == {"people": 1}
     assert {each.serial_number for each in made} <= await serials(world)
+    assert (await world.get("/crls/workloads")).status_code == 200
     await world.sql("UPDATE certificates SET not_after = now() - interval '3 hours', not_before = now() - interval '9 hours'")
     await world.sql("UPDATE revocation_lists SET since = now() - interval '4 hours'")
     async with world.work() as uow:

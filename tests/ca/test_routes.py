@@ -150,6 +150,7 @@ async def test_what_this_service_knows_better_than_the_header_counts(world: Worl
         await world.hear(user(BOB, version=2, status=UserStatus.BLOCKED))
     else:
         await world.hear(project(version=2, state=ProjectState.CLOSING))
+    await world.said()
     assert (await ask(world)).status_code == (409 if change == "closing" else 404)
     assert await world.said() == []
 

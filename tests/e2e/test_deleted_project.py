@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from contracts.events import CONFIRMS, TOPICS
 from contracts.policy import Service
@@ -19,10 +19,7 @@ from tests.e2e.scene import Scene, until
 pytestmark = pytest.mark.timeout(600)
 MARKER = f"Zebrafinken{secrets.token_hex(4)}"
 PROJECT = f"zebra{secrets.token_hex(4)}"
-EVERYWHERE = """SELECT string_agg(table_name || '=' || count, ' ') FROM (
-    SELECT table_name, (xpath('/row/c/text()', query_to_xml(format(
-        'SELECT count(*) AS c FROM %I t WHERE t::text ~ %L', table_name, '{pattern}'), false, true, '')))[1]::text::int AS count
-    FROM information_schema.tables WHERE table_schema = 'public') AS found WHERE count > 0;"""
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1;"
 
 
 def files(folder: Path) -> set[Path]:
@@ -38,7 +35,11 @@ def refused(deed: Callable[[], object]) -> tuple[int, str]:
 def rows_with(scene: Scene, service: Service, *texts: str) -> str:
     """The tables of a service's database in which one of these texts stands, also as bytes, with the number of rows."""
     pattern = "|".join([*texts, *(text.encode().hex() for text in texts)])
-    return scene.suite.postgres.run_sql(EVERYWHERE.format(pattern=pattern), service).strip()
+    counts = [
+        f"SELECT '{table}', count(*) FROM {table} t WHERE t::text ~ '{pattern}' HAVING count(*) > 0"
+        for table in scene.suite.postgres.run_sql(TABLES, service).split()
+    ]
+    return scene.suite.postgres.run_sql(" UNION ALL ".join(counts) + ";", service).strip()
 
 
 def newest(scene: Scene, name: str) -> dict[bytes, bytes]:
@@ -46,21 +47,22 @@ def newest(scene: Scene, name: str) -> dict[bytes, bytes]:
     topic = TOPICS[name]
     reader = next(reader for reader in topic.readers if reader != "gateway")
     tls = scene.suite.home.tls_folder(f"{reader}-1")
-    settings = {**scene.suite.kafka.client_settings(tls), "group.id": f"{reader}.test", "isolation.level": "read_committed"}
+    reading = {"group.id": f"{reader}.test", "isolation.level": "read_committed", "enable.partition.eof": True}
+    consumer = Consumer({**scene.suite.kafka.client_settings(tls), **reading})
     kept: dict[bytes, bytes] = {}
-    consumer = Consumer(settings)
     try:
         for partition in range(topic.partitions):
-            place = TopicPartition(name, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=20)
-            consumer.assign([place])
-            while consumer.position([place])[0].offset < end:
+            consumer.assign([TopicPartition(name, partition, 0)])
+            while True:
                 record = consumer.poll(20)
-                if record is None:
+                assert record is not None, f"{name}[{partition}] cannot be read"
+                error = record.error()
+                if error is not None:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
                     break
                 key, value = record.key() or b"", record.value()
                 kept.pop(key, None)
-                if value is not None and record.error() is None:
+                if value is not None:
                     kept[key] = value
     finally:
         consumer.close()
