@@ -55,7 +55,7 @@ from compose.local.kafka import Kafka
 from compose.local.pki import Pki
 from compose.local.ports import free_port
 from compose.local.postgres import Postgres
-from contracts.events import TOPICS, Fact, Membership, Project, ProjectState, Session, SigningKey, User, UserStatus
+from contracts.events import MEMBERSHIPS, TOPICS, USERS, Fact, Membership, Project, ProjectState, Session, SigningKey, User, UserStatus
 from contracts.policy import API
 from contracts.roles import Actor, Principal, Role
 
@@ -105,6 +105,11 @@ async def fill(dsn: str) -> list[str]:
     await connection.copy_records_to_table("people", records=[(user, name, True, 1) for user, name in people])
     members = [(PROJECT, user, name, "data_scientist", began, None, 1) for user, name in people]
     await connection.copy_records_to_table("members", records=members)
+    # Nobody consumes here, and an answer about a certificate needs to know that all was heard.
+    await connection.executemany(
+        "INSERT INTO partitions_heard (topic, partition, awake_at, position_at) VALUES ($1, $2, now(), 'infinity')",
+        [(topic.name, number) for topic in (USERS, MEMBERSHIPS) for number in range(topic.partitions)],
+    )
     await connection.execute("ANALYZE")
     await connection.close()
     return [

@@ -188,12 +188,20 @@ def _leaf(held: Held) -> x509.Certificate:
     return x509.load_pem_x509_certificate(held.certificate[0].read_bytes())
 
 
+def _told(leaf: x509.Certificate, door: str) -> str:
+    """The path of a door of ca as the certificate names it (AIA, CDP)."""
+    about = leaf.extensions
+    named: list[str] = [each.access_location.value for each in about.get_extension_for_class(x509.AuthorityInformationAccess).value]
+    named += [name.value for each in about.get_extension_for_class(x509.CRLDistributionPoints).value for name in each.full_name or ()]
+    return next(urlsplit(place).path.removeprefix(API) for place in named if door in place)
+
+
 def _ocsp(held: Held) -> Probe | None:
     """Asks as whoever has to rely on a certificate does: one that is over by its own end counts no more, whatever its status is."""
     if not held.certificate:
         return None
     door, leaf = held.door(), _leaf(held)
-    issuer = x509.load_der_x509_certificate(door.ask("GET", "/issuers/people").body)
+    issuer = x509.load_der_x509_certificate(door.ask("GET", _told(leaf, "/issuers/")).body)
     request = ocsp.OCSPRequestBuilder().add_certificate(leaf, issuer, hashes.SHA256()).build().public_bytes(Encoding.DER)
 
     def ask() -> Said:
@@ -214,10 +222,11 @@ def _crl(held: Held) -> Probe | None:
     if not held.certificate:
         return None
     door, leaf = held.door(), _leaf(held)
+    place = _told(leaf, "/crls/")
     known = {"etag": "", "listed": ""}
 
     def ask() -> Said:
-        reply = door.ask("GET", "/crls/people", If_None_Match=known["etag"] or '"none"')
+        reply = door.ask("GET", place, If_None_Match=known["etag"] or '"none"')
         if reply.status == 200:
             listed = x509.load_der_x509_crl(reply.body).get_revoked_certificate_by_serial_number(leaf.serial_number)
             known.update(etag=reply.headers["etag"], listed="listed" if listed else "")
