@@ -106,6 +106,10 @@ class Intent:
     chain: str = ""
 
 
+Place = tuple[UUID, UUID | None]
+"""Somebody in a project; None for a caller who is no person."""
+
+
 class Standing(NamedTuple):
     """What becomes of an issued certificate: its state, and when and why it stopped counting."""
 

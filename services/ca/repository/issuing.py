@@ -6,11 +6,12 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.db import fetch
-from services.ca.models import Intent, Member, Person, Project
+from services.ca.models import Intent, Member, Person, Place, Project
 
-Place = tuple[UUID, UUID]
-"""A person in a project."""
-
+_VERSIONS = """SELECT place.project_id, place.user_id, coalesce(p.version, 0), coalesce(u.version, 0), coalesce(m.version, 0)
+               FROM unnest($1::uuid[], $2::uuid[]) AS place (project_id, user_id)
+               LEFT JOIN projects p ON p.project_id = place.project_id LEFT JOIN people u ON u.user_id = place.user_id
+               LEFT JOIN members m ON m.project_id = place.project_id AND m.user_id = place.user_id"""
 _PROJECTS = "SELECT project_id, name, open, version FROM projects WHERE project_id = ANY($1::uuid[]) ORDER BY project_id FOR SHARE"
 _PEOPLE = "SELECT user_id, username, active, version FROM people WHERE user_id = ANY($1::uuid[]) ORDER BY user_id FOR SHARE"
 _MEMBERS = """SELECT m.project_id, m.user_id, m.username, m.role, m.starts_at, m.ends_at, m.version
@@ -30,6 +31,12 @@ _ANNOUNCE = """INSERT INTO certificates (certificate_id, kind, state, project_id
 _STORE = """UPDATE certificates c SET state = 'live', version = 1, fingerprint = signed.fingerprint, chain = signed.chain
             FROM unnest($1::text[], $2::text[], $3::text[]) AS signed (certificate_id, fingerprint, chain)
             WHERE c.certificate_id = signed.certificate_id AND c.state = 'intended' RETURNING c.certificate_id"""
+
+
+async def versions(session: AsyncSession, places: Collection[Place]) -> dict[Place, tuple[int, int, int]]:
+    """How much is known of projects, people and their memberships: the version of each, 0 for none. Locks nothing."""
+    rows = await fetch(session, _VERSIONS, [project for project, _ in places], [person for _, person in places])
+    return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
 
 
 async def parties(session: AsyncSession, places: Collection[Place]) -> tuple[dict[UUID, Project], dict[UUID, Person], dict[Place, Member]]:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -20,7 +20,7 @@ from contracts.events import MEMBERSHIPS, USERS
 from services.ca import domain, repository
 from services.ca.domain.holders import Holder
 from services.ca.domain.requests import Order, Request
-from services.ca.models import Intent, Member, Person, Project
+from services.ca.models import Intent, Member, Person, Place, Project
 from services.ca.service.ending import note
 from services.ca.service.office import office
 
@@ -62,15 +62,20 @@ async def create(shared: Shared, project_id: UUID, csr: str) -> Intent:
 
 async def certify(uows: Sequence[UnitOfWork], orders: Sequence[Order]) -> list[Intent | Problem]:
     """Certificates for those who may have one; for the others, why not. The units of work share a session."""
-    places = {(order.project_id, uow.actor.user_id) for uow, order in zip(uows, orders, strict=True) if uow.actor.user_id is not None}
-    known = await repository.issuing.parties(uows[0].session, places)
-    held = Counter(await repository.issuing.held(uows[0].session, places))
+    session = uows[0].session
+    places = [(order.project_id, uow.actor.user_id) for uow, order in zip(uows, orders, strict=True)]
+    versions = await repository.issuing.versions(session, places)
+    heard = [_has_heard(uow, place, versions) for uow, place in zip(uows, places, strict=True)]
+    sought = {place for place, known in zip(places, heard, strict=True) if known}  # only these are locked: what others wait for can arrive
+    parties = await repository.issuing.parties(session, sought)
+    held = Counter(await repository.issuing.held(session, sought))
     answers: list[Draft | Problem] = []
-    for uow, order in zip(uows, orders, strict=True):
+    for uow, order, place, known in zip(uows, orders, places, heard, strict=True):
         try:
-            project, person, member = _known(uow, order.project_id, *known)
+            if not known:
+                raise NotHereYet("The project or its membership has not arrived here yet.", retry_after=1)
+            project, person, member = _parties(place, *parties)
             domain.holders.demand_right(person, member, project, uow.now)
-            place = (order.project_id, member.user_id)
             domain.certificates.has_room(held[place])
             held[place] += 1
             answers.append(Draft(uow, domain.holders.member_holder(project, member), order.request, member.ends_at))
@@ -80,27 +85,22 @@ async def certify(uows: Sequence[UnitOfWork], orders: Sequence[Order]) -> list[I
     return [next(issued) if isinstance(each, Draft) else each for each in answers]
 
 
-def _known(
-    uow: UnitOfWork,
-    project_id: UUID,
-    projects: dict[UUID, Project],
-    people: dict[UUID, Person],
-    members: dict[tuple[UUID, UUID], Member],
-) -> tuple[Project, Person, Member]:
-    """What a caller's certificate rests on, once this service knows as much of it as the gateway did. Raises NotFound, NotHereYet."""
-    user_id = uow.actor.user_id
+def _has_heard(uow: UnitOfWork, place: Place, versions: Mapping[Place, tuple[int, int, int]]) -> bool:
+    """Whether this service knows as much of what a caller's certificate rests on as the gateway did."""
+    project_id, user_id = place
     if user_id is None:
-        raise NotFound
+        return True
     seen = uow.actor.versions
-    project, person, member = projects.get(project_id), people.get(user_id), members.get((project_id, user_id))
-    if (
-        project is None
-        or person is None
-        or member is None
-        or person.version < seen.get(f"{USERS.name}:{user_id}", 1)
-        or member.version < seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 1)
-    ):
-        raise NotHereYet("The project or its membership has not arrived here yet.", retry_after=1)
+    least = (1, seen.get(f"{USERS.name}:{user_id}", 1), seen.get(f"{MEMBERSHIPS.name}:{project_id}:{user_id}", 1))
+    return all(known >= wanted for known, wanted in zip(versions[place], least, strict=True))
+
+
+def _parties(
+    place: Place, projects: Mapping[UUID, Project], people: Mapping[UUID, Person], members: Mapping[Place, Member]
+) -> tuple[Project, Person, Member]:
+    project, person, member = projects.get(place[0]), people.get(place[1]) if place[1] else None, members.get(place)
+    if project is None or person is None or member is None:
+        raise NotFound
     return project, person, member
 
 
