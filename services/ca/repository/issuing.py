@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import configure_mappers
 
 from chassis.db import fetch
 from services.ca.models import Intent, Member, Person, Place, Project
@@ -32,6 +33,8 @@ _STORE = """UPDATE certificates c SET state = 'live', version = 1, fingerprint =
             FROM unnest($1::text[], $2::text[], $3::text[]) AS signed (certificate_id, fingerprint, chain)
             WHERE c.certificate_id = signed.certificate_id AND c.state = 'intended' RETURNING c.certificate_id"""
 
+configure_mappers()  # objects that are made unchecked, which takes an eighth of the time, do not see to it themselves
+
 
 async def versions(session: AsyncSession, places: Collection[Place]) -> dict[Place, tuple[int, int, int]]:
     """How much is known of projects, people and their memberships: the version of each, 0 for none. Locks nothing."""
@@ -40,7 +43,7 @@ async def versions(session: AsyncSession, places: Collection[Place]) -> dict[Pla
 
 
 async def parties(session: AsyncSession, places: Collection[Place]) -> tuple[dict[UUID, Project], dict[UUID, Person], dict[Place, Member]]:
-    """The projects, people and memberships of places, kept as they are until the transaction ends."""
+    """The projects, people and memberships of places, kept as they are until the transaction ends; objects outside of the session."""
     projects, people = [project for project, _ in places], [person for _, person in places]
     found = [
         await fetch(session, _PROJECTS, projects),
@@ -48,9 +51,9 @@ async def parties(session: AsyncSession, places: Collection[Place]) -> tuple[dic
         await fetch(session, _MEMBERS, projects, people),
     ]
     return (
-        {row["project_id"]: Project(**row) for row in found[0]},
-        {row["user_id"]: Person(**row) for row in found[1]},
-        {(row["project_id"], row["user_id"]): Member(**row) for row in found[2]},
+        {row["project_id"]: Project.model_construct(**row) for row in found[0]},
+        {row["user_id"]: Person.model_construct(**row) for row in found[1]},
+        {(row["project_id"], row["user_id"]): Member.model_construct(**row) for row in found[2]},
     )
 
 
