@@ -54,11 +54,16 @@ class Together(Generic[I, R]):
         return await asked.answer
 
     def _begin(self) -> None:
-        while self._waiting and len(self._under_way) < self._at_once:
-            group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            task = asyncio.create_task(self._do(group))
+        if self._waiting and len(self._under_way) < self._at_once:
+            task = asyncio.create_task(self._next())
             self._under_way.add(task)
             task.add_done_callback(self._done)
+
+    async def _next(self) -> None:
+        await asyncio.sleep(0)  # those whose requests arrived in the same turn of the loop come along
+        group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        if group:
+            await self._do(group)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)

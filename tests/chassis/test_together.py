@@ -49,14 +49,27 @@ async def ask(asked: Together[str, str], *items: str) -> list[Any]:
 
 
 async def test_nobody_waits_for_others_and_those_who_come_meanwhile_go_together(transactions: Transactions) -> None:
-    asked = doing(shout, at_once=1)
-    assert await ask(asked, *"abcdef") == list("ABCDEF")
+    began, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        began.set()
+        await goes_on.wait()
+        return [item.upper() for item in items]
+
+    asked = doing(slowly, at_once=1)
+    first = asyncio.create_task(ask(asked, "a"))
+    await began.wait()
+    others = asyncio.create_task(ask(asked, *"bcdef"))
+    await asyncio.sleep(0.01)
+    assert transactions.committed == []
+    goes_on.set()
+    assert (await first, await others) == (["A"], list("BCDEF"))
     assert transactions.committed == [["a"], ["b", "c", "d", "e", "f"]]
 
 
-async def test_a_group_is_bounded(transactions: Transactions) -> None:
-    assert await ask(doing(shout, most=2, at_once=1), *"abcde") == list("ABCDE")
-    assert [len(group) for group in transactions.committed] == [1, 2, 2]
+async def test_those_of_one_moment_go_together_and_a_group_is_bounded(transactions: Transactions) -> None:
+    assert await ask(doing(shout, most=2), *"abcde") == list("ABCDE")
+    assert sorted(transactions.committed) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 async def test_what_is_refused_leaves_no_record_and_the_others_do(transactions: Transactions) -> None:
@@ -66,7 +79,7 @@ async def test_what_is_refused_leaves_no_record_and_the_others_do(transactions: 
     answers = await ask(doing(but_b, at_once=1), *"abc")
     assert isinstance(answers[1], NotFound)
     assert (answers[0], answers[2]) == ("a", "c")
-    assert transactions.committed == [["a"], ["c"]]
+    assert transactions.committed == [["a", "c"]]
 
 
 async def test_what_breaks_one_does_not_break_the_others(transactions: Transactions) -> None:
