@@ -3,8 +3,8 @@
 import base64
 import json
 import os
+import re
 import shutil
-import signal
 import ssl
 import subprocess
 import time
@@ -153,16 +153,14 @@ class StepCa:
             raise RuntimeError("not started")
         return psutil.Process(self.child.pid)
 
-    def syncs(self, seconds: float) -> str:
-        """What it tells the disk to keep during so many seconds, by strace: the calls and how many there were; or why that is not known."""
-        if shutil.which("strace") is None:
-            return "not counted: there is no strace here"
-        command = ["strace", "-f", "-c", "-e", "trace=fsync,fdatasync,msync,sync_file_range", "-p", str(self._process().pid)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as watching:
-            time.sleep(seconds)
-            watching.send_signal(signal.SIGINT)
-            told = watching.communicate()[1]
-        return " ".join(f"{line.split()[-1]} {line.split()[3]}" for line in told.splitlines() if line.strip().endswith("sync"))
+    def durability(self) -> str:
+        """How its store's log is opened: with O_DSYNC each write is on the disk before it returns."""
+        for file in Path(f"/proc/{self._process().pid}/fd").iterdir():
+            if file.readlink().suffix == ".vlog":
+                flags = re.search(r"^flags:\s+([0-7]+)", (file.parents[1] / "fdinfo" / file.name).read_text(), re.MULTILINE)
+                if flags is not None:
+                    return "O_DSYNC" if int(flags[1], 8) & os.O_DSYNC else "no O_DSYNC"
+        return "not known"
 
 
 def _name(text: str) -> x509.Name:

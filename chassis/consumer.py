@@ -8,6 +8,7 @@ offsets a moment after their effects were committed: what a crash lets come agai
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
 import time
@@ -25,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from chassis import bus, patience
-from chassis.db import fetch, is_away
+from chassis.db import fetch, is_away, look
 from chassis.log import logger
 from chassis.outbox import NOTIFY, UnitOfWork, unit_of_work
 from chassis.projection import FRESH_S
@@ -169,10 +170,14 @@ class Lane:
     position: datetime | None = None
 
 
-async def up_to_date(session: AsyncSession, topics: Iterable[Topic]) -> bool:
-    """Whether a service whose ``Hears`` dates these topics has applied all that was committed there more than a second ago."""
+async def up_to_date(database: AsyncSession | AsyncEngine, topics: Iterable[Topic]) -> bool:
+    """Whether a service whose ``Hears`` dates these topics has applied all that was committed there more than a second ago.
+
+    What is read after this has all of that: in the same transaction, or outside of any.
+    """
     partitions = {topic.name: topic.partitions for topic in topics}
-    rows = await fetch(session, _UP_TO_DATE, list(partitions), sum(partitions.values()), FRESH_S)
+    ask = functools.partial(fetch, database) if isinstance(database, AsyncSession) else functools.partial(look, database)
+    rows = await ask(_UP_TO_DATE, list(partitions), sum(partitions.values()), FRESH_S)
     return bool(rows[0]["young"])
 
 

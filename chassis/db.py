@@ -73,6 +73,23 @@ async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence
     return rows
 
 
+async def look(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[Any]:
+    """The rows of a single statement that reads, outside of any transaction and session: one way to the database and back.
+
+    Raises what SQLAlchemy would raise.
+    """
+    async with engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            rows: Sequence[Any] = await driver.fetch(statement, *values)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if driver.is_closed():
+                await connection.invalidate()
+                raise DatabaseAway(type(error).__name__) from error
+            raise DBAPIError(statement, None, error, hide_parameters=True) from error
+    return rows
+
+
 async def _driver(session: AsyncSession) -> asyncpg.Connection:
     """The driver's connection of the session's transaction, which SQLAlchemy begins with the first statement that it sees itself."""
     transaction = session.sync_session.get_transaction()

@@ -44,6 +44,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     )
     keys = opening.keys(settings)
     office = Office(
+        runtime.engine,
         keys,
         opening.open_issuers(settings.issuers_dir, keys, settings.issuer_rest_s),
         terms,

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import Header, Request, Response
 
-from chassis.guard import CurrentActor, LaterUow, SharedUow, Uow, doors, may
+from chassis.guard import CurrentActor, SharedUow, Uow, doors, may
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
 from services.ca import domain, repository, revocation, service
@@ -85,23 +85,23 @@ async def read_issuer(issuer: str, if_none_match: IfNoneMatch = None) -> Respons
 
 
 @router.post("/ocsp", response_class=OcspResponse, openapi_extra=OCSP_REQUEST, dependencies=[may(Action.OCSP_ASK)])
-async def ask_ocsp(request: Request, later: LaterUow) -> Response:
+async def ask_ocsp(request: Request) -> Response:
     """Whether a certificate is good, revoked or unknown (RFC 6960). What cannot be answered is said in OCSP's own words, with 200."""
-    return await _answered(await request.body(), later)
+    return await _answered(await request.body())
 
 
 @router.get("/ocsp/{request:path}", response_class=OcspResponse, dependencies=[may(Action.OCSP_ASK_BY_PATH)])
-async def ask_ocsp_by_path(request: str, later: LaterUow) -> Response:
+async def ask_ocsp_by_path(request: str) -> Response:
     """The same for a request in base64, whose `/`, `+` and `=` are percent-encoded."""
     try:
-        return await _answered(revocation.from_path(request), later)
+        return await _answered(revocation.from_path(request))
     except NoAnswer as none:
         return OcspResponse(none.der)
 
 
-async def _answered(der: bytes, later: LaterUow) -> Response:
+async def _answered(der: bytes) -> Response:
     try:
-        return OcspResponse(await service.status.answer(later, service.status.asked(der)))
+        return OcspResponse(await service.status.answer(service.status.asked(der)))
     except NoAnswer as none:
         return OcspResponse(none.der)
 

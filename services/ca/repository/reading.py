@@ -3,7 +3,9 @@
 from typing import TypeVar
 
 from sqlalchemy import Executable
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+Engine = AsyncEngine
 Q = TypeVar("Q", bound=Executable)
 
 

@@ -5,23 +5,24 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import defer
 from sqlmodel import col
 
-from chassis.db import fetch
+from chassis.db import look
 from services.ca.models import Certificate, CertificateState, Ending, RevocationList, Standing
 from services.ca.repository.reading import newest
 
-_STANDING = "SELECT state, ended_at, ending FROM certificates WHERE certificate_id = $1 AND issuer_key = $2 AND state <> 'intended'"
+_STANDING = """SELECT clock.now, c.state, c.ended_at, c.ending FROM (SELECT now() AS now) AS clock
+               LEFT JOIN certificates c ON c.certificate_id = $1 AND c.issuer_key = $2 AND c.state <> 'intended'"""
 _FIRST = text("""INSERT INTO revocation_lists (issuer_key, number, this_update, next_update, since, entries, der)
                  VALUES (:issuer_key, 0, now(), now(), now(), 0, '') ON CONFLICT DO NOTHING""")
 
 
-async def standing(session: AsyncSession, certificate_id: str, issuer_key: str) -> Standing | None:
-    """What became of a certificate that a key signed, in one look; None where it signed none."""
-    rows = await fetch(session, _STANDING, certificate_id, issuer_key)
-    return Standing(*rows[0]) if rows else None
+async def standing(engine: AsyncEngine, certificate_id: str, issuer_key: str) -> tuple[datetime, Standing | None]:
+    """The database's clock, and what became of a certificate that a key signed, in one look; None where it signed none."""
+    [(now, state, ended_at, ending)] = await look(engine, _STANDING, certificate_id, issuer_key)
+    return now, None if state is None else Standing(state, ended_at, ending)
 
 
 async def begin_list(session: AsyncSession, issuer_key: str) -> None:

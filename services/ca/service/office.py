@@ -14,6 +14,7 @@ from services.ca import domain, revocation
 from services.ca.domain.certificates import Authority, Terms
 from services.ca.domain.requests import Order
 from services.ca.models import Intent
+from services.ca.repository import Engine
 from services.ca.revocation import IssuerName
 from services.ca.signer import Issuers, Keys, Signer, SignerAway
 
@@ -25,7 +26,7 @@ S = TypeVar("S")
 
 
 class Office:
-    """``issuing`` does for many at once what the door asks for; ``list_life`` and ``answer_life`` are how long what is said of revocations holds.
+    """``engine`` is for looks outside of transactions; ``issuing`` does for many at once what the door asks for; ``list_life`` and ``answer_life`` are how long what is said of revocations holds.
 
     ``lists`` are the newest lists of revoked certificates that this process has seen, number and content by key.
     ``trouble`` says why nothing can be signed at this moment, ``unusable`` why issuers that came are not taken up; ``owed``: a run may wait for a
@@ -34,6 +35,7 @@ class Office:
 
     def __init__(
         self,
+        engine: Engine,
         keys: Keys,
         issuers: Issuers,
         terms: Terms,
@@ -41,6 +43,7 @@ class Office:
         issuing: Together[Order, Intent],
         lives: tuple[timedelta, timedelta],
     ) -> None:
+        self.engine = engine
         self.keys = keys
         self.terms = terms
         self.journal = journal

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chassis.consumer import up_to_date
 from chassis.errors import CannotDecide, NotFound
-from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from contracts.events import MEMBERSHIPS, USERS
 from services.ca import domain, repository, revocation
@@ -16,6 +15,8 @@ from services.ca.models import RevocationList
 from services.ca.revocation import NotNow, Question, Revoked
 from services.ca.service.office import office
 from services.ca.signer import Signer
+
+AUTHORITIES = (USERS, MEMBERSHIPS)  # no gateway looks up what strangers ask about: who lost a right has to be known here
 
 
 def signer_of(issuer: str) -> Signer:
@@ -33,7 +34,7 @@ async def newest_list(uow: UnitOfWork, issuer: str) -> tuple[int, bytes]:
     one list alone. Raises NotFound, SignerAway, and CannotDecide while it cannot be known who lost a right.
     """
     desk, signer = office(), signer_of(issuer)
-    if not await _losses_known(uow):
+    if not await up_to_date(uow.session, AUTHORITIES):
         raise CannotDecide("The newest losses of rights are not known at this moment.", retry_after=1)
     kept, revoked, now = await _kept(uow, signer.key_id)
     if not domain.revocation.is_current(kept, revoked, now):
@@ -70,27 +71,20 @@ def asked(der: bytes) -> Question:
     return revocation.read(der, office().names)
 
 
-async def answer(later: OpenUow, question: Question) -> bytes:
+async def answer(question: Question) -> bytes:
     """What is known now of the certificate that is asked for, signed (DER); never kept for another request.
 
     Raises SignerAway, and NotNow instead of calling a certificate good while it cannot be known who lost a right.
     """
-    uow = await later()
-    known = await _losses_known(uow)
     desk = office()
     signer = desk.issuers.signers[question.issuer]
     name = domain.certificates.certificate_id(question.serial)
-    found = await repository.revocation.standing(uow.session, name, signer.key_id)
+    known = await up_to_date(desk.engine, AUTHORITIES)
+    now, found = await repository.revocation.standing(desk.engine, name, signer.key_id)
     ended = domain.revocation.revocation_of(found) if found else None
     revoked = Revoked(name, *ended) if ended else None
     if found is not None and revoked is None and not known:
         raise NotNow
-    until = uow.now + desk.answer_life
-    made = revocation.answer(question, signer.certificate, revoked, uow.now, until, known=found is not None)
+    made = revocation.answer(question, signer.certificate, revoked, now, now + desk.answer_life, known=found is not None)
     [signed] = await desk.signed(signer.sign_answer, [made])
     return signed.public_bytes(Encoding.DER)
-
-
-async def _losses_known(uow: UnitOfWork) -> bool:
-    """Whether all was heard that people and members lost more than a second ago: no gateway looks up what strangers ask about."""
-    return await up_to_date(uow.session, (USERS, MEMBERSHIPS))
