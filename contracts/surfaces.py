@@ -106,6 +106,7 @@ NOTHING_LASTS: dict[Action, str] = {
 NOBODYS: dict[str, str] = {
     SHARES.name: "a share is a project's; a person reaches it by their membership, and the owner of the data withdraws it",
     "agents": _MACHINES,
+    "break-glass": "it tells of a membership, and that one is a surface's",
     "activity": "it says that a session was used, and gives nothing",
 }
 

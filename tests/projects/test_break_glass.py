@@ -168,7 +168,7 @@ async def test_who_is_a_member_already_opens_nothing(study: Study) -> None:
     assert reason(await world.post("/break-glass", root(), json=body)) == "already-a-member"
 
 
-@pytest.mark.parametrize(("state", "status"), [(ProjectState.ARCHIVED, 201), (ProjectState.CLOSING, 409), (ProjectState.DELETED, 409)])
+@pytest.mark.parametrize(("state", "status"), [(ProjectState.ARCHIVED, 201), (ProjectState.CLOSING, 409), (ProjectState.PURGING, 409)])
 async def test_an_archived_project_can_be_opened_and_one_that_goes_cannot(study: Study, state: ProjectState, status: int) -> None:
     await study.world.sql("UPDATE projects SET state = :state", state=state.value)
     answer = await study.world.post("/break-glass", root(), json={"project": "wdbc", "reason": "x"})

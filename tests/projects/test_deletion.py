@@ -224,7 +224,7 @@ async def test_the_certificate_says_who_asked_and_what_each_service_removed_and_
     assert (document["project_id"], document["asked_by"]) == (str(study.project_id), str(study.ada))
     assert {name: part["removed"] for name, part in document["services"].items()} == {
         **{service.value: {"things": number} for number, service in enumerate(CONFIRMS)},
-        "projects": {"memberships": 1, "group_roles": 0},
+        "projects": {"memberships": 1, "group_roles": 0, "invitations": 0, "break_glass": 0, "activity": 2},
     }
     assert all(part["closed_at"] and part["purged_at"] for part in document["services"].values())
     assert hashlib.sha256(body["document"].encode()).hexdigest() == body["sha256"]

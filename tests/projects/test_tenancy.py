@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from contracts.policy import Action
+from contracts.events import PurgeStep
 from contracts.roles import Actor, Role
 from tests.projects.people import Study, found, user
+from tests.projects.test_deletion import by_all
 from tests.tenancy import Snapshot, like_nothing
 from tests.world import World, administrator, person
 
@@ -22,18 +24,31 @@ DOORS = {
     Action.PROJECT_INVITATION_LIST,
     Action.PROJECT_INVITATION_LIST_OWN,
     Action.PROJECT_BREAK_GLASS_LIST,
+    Action.ERASURE_LIST,
+    Action.ERASURE_READ,
 }
 deeds = st.lists(
-    st.tuples(st.sampled_from(["add", "invite", "group", "describe", "break", "remove", "new"]), st.integers(0, 4)), min_size=1, max_size=8
+    st.tuples(st.sampled_from(["add", "invite", "group", "describe", "break", "remove", "new", "erase"]), st.integers(0, 4)),
+    min_size=1,
+    max_size=8,
 )
+
+
+async def erased(world: World, name: str, ada: UUID) -> UUID:
+    """Found a project and delete it, to the end."""
+    study = await found(world, name, ada)
+    await world.post(f"{study.path}/deletion", study.owner, json={"name": name})
+    await world.hear(*by_all(study.project_id, PurgeStep.CLOSED), *by_all(study.project_id, PurgeStep.PURGED))
+    return study.project_id
 
 
 class Ours:
     """A project with something behind each of its doors, and who asks at them."""
 
-    def __init__(self, study: Study, bob: UUID) -> None:
+    def __init__(self, study: Study, bob: UUID, erased: UUID) -> None:
         self.study = study
         self.bob = bob
+        self.erased = erased
 
     @classmethod
     async def filled(cls, world: World) -> "Ours":
@@ -47,7 +62,7 @@ class Ours:
         await world.post("/break-glass", administrator(), json={"project": "ours", "reason": "Power cut"})
         third = await found(world, "third")
         await world.post(f"{third.path}/invitations", third.owner, json={"username": "bob00000", "role": "data_scientist"})
-        return cls(study, bob)
+        return cls(study, bob, await erased(world, "gone", study.ada))
 
     def asked(self) -> list[tuple[str, Actor]]:
         path = self.study.path
@@ -57,6 +72,8 @@ class Ours:
         return [
             ("/projects", at_large),
             ("/project-invitations", at_large),
+            ("/erasure-certificates", owner),
+            (f"/erasure-certificates/{self.erased}", owner),
             *[(path + door, actor) for door in doors for actor in (member, owner)],
         ]
 
@@ -82,6 +99,8 @@ async def fill(world: World, theirs: Study, done: list[tuple[str, int]]) -> list
             rows = await world.sql("SELECT user_id FROM memberships WHERE project_id = :p AND username = :n", p=theirs.project_id, n=name)
             for row in rows:
                 await world.delete(f"{theirs.path}/members/{row.user_id}", theirs.owner)
+        elif what == "erase":
+            made.append(await erased(world, f"x{uuid7().hex[-12:]}", theirs.ada))
         else:
             answer = await world.post("/projects", person(theirs.ada), json={"name": f"x{uuid7().hex[-12:]}"})
             made.append(UUID(answer.json()["project_id"]))
@@ -105,6 +124,7 @@ async def test_answers_are_the_same_whatever_others_hold(world: World, done: lis
     for door in ("", "/members", "/group-roles", "/activity"):
         stranger = person(ours.bob, "bob00000")
         await like_nothing(world, stranger, "/projects/{}" + door, elsewhere)
+    await like_nothing(world, stranger, "/erasure-certificates/{}", elsewhere)
 
 
 async def test_the_comparison_sees_a_difference(world: World) -> None:
