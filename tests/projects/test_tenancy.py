@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from contracts.policy import Action
 from contracts.events import PurgeStep
+from contracts.policy import Action
 from contracts.roles import Actor, Role
 from tests.projects.people import Study, found, user
 from tests.projects.test_deletion import by_all
