@@ -55,6 +55,35 @@ Message = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
+def issued(
+    pki: Pki, folder: Path, issuer: str, uri: str, lifetime: timedelta = timedelta(hours=1), name: str = "somebody"
+) -> x509.Certificate:
+    """A client certificate of ``people`` or ``workloads`` as the ca would make it, with its key, as ``cert.pem`` and ``key.pem``."""
+    source = pki.issuers_folder
+    ca = x509.load_pem_x509_certificate((source / f"{issuer}.pem").read_bytes())
+    ca_key: Any = serialization.load_pem_private_key((source / f"{issuer}.key").read_bytes(), (source / "passphrase").read_bytes().strip())
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(uuid7().int)
+        .not_valid_before(now - timedelta(seconds=60))
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem) + ca.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+    return made
+
+
 class Certificates:
     """The authorities of one home, and certificates for everybody."""
 
@@ -67,32 +96,7 @@ class Certificates:
         return self.pki.home.tls_folder(name)
 
     def issue(self, folder: Path, issuer: str, uri: str, lifetime: timedelta = timedelta(hours=1)) -> x509.Certificate:
-        """A client certificate of ``people`` or ``workloads`` as the ca would make it, with its key, as ``cert.pem`` and ``key.pem``."""
-        source = self.pki.issuers_folder
-        ca = x509.load_pem_x509_certificate((source / f"{issuer}.pem").read_bytes())
-        ca_key: Any = serialization.load_pem_private_key(
-            (source / f"{issuer}.key").read_bytes(), (source / "passphrase").read_bytes().strip()
-        )
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")]))
-            .issuer_name(ca.subject)
-            .public_key(key.public_key())
-            .serial_number(uuid7().int)
-            .not_valid_before(now - timedelta(seconds=60))
-            .not_valid_after(now + lifetime)
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
-            .sign(ca_key, hashes.SHA256())
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        pem = serialization.Encoding.PEM
-        (folder / "cert.pem").write_bytes(made.public_bytes(pem) + ca.public_bytes(pem))
-        (folder / "key.pem").write_bytes(
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-        )
-        return made
+        return issued(self.pki, folder, issuer, uri, lifetime)
 
 
 @dataclass
