@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 
 from hortus.cli import ledger, lifecycle, membership, people, sessions, show, signin
+from hortus.cli.certificates import certificate
 from hortus.cli.datasets import datasets
 from hortus.cli.factors import factors, keys, password
 from hortus.cli.groups import group_roles, groups, signing_keys
 from hortus.cli.jobs import agents, jobs
 from hortus.cli.options import Ambiguous, chosen
-from hortus.cli.projects import certificate, members, projects
+from hortus.cli.projects import members, projects
 from hortus.client import FactorTooOld, HortusError, Refused, Unreachable
 
 USAGE = 2

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import typer
 
-from hortus.cli import asking, signin
-from hortus.client import Client, HortusError, Refused
+from hortus.cli import asking, holding, signin
+from hortus.client import Client, Folder, HortusError, Refused
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on standard output.")]
 ProjectOption = Annotated[
@@ -49,8 +49,11 @@ chosen = _Chosen()
 def signed_in() -> Iterator[Client]:
     """The client of who is signed in, of the API key in the environment, or of the certificate that ``--certificate`` names.
 
-    On a terminal it asks for a second factor where a door wants a fresh one.
+    On a terminal it asks for a second factor where a door wants a fresh one. A certificate that was made by this command is renewed on the
+    way, when half of its life is over and its owner is signed in.
     """
+    if chosen.certificate is not None:
+        holding.keep_young(Folder(chosen.certificate))
     with signin.client(chosen.certificate, asking.fresh_factor if asking.terminal() else None) as client:
         yield client
 

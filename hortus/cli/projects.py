@@ -1,22 +1,18 @@
-"""Commands for projects, their members and certificates."""
+"""Commands for projects and their members."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hortus.cli import show, signin
+from hortus.cli import show
 from hortus.cli.options import Json, ProjectOption, project_id, signed_in
-from hortus.client import HortusError, new_key, write_private
 
 projects = typer.Typer(no_args_is_help=True, help="Projects: sandboxes of people, data and programs.")
 members = typer.Typer(no_args_is_help=True, help="Who is what in a project.")
-certificate = typer.Typer(no_args_is_help=True, help="Project certificates, for programs that act for you in one project.")
 PROJECT = ("name", "role", "state", "description", "project_id")
 ABOUT = ("name", "role", "state", "description", "purpose", "legal_basis", "ethics_approval_id", "ends_at", "project_id", "created_at")
 MEMBER = ("username", "role", "by_group", "purpose", "starts_at", "ends_at", "user_id")
-CERTIFICATE = ("certificate_id", "user_id", "not_before", "not_after", "live")
 
 Project = Annotated[str, typer.Argument(help="The project: its name or id.")]
 User = Annotated[str, typer.Argument(help="The person: username or id.")]
@@ -147,44 +143,3 @@ def remove_member(user: User, project: ProjectOption) -> None:
         show.say(f"{member['username']} is no member any more.")
     else:
         show.say(f"{left['username']} has no role of their own any more, and is {left['role']} by the group {left.get('by_group')}.")
-
-
-@certificate.command("create")
-def create_certificate(
-    project: ProjectOption,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help=f"Where {signin.KEY_FILE} and {signin.CHAIN_FILE} go (0600); beside your sign-in if not given."),
-    ] = None,
-    machine: Json = False,
-) -> None:
-    """Make a key on this machine and have it certified for one project; use it with `hortus --certificate FOLDER …`."""
-    kept = signin.load()
-    with signed_in() as client:
-        project = project_id(client, project)
-        made = new_key(f"{project}__{kept.username}")
-        issued = client.certificates.create(project, made.csr)
-    target = folder or signin.place().parent / "certificates" / project
-    try:
-        write_private(target / signin.KEY_FILE, made.key)
-        write_private(target / signin.CHAIN_FILE, issued["chain"].encode())
-    except OSError as error:
-        raise HortusError(f"The certificate cannot be written to {target}: {error.strerror}.") from error
-    show.one({**issued, "folder": str(target)}, (*CERTIFICATE, "folder"), machine=machine)
-
-
-@certificate.command("list")
-def list_certificates(project: ProjectOption, machine: Json = False) -> None:
-    """List the project's certificates that you may see."""
-    with signed_in() as client:
-        show.rows(client.certificates.list(project_id(client, project)), CERTIFICATE, machine=machine)
-
-
-@certificate.command("revoke")
-def revoke_certificate(
-    certificate_id: Annotated[str, typer.Argument(help="The certificate's id (its serial in hex).")], project: ProjectOption
-) -> None:
-    """Withdraw a certificate."""
-    with signed_in() as client:
-        client.certificates.revoke(project_id(client, project), certificate_id)
-    show.say("The certificate is withdrawn.")

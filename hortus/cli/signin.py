@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hortus.client import Client, FileKeeper, FileMemory, HortusError, Keeper, Memory, SignIn
+from hortus.client import Client, FileKeeper, FileMemory, Folder, HortusError, Keeper, Memory, SignIn
 from hortus.client.wire import Shown
 
 CERTIFICATE_PORT = 8444
-CHAIN_FILE = "certificate.pem"
-KEY_FILE = "key.pem"
 API_KEY = "HORTUS_API_KEY"
 
 
@@ -102,7 +100,7 @@ def client(certificate: Path | None = None, factor: Callable[[], Shown] | None =
         kept = load()
         if not kept.address or not kept.trust:
             raise NotSignedIn("This machine knows no Hortus yet: run `hortus login`.")
-        pair = (certificate / CHAIN_FILE, certificate / KEY_FILE)
+        pair = Folder(certificate).pair
         address = os.environ.get("HORTUS_CERTIFICATE_ADDRESS") or kept.certificate_address or _beside(kept.address)
         return Client(address, kept.trust, certificate=pair, memory=_memory(kept.session_id))
     key = os.environ.get(API_KEY)

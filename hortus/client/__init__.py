@@ -21,6 +21,7 @@ from hortus.client.datasets import Datasets, inside
 from hortus.client.erasures import Erasures
 from hortus.client.errors import Altered, FactorTooOld, HortusError, Refused, Unreachable
 from hortus.client.factors import Factors
+from hortus.client.folder import About, Folder
 from hortus.client.jobs import ENDED, Agents, Jobs
 from hortus.client.keys import new_key, write_private
 from hortus.client.membership import BreakGlasses, Feed, ProjectInvitations
@@ -119,11 +120,13 @@ class Client:
 
 __all__ = [
     "ENDED",
+    "About",
     "Altered",
     "Client",
     "FactorTooOld",
     "FileKeeper",
     "FileMemory",
+    "Folder",
     "HortusError",
     "Keeper",
     "Memory",

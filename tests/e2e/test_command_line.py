@@ -5,6 +5,7 @@ A code of an authenticator counts once and the next one comes after 30 s, so who
 
 import json
 import secrets
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,29 @@ def test_sign_ins_are_shown_and_ended_from_another_machine_and_a_new_password_en
     assert clerk.ends("login", "--recovery-code", HORTUS_RECOVERY_CODE=spent)[0] == NOT_SIGNED_IN
     clerk.returns(HORTUS_PASSWORD=new)
     assert clerk.types("whoami")["user_id"] == clerk.user_id
+
+
+def test_a_certificate_is_made_used_renewed_checked_and_withdrawn(administrator: Typist, tmp_path: Path) -> None:
+    project = administrator.types("projects", "create", f"keys_{secrets.token_hex(4)}")["project_id"]
+    here = ("--folder", str(tmp_path / "certificate"))
+    made = administrator.types("certificate", "create", "-p", project, *here)
+    renewed = administrator.types("certificate", "renew", *here)
+    assert renewed["certificate_id"] != made["certificate_id"]
+    assert [known["project_id"] for known in administrator.types("--certificate", here[1], "projects", "list")] == [project]
+    assert {told["by"]: told["status"] for told in administrator.types("certificate", "check", *here)} == {"OCSP": "good", "CRL": "good"}
+    said = [typed(line, tmp_path) for line in administrator.types("certificate", "check", "--commands", *here)]
+    assert f"{renewed['chain']}: good" in said[3]
+    assert said[6].strip() == f"{renewed['chain']}: OK"
+    administrator.does("certificate", "revoke", renewed["certificate_id"], "-p", project)
+    until(administrator.is_refused("certificate", "check", *here, code=REFUSED), "OCSP and the list call it revoked", IN_FORCE_S)
+    until(administrator.is_refused("--certificate", here[1], "projects", "list"), "the gateway refuses it", IN_FORCE_S)
+
+
+def typed(line: str, folder: Path) -> str:
+    """What a line of a shell prints; it has to succeed."""
+    done = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 def test_a_group_that_asks_for_no_factor_and_a_key_that_waits_for_one(doubled: Scene, administrator: Typist, tmp_path: Path) -> None:

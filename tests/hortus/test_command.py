@@ -175,17 +175,6 @@ def test_a_log_cannot_steer_the_terminal(door: Door, signed_in: Run) -> None:
     assert "7 bytes" in ended.stderr
 
 
-def test_a_key_stays_here_and_only_its_owner_reads_it(door: Door, signed_in: Run, tmp_path: Path) -> None:
-    def issue(asked: Asked) -> Answer:
-        assert "PRIVATE" not in asked.body.decode()
-        return Answer(201, {"certificate_id": "0a", "chain": "-----BEGIN CERTIFICATE-----\n", "live": True})
-
-    door.on("POST", f"/projects/{P}/certificates", issue)
-    folder = tmp_path / "mine"
-    assert signed_in("certificate", "create", "-p", P, "--folder", str(folder)).returncode == 0
-    assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == {"key.pem": 0o600, "certificate.pem": 0o600}
-
-
 def test_accepting_an_invitation_shows_the_second_factor_and_asks_for_a_code(door: Door, run: Run) -> None:
     factor = {"username": "ada", "totp_secret": "ABC", "totp_uri": "otpauth://totp/x"}
     door.on("POST", "/invitations/acceptance", factor)
