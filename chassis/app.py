@@ -6,7 +6,7 @@ import functools
 import importlib
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -36,11 +36,14 @@ from chassis.errors import (
     Unprocessable,
     problem_response,
 )
+from chassis.guard import IDENTITY_HEADER, write_identity
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.relay import Relay
+from chassis.renewal import Renewal
 from chassis.settings import Settings
 from contracts.events import Project
-from contracts.policy import Service
+from contracts.policy import API, POLICY, SERVICE, Service
+from contracts.roles import Actor, Principal
 
 OPERATORS = ("/livez", "/readyz", "/metrics")
 GATEWAY = "gateway"
@@ -160,21 +163,42 @@ def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
     return app
 
 
-class OperatorsOnly:
-    """Lets the runner's identity reach the operators' doors and nothing else (ASGI middleware)."""
+def direct_paths(service: Service) -> frozenset[str]:
+    """The paths of a service's doors for other services: whoever comes there comes itself, by its own certificate."""
+    return frozenset(API + rule.path for rule in POLICY.values() if rule.service is service and rule.who == SERVICE)
 
-    def __init__(self, app: Any, domain: str) -> None:
+
+class OperatorsOnly:
+    """Lets the runner's identity reach the operators' doors and nothing else, and services the ``direct`` paths (ASGI middleware).
+
+    For everybody else the gateway comes, and says for whom. At a direct path what is said of that counts for nothing: the peer is who asks.
+    """
+
+    def __init__(self, app: Any, domain: str, direct: frozenset[str] = frozenset()) -> None:
         self.app = app
         self.gateway = tls.service_identity(domain, GATEWAY)
+        self.operators = {self.gateway, tls.service_identity(domain, RUNNER)}
+        self.direct = direct
+        self.peers = {tls.service_identity(domain, name): name for name in (*Service, GATEWAY)}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["path"] not in OPERATORS:
-            peer = scope.get("extensions", {}).get("tls", {}).get("peer")
-            if peer != self.gateway:
+        if scope["type"] == "http":
+            path, peer = scope["path"], scope.get("extensions", {}).get("tls", {}).get("peer")
+            if path in self.direct and peer in self.peers:
+                actor = Actor(principal=Principal.SERVICE, service=self.peers[peer])
+                scope = {**scope, "headers": [*_without_identity(scope["headers"]), (_IDENTITY, write_identity(actor).encode())]}
+            elif path in self.direct or peer not in self.operators or (peer != self.gateway and path not in OPERATORS):
                 await problem_response(NotFound())(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+_IDENTITY = IDENTITY_HEADER.lower().encode()
+
+
+def _without_identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name.lower() != _IDENTITY]
 
 
 async def _problem(_request: Request, error: Exception) -> Response:
@@ -294,12 +318,30 @@ async def running(spec: Spec, settings: Settings, only: str | None = None) -> As
 async def serve(spec: Spec, settings: Settings, only: str | None = None) -> None:
     """Run a service until SIGTERM or SIGINT; requests in flight are drained for 5 s."""
     async with running(spec, settings, only) as runtime:
-        accepted = {tls.service_identity(settings.trust_domain, name) for name in (GATEWAY, RUNNER)}
-        server = https_server(OperatorsOnly(create_app(spec, runtime), settings.trust_domain), settings, tls.protocol(accepted))
+        direct = direct_paths(spec.service)
+        peers = {GATEWAY, RUNNER} | (set(Service) if direct else set())
+        accepted = {tls.service_identity(settings.trust_domain, name) for name in peers}
+        domain = settings.trust_domain
+        server = https_server(OperatorsOnly(create_app(spec, runtime), domain, direct), settings, tls.protocol(accepted))
         log.logger(__name__).info("starting", listen=settings.listen)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
-        await server.serve()
+        async with renewed(settings, runtime):
+            await server.serve()
+
+
+@contextlib.asynccontextmanager
+async def renewed(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+    """Keep the process's certificate young meanwhile, and say so when it grows old."""
+    renewal = Renewal(settings)
+    runtime.checks.append(renewal.missing)
+    runtime.warnings.append(renewal.warnings)
+    keeping = asyncio.create_task(patience.for_ever(renewal.run, "renewal"), name="renewal")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 class Server(uvicorn.Server):

@@ -134,6 +134,12 @@ def read_identity(value: str | None) -> Actor:
         raise Unauthenticated from error
 
 
+def peer_certificate(request: Request) -> bytes | None:
+    """The certificate (DER) that the connection shows, which the handshake accepted."""
+    der: bytes | None = request.scope.get("extensions", {}).get("tls", {}).get("der")
+    return der
+
+
 def may(action: Action) -> Any:
     """The guard of a door: decides again with the same table as the gateway. A refused request opens no transaction."""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from chassis.app import load, routes_in
 from chassis.guard import action_of
-from contracts.policy import API, DEFAULT_BODY, KIB, POLICY, STEP_UP_S, Action, Condition, Rule, Service, Who
+from contracts.policy import API, DEFAULT_BODY, KIB, POLICY, SERVICE, STEP_UP_S, Action, Condition, Rule, Service, Who
 
 COLUMNS = {
     Who.NOBODY: ("nobody", "Whoever shows nothing: not signed in, not known."),
@@ -18,6 +18,7 @@ COLUMNS = {
     Who.AUDITOR: ("auditor", "An auditor of the installation: reads the ledger, reviews emergencies; a stranger in every project."),
     Who.AGENT: ("agent", "A machine that runs jobs, by its own certificate."),
     Who.JOB: ("job", "A running job, by the certificate of that run."),
+    Who.SERVICE: ("service", "A service or the gateway for itself, by its own certificate; the gateway has no such door."),
 }
 SERVICES = {
     Service.AUTH: "Accounts and signing in",
@@ -85,12 +86,12 @@ def _opening() -> list[str]:
         f"  that owns the data checks them. *{NO}*: refused.",
         "- *Shown*: *any* credential will do (a sign-in, an API key made for this action, a project certificate); *session*: only a person who signed",
         "  in, no API key and no certificate that lies on a machine; *fresh*: a person who signed in and showed their second factor less than",
-        f"  {STEP_UP_S // 60} minutes ago; *own*: the certificate of that machine or run; *none*: nothing is asked for.",
+        f"  {STEP_UP_S // 60} minutes ago; *own*: the certificate of that machine, run or service; *none*: nothing is asked for.",
         "- *Told*: what a caller hears who is let in by no column. *yes*: that they may not (403). *hidden*: as if it did not exist (404), for whoever",
         "  is no member of the project. Whoever is not signed in is asked to sign in (401).",
         "- *Recorded*: *access*: each use and each refusal is a record in the ledger, with its reason, written by the gateway. *opened, closed*: the",
         "  answer carries bytes of a dataset, so one record is on disk before the first byte leaves, and another says how many left and their hash.",
-        "  Whatever changes something is recorded once more by the service, in the transaction of the change.",
+        "  Whatever changes something is recorded once more by the service, in the transaction of the change; *change*: by it alone.",
         "",
     ]
 
@@ -137,7 +138,7 @@ def _row(action: Action, rule: Rule, words: str, numbers: dict[Condition, int]) 
     marks = [(IF if rule.when else YES) if lets_in(rule, column) else NO for column in COLUMNS]
     conditions = ", ".join(f"[{numbers[condition]}](#condition-{numbers[condition]})" for condition in rule.when)
     told = "" if Who.NOBODY in rule.who else "hidden" if rule.hides else "yes"
-    recorded = "opened, closed" if rule.carries_bytes else "access"
+    recorded = "opened, closed" if rule.carries_bytes else "change" if rule.who == SERVICE else "access"
     cells = [f"`{action.value}`", words.replace("|", "\\|"), *marks, conditions, _shown(rule), told, recorded]
     return "| " + " | ".join(cells) + " |"
 
@@ -145,7 +146,7 @@ def _row(action: Action, rule: Rule, words: str, numbers: dict[Condition, int]) 
 def _shown(rule: Rule) -> str:
     if Who.NOBODY in rule.who:
         return "none"
-    if rule.who <= {Who.AGENT, Who.JOB}:
+    if rule.who <= {Who.AGENT, Who.JOB, Who.SERVICE}:
         return "own"
     return "fresh" if rule.step_up else "session" if rule.session else "any"
 

@@ -200,7 +200,7 @@ def who_acts(actor: Actor, service: str = "") -> dict[str, Any]:
         return {"principal": "service", "service": service}
     return actor.model_dump(
         mode="json",
-        include={"principal", "user_id", "username", "session_id", "certificate_id", "key_id", "role", "agent_id", "run_id"},
+        include={"principal", "user_id", "username", "session_id", "certificate_id", "key_id", "role", "agent_id", "run_id", "service"},
         exclude_none=True,
     )
 

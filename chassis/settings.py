@@ -7,7 +7,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ProcessSettings(BaseSettings):
-    """What every process is told, by environment variables that start with ``HORTUS_``."""
+    """What every process is told, by environment variables that start with ``HORTUS_``.
+
+    ``enrolment``: the ``https://host:port`` addresses of ca, where the process has its certificate renewed; none: somebody else
+    puts a new one into ``tls_dir`` in time.
+    """
 
     model_config = SettingsConfigDict(env_prefix="HORTUS_", extra="ignore", frozen=True)
 
@@ -18,6 +22,7 @@ class ProcessSettings(BaseSettings):
     trust_domain: str = "hortus.internal"
     kafka: str
     state_dir: Path
+    enrolment: tuple[str, ...] = ()
     log_level: str = "INFO"
 
     @property

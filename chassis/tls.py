@@ -1,10 +1,15 @@
 """Mutual TLS: contexts, SPIFFE identities, and a uvicorn protocol that knows its peer.
 
 Every part trusts the ``services`` intermediate alone, as a trust anchor (``X509_V_FLAG_PARTIAL_CHAIN``), and checks the
-peer's SPIFFE URI against an allow-list as well.
+peer's SPIFFE URI against an allow-list as well. Every context that shows the process's certificate is remembered while it is
+used, so that ``show_anew`` gives it another one: connections made from then on show that, those that are open stay as they are.
 """
 
+import asyncio
 import ssl
+import threading
+import time
+import weakref
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,9 +18,35 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-CERTIFICATE = "cert.pem"
-KEY = "key.pem"
+from chassis import pairs
+
+CERTIFICATE = pairs.CERTIFICATE
+KEY = pairs.KEY
 TRUST = "services.pem"
+
+_showing: dict[Path, weakref.WeakSet[ssl.SSLContext]] = {}
+_lock = threading.Lock()
+
+
+def _show(context: ssl.SSLContext, tls_dir: Path) -> None:
+    """Let a context show the process's certificate, and each that takes its place."""
+    pair = pairs.place(tls_dir)
+    context.load_cert_chain(pair / CERTIFICATE, pair / KEY)
+    with _lock:
+        _showing.setdefault(tls_dir.absolute(), weakref.WeakSet()).add(context)
+
+
+def show_anew(tls_dir: Path) -> None:
+    """Let every context of a folder show the pair that lies there now. Called where handshakes are made, so that none sees half of it.
+
+    Raises OSError or ssl.SSLError when there is no pair.
+    """
+    pair = pairs.place(tls_dir)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pair / CERTIFICATE, pair / KEY)  # what cannot be read harms no context in use
+    with _lock:
+        contexts = list(_showing.get(tls_dir.absolute(), ()))
+    for context in contexts:
+        context.load_cert_chain(pair / CERTIFICATE, pair / KEY)
 
 
 def server_context(tls_dir: Path, *, client_issuers: Path | None = None, ask: bool = True) -> ssl.SSLContext:
@@ -27,7 +58,7 @@ def server_context(tls_dir: Path, *, client_issuers: Path | None = None, ask: bo
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    context.load_cert_chain(tls_dir / CERTIFICATE, tls_dir / KEY)
+    _show(context, tls_dir)
     if ask:
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -44,7 +75,7 @@ def client_context(tls_dir: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(tls_dir / TRUST)
-    context.load_cert_chain(tls_dir / CERTIFICATE, tls_dir / KEY)
+    _show(context, tls_dir)
     return context
 
 
@@ -61,48 +92,70 @@ def spiffe_of(der: bytes) -> str | None:
     return uris[0] if len(uris) == 1 else None
 
 
+def ends_at(der: bytes) -> float:
+    """When a certificate ends, in Unix seconds."""
+    return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+
+
 def service_identity(domain: str, name: str) -> str:
     """The SPIFFE URI of a service."""
     return f"spiffe://{domain}/service/{name}"
 
 
-def protocol(accepted: Collection[str] | None) -> type[HttpToolsProtocol]:
+class PeerProtocol(HttpToolsProtocol):
+    """HTTP/1.1 over TLS with the peer's certificate in the scope. ``allowed``: whose connections are taken; None takes all."""
+
+    allowed: frozenset[str] | None = None
+    peer: dict[str, Any]
+    _end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection, or close it right away; one that is taken ends with its certificate."""
+        ssl_object = transport.get_extra_info("ssl_object")
+        der = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
+        identity = spiffe_of(der) if der else None
+        self.peer = {"peer": identity, "der": der}
+        if self.allowed is not None and identity not in self.allowed:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        if self.allowed is not None and der:
+            self._end = self.loop.call_later(ends_at(der) - time.time(), self.shutdown)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived."""
+        if self.transport is not None:
+            super().data_received(data)
+
+    def eof_received(self) -> None:
+        """The peer sends nothing more."""
+        if self.transport is not None:
+            super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        if self._end is not None:
+            self._end.cancel()
+        if self.transport is not None:
+            super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        scope: Any = self.scope
+        scope["extensions"] = {"tls": self.peer}
+
+
+def protocol(accepted: Collection[str] | None) -> type[PeerProtocol]:
     """A uvicorn HTTP protocol that puts ``{"peer": spiffe | None, "der": bytes | None}`` into ``scope["extensions"]["tls"]``.
 
-    A connection whose identity is not in ``accepted`` is closed right after the handshake (None accepts all).
+    A connection whose identity is not in ``accepted`` is closed right after the handshake, and one that was accepted when its certificate
+    ends; a request that has begun is answered before. None accepts all, and leaves it to the application what a certificate is worth.
     """
-    allowed = None if accepted is None else frozenset(accepted)
 
-    class PeerProtocol(HttpToolsProtocol):
-        """HTTP/1.1 over TLS with the peer's certificate in the scope."""
+    class Accepting(PeerProtocol):
+        """For these peers."""
 
-        peer: dict[str, Any]
+        allowed = None if accepted is None else frozenset(accepted)
 
-        def connection_made(self, transport: Any) -> None:
-            ssl_object = transport.get_extra_info("ssl_object")
-            der = ssl_object.getpeercert(binary_form=True) if ssl_object is not None else None
-            identity = spiffe_of(der) if der else None
-            self.peer = {"peer": identity, "der": der}
-            if allowed is not None and identity not in allowed:
-                transport.abort()
-                return
-            super().connection_made(transport)
-
-        def data_received(self, data: bytes) -> None:
-            if self.transport is not None:
-                super().data_received(data)
-
-        def eof_received(self) -> None:
-            if self.transport is not None:
-                super().eof_received()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self.transport is not None:
-                super().connection_lost(exc)
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            scope: Any = self.scope
-            scope["extensions"] = {"tls": self.peer}
-
-    return PeerProtocol
+    return Accepting

@@ -38,6 +38,7 @@ class Who(StrEnum):
     AUDITOR = "auditor"
     AGENT = "agent"
     JOB = "job"
+    SERVICE = "service"
 
 
 class Condition(StrEnum):
@@ -184,6 +185,7 @@ class Action(StrEnum):
     OCSP_ASK = "ocsp.ask"
     OCSP_ASK_BY_PATH = "ocsp.ask_by_path"
     ISSUER_READ = "issuer.read"
+    SERVICE_CERTIFICATE_CREATE = "service_certificate.create"
 
     DATASET_CREATE = "dataset.create"
     DATASET_LIST = "dataset.list"
@@ -261,6 +263,8 @@ ADMINISTRATOR = who(Who.ADMINISTRATOR)
 AUDITOR = who(Who.AUDITOR)
 AGENT = who(Who.AGENT)
 JOB = who(Who.JOB)
+SERVICE = who(Who.SERVICE)
+"""Services among themselves, each by its own certificate; the gateway has no such door."""
 EVERYBODY = who(Who.NOBODY)
 
 _PROJECT = "/projects/{project_id}"
@@ -426,6 +430,7 @@ POLICY: dict[Action, Rule] = {
     Action.OCSP_ASK: Rule(Service.CA, "POST", "/ocsp", EVERYBODY, max_body=4 * KIB),
     Action.OCSP_ASK_BY_PATH: Rule(Service.CA, "GET", "/ocsp/{request:path}", EVERYBODY),
     Action.ISSUER_READ: Rule(Service.CA, "GET", "/issuers/{issuer}", EVERYBODY, cacheable=True),
+    Action.SERVICE_CERTIFICATE_CREATE: Rule(Service.CA, "POST", "/service-certificates", SERVICE),
     Action.DATASET_CREATE: Rule(Service.DATASETS, "POST", _PROJECT + "/datasets", OWNER, hides=True),
     Action.DATASET_LIST: Rule(Service.DATASETS, "GET", _PROJECT + "/datasets", MEMBER, hides=True),
     Action.DATASET_READ: Rule(Service.DATASETS, "GET", _DATASET, MEMBER, when=(Condition.DATASET_IS_READABLE,), hides=True),
@@ -526,6 +531,8 @@ def columns_of(actor: Actor) -> frozenset[Who]:
         columns.add(Who.AGENT)
     elif actor.principal is Principal.JOB:
         columns.add(Who.JOB)
+    elif actor.principal is Principal.SERVICE:
+        columns.add(Who.SERVICE)
     return frozenset(columns)
 
 

@@ -28,6 +28,7 @@ class Principal(StrEnum):
     PERSON = "person"
     AGENT = "agent"
     JOB = "job"
+    SERVICE = "service"
 
 
 class Actor(BaseModel):
@@ -37,7 +38,7 @@ class Actor(BaseModel):
     no member of it). ``projects`` is filled only for requests whose path names no project. ``versions`` are the
     positions of the facts that the decision rests on, by ``topic:key``. ``key_id`` and ``scopes`` are there when an API key
     was shown: only the actions in ``scopes`` are open to it. ``factor_fresh``: the second factor of the session was shown
-    less than 5 minutes ago.
+    less than 5 minutes ago. ``service`` names the service, or the gateway, that came itself and not for somebody.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,7 @@ class Actor(BaseModel):
     agent_id: UUID | None = None
     run_id: UUID | None = None
     fencing_token: int | None = None
+    service: str | None = None
     factor_at: datetime | None = None
     factor_fresh: bool = False
     versions: dict[str, int] = {}

@@ -13,6 +13,7 @@ import uvicorn
 
 from chassis import log, patience, tls
 from chassis.projection import Projection
+from chassis.renewal import Renewal
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import API
 from gateway import protocol
@@ -66,6 +67,7 @@ class Gateway:
         self.projection.on_change(self._changed)
         self.projection.on_erased(lambda gone: self._changed(gone, gone))
         self.forwarder = Forwarder(settings.upstreams, tls.client_context(settings.tls_dir), settings.trust_domain)
+        self.renewal = Renewal(settings, self.forwarder.retire)
         self.publisher = Publisher(settings, self.spool, settings.source)
         self.plane = Plane(
             projection=self.projection,
@@ -90,7 +92,8 @@ class Gateway:
 
     def _servers(self) -> list[uvicorn.Server]:
         settings = self.settings
-        operators = Operators([self.projection.missing, self.spool.missing], self.measures)
+        checks = [self.projection.missing, self.spool.missing, self.renewal.missing]
+        operators = Operators(checks, self.measures, [self.renewal.warnings])
         runner = tls.protocol({tls.service_identity(settings.trust_domain, RUNNER)})
         people = tls.server_context(settings.tls_dir, ask=False)
         self.machines = tls.server_context(settings.tls_dir, client_issuers=settings.client_issuers)
@@ -124,7 +127,13 @@ class Gateway:
             server.should_exit = True
 
     def _background(self) -> list[tuple[str, Any]]:
-        works = (("publisher", self.publisher.run), ("activity", self.activity.run), ("sweep", self._sweep), ("trust", self._trust))
+        works = (
+            ("publisher", self.publisher.run),
+            ("activity", self.activity.run),
+            ("sweep", self._sweep),
+            ("trust", self._trust),
+            ("renewal", self.renewal.run),
+        )
         return [(name, patience.for_ever(work, name)) for name, work in works]
 
     async def _trust(self) -> None:

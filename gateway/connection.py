@@ -6,6 +6,7 @@ buffer is full.
 # ruff: noqa: D102 - the callbacks of asyncio and httptools keep their names and meaning
 
 import asyncio
+import math
 from typing import Any, Protocol
 
 import httptools
@@ -52,13 +53,15 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """One connection to one replica, and the answer of the exchange that it carries.
 
-    ``complete`` says that the whole answer has arrived; ``read`` hands out the body piece by piece.
+    ``complete`` says that the whole answer has arrived; ``read`` hands out the body piece by piece. From ``retires`` on (the loop's
+    time) it carries no further exchange: the certificates that it was made with grow old.
     """
 
     def __init__(self, replica: Owner) -> None:
         self.replica = replica
         self.used = 0
         self.idle_since = 0.0
+        self.retires = math.inf
         self.deadline = 0.0
         self._aborted = False
         self.status = 0
@@ -179,7 +182,7 @@ class Connection(asyncio.Protocol):
         self.replica.busy.discard(self)
         self._busy = False
         clean = self.complete and self.sent and self.error is None and not self._chunks and self._writable is None
-        if not clean or not self._keep or self._transport.is_closing():
+        if not clean or not self._keep or not self.usable:
             self._abort()
             self.replica.forget(self)
             return
@@ -194,8 +197,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether an idle connection is still open."""
-        return not self._transport.is_closing()
+        """Whether it can carry another exchange: it is still open, and young enough."""
+        return not self._transport.is_closing() and self._loop.time() < self.retires
 
     def _wake(self) -> None:
         reader, self._reader = self._reader, None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from chassis.errors import NotFound, Problem
-from contracts.policy import API, POLICY, Action, Rule
+from contracts.policy import API, POLICY, SERVICE, Action, Rule
 
 MAX_PATH = 4096
 MAX_QUERY = 8192
@@ -78,12 +78,13 @@ class _Node:
 
 
 class Doors:
-    """The trie over all rows."""
+    """The trie over all rows, except those of services among themselves: from outside, these lead nowhere."""
 
     def __init__(self, policy: Mapping[Action, Rule] = POLICY) -> None:
         self._root = _Node()
         for action, rule in policy.items():
-            self._enter(action, rule)
+            if rule.who != SERVICE:
+                self._enter(action, rule)
 
     def _enter(self, action: Action, rule: Rule) -> None:
         node = self._root

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ log = logger(__name__)
 CONNECT_S = 2.0
 IDLE_S = 20.0
 DEAD_S = 1.0
+YOUTH = 0.75
+"""The part of what was left of a service's certificate, after which a connection made with it is not used again."""
 MAX_CONNECTIONS = 512
 
 
@@ -65,7 +68,15 @@ class Replica:
             transport.abort()
             log.error("an upstream is not who it should be", upstream=self.name, expected=self.identity, peer=peer or "")
             raise ConnectionRefusedError("another identity")
+        connection.retires = loop.time() + (tls.ends_at(der) - time.time()) * YOUTH if der else 0.0
         return connection
+
+    def retire(self) -> None:
+        """No connection that is there by now carries a further exchange: this process shows another certificate."""
+        for connection in self.busy:
+            connection.retires = 0.0
+        while self.idle:
+            self.idle.pop().close()
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -99,6 +110,7 @@ class Upstream:
             connection = replica.idle.pop()
             if connection.usable:
                 return connection
+            connection.close()
         return None
 
     async def connect(self) -> Connection:
@@ -183,6 +195,12 @@ class Forwarder:
         for upstream in self._upstreams.values():
             for replica in upstream.replicas:
                 replica.sweep(now)
+
+    def retire(self) -> None:
+        """Make all connections anew from now on; what is on its way goes on."""
+        for upstream in self._upstreams.values():
+            for replica in upstream.replicas:
+                replica.retire()
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -11,10 +11,13 @@ from gateway.measures import Measures
 
 
 class Operators:
-    """A small ASGI application; ``checks`` say in words what is missing."""
+    """A small ASGI application; ``checks`` say in words what is missing, ``warnings`` what somebody should look at although it is ready."""
 
-    def __init__(self, checks: Sequence[Callable[[], list[str]]], measures: Measures) -> None:
+    def __init__(
+        self, checks: Sequence[Callable[[], list[str]]], measures: Measures, warnings: Sequence[Callable[[], list[str]]] = ()
+    ) -> None:
         self._checks = checks
+        self._warnings = warnings
         self._measures = measures
 
     async def __call__(
@@ -28,7 +31,8 @@ class Operators:
             return JSONResponse({"status": "alive"})
         if method == "GET" and path == "/readyz":
             missing = [reason for check in self._checks for reason in check()]
-            return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+            warnings = [warning for look in self._warnings for warning in look()]
+            return JSONResponse({"ready": not missing, "missing": missing, "warnings": warnings}, 503 if missing else 200)
         if method == "GET" and path == "/metrics":
             text = prometheus_client.generate_latest(self._measures.registry) + prometheus_client.generate_latest()
             return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from chassis import pairs
 from compose.local import authorities, ceremony
 from compose.local.home import Home, keep
 from compose.local.problems import SetupProblem
@@ -26,14 +27,15 @@ class Pki:
     """The certificate authorities of one home.
 
     The root's key is kept encrypted, and its passphrase is not kept at all. The keys of the intermediates are encrypted
-    PKCS#8; their passphrases lie in the home's secrets folder. The `services` key stays with the runner; the keys of
-    `people` and `workloads` are the ca service's (its `HORTUS_ISSUERS_DIR`).
+    PKCS#8; their passphrases lie in the home's secrets folder. The keys of `people` and `workloads` are the ca service's (its
+    `HORTUS_ISSUERS_DIR`); that of `services` the runner and ca share (`HORTUS_SERVICES_ISSUER_DIR`).
     """
 
     def __init__(self, home: Home, trust_domain: str) -> None:
         """Load the `services` issuer of ``home``; raises FileNotFoundError where there is none yet."""
         self.home = home
         self.trust_domain = trust_domain
+        self.service_lifetime = SERVICE_LIFETIME
         own = home.secrets / "pki"
         newest = (authorities.names(home, authorities.SERVICES) or [authorities.SERVICES])[-1]
         self._issuer = x509.load_pem_x509_certificate((own / f"{newest}.pem").read_bytes())
@@ -82,6 +84,11 @@ class Pki:
         """The folder that the ca service signs from."""
         return self.home.secrets / "ca"
 
+    @property
+    def services_issuer_folder(self) -> Path:
+        """The folder with the `services` issuer, from which the runner signs, and ca when a running service renews its certificate."""
+        return self.home.secrets / "pki"
+
     def issue_service_certificate(
         self,
         name: str,
@@ -89,13 +96,30 @@ class Pki:
         *,
         dns: Iterable[str] = ("localhost",),
         addresses: Iterable[str] = ("127.0.0.1",),
-        lifetime: timedelta = SERVICE_LIFETIME,
+        lifetime: timedelta | None = None,
     ) -> None:
-        """Write a new key and certificate for the service ``name`` into ``folder``.
+        """Write a new key and certificate for the service ``name`` into ``folder``, both in one step (chassis/pairs.py).
 
-        ``cert.pem`` is the leaf, then the `services` intermediate, and the newest root as the one before certified it, where there are two;
-        ``key.pem`` unencrypted PKCS#8 (0600); ``services.pem`` the trust anchors. P-256, SHA-256, backdated 60 s, a serial of 128 random bits, the SAN
-        ``spiffe://<domain>/service/<name>`` beside ``dns`` and ``addresses``.
+        ``cert.pem`` is the chain, ``key.pem`` unencrypted PKCS#8 (0600); ``services.pem`` the trust anchors.
+        """
+        key, chain = self.certify_service(name, dns=dns, addresses=addresses, lifetime=lifetime)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep(folder / "services.pem", self.services_anchor.read_bytes(), 0o644)
+        pairs.write(folder, key, chain)
+
+    def certify_service(
+        self,
+        name: str,
+        *,
+        dns: Iterable[str] = ("localhost",),
+        addresses: Iterable[str] = ("127.0.0.1",),
+        lifetime: timedelta | None = None,
+    ) -> tuple[bytes, bytes]:
+        """A new key (PKCS#8) and its chain for the service ``name``, PEM.
+
+        The chain is the leaf, then the `services` intermediate, and the newest root as the one before certified it, where there are two.
+        P-256, SHA-256, backdated 60 s, a serial of 128 random bits, the SAN ``spiffe://<domain>/service/<name>`` beside ``dns`` and
+        ``addresses``; it lives for ``service_lifetime`` unless told otherwise.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
@@ -109,7 +133,7 @@ class Pki:
             .public_key(key.public_key())
             .serial_number(authorities.serial())
             .not_valid_before(now - authorities.BACKDATE)
-            .not_valid_after(min(now + lifetime, self._issuer.not_valid_after_utc))
+            .not_valid_after(min(now + (lifetime or self.service_lifetime), self._issuer.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(LEAF_USAGE, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -119,10 +143,7 @@ class Pki:
             .sign(self._key, hashes.SHA256())
         )
         plain = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep(folder / "key.pem", plain)
-        keep(folder / "cert.pem", authorities.pem(certificate, self._issuer) + self._bridge(), 0o644)
-        keep(folder / "services.pem", self.services_anchor.read_bytes(), 0o644)
+        return plain, authorities.pem(certificate, self._issuer) + self._bridge()
 
     def _bridge(self) -> bytes:
         """The newest root, certified by the one before it, while that is trusted."""

@@ -18,12 +18,15 @@ from services.ca.domain.requests import Order
 from services.ca.handlers import hears
 from services.ca.models import Intent
 from services.ca.routes import router
-from services.ca.service.office import Office
+from services.ca.service.enrolment import Desk
+from services.ca.service.office import Journal, Office
 from services.ca.settings import CaSettings
 from services.ca.signer import opening
+from services.ca.signer.files import KeyFiles
 
 JOURNAL_CONNECTIONS = 2
 LONGEST_REST_S = 1.0
+SERVICES = "services"
 
 
 @asynccontextmanager
@@ -55,6 +58,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     service.office.open_office(office)
     runtime.checks.append(office.missing)
     runtime.warnings.append(lambda: service.care.warnings(office, settings.issuer_warning_days))
+    desk = _desk(settings, journal)
     looking = asyncio.create_task(patience.for_ever(lambda: service.care.look_after(office, settings), "issuers"))
     try:
         yield
@@ -62,7 +66,25 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
         service.office.close_office(office)
+        if desk is not None:
+            service.enrolment.close_desk(desk)
         await engine.dispose()
+
+
+def _desk(settings: CaSettings, journal: Journal) -> Desk | None:
+    """Open what services renew with, where the issuer of services is."""
+    if settings.services_issuer_dir is None:
+        return None
+    folder = settings.services_issuer_dir
+    issuer = opening.open_issuers(folder, KeyFiles(folder), 0.0, (SERVICES,))
+    desk = Desk(
+        {signer.key_id: signer for signer in issuer.signers.values()},
+        settings.trust_domain,
+        timedelta(seconds=settings.service_life_s),
+        journal,
+    )
+    service.enrolment.open_desk(desk)
+    return desk
 
 
 async def end_in_time(runtime: Runtime) -> None:

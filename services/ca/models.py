@@ -106,6 +106,23 @@ class Intent:
     chain: str = ""
 
 
+class ServiceCertificate(Table, table=True):
+    """A certificate that a running service had renewed; ``follows`` is the serial of the one that it showed."""
+
+    __tablename__ = "service_certificates"
+
+    certificate_id: str = Field(primary_key=True)
+    service: str
+    follows: str
+    state: str = CertificateState.INTENDED
+    csr_sha256: str
+    not_before: datetime = Field(sa_column=_instant())
+    not_after: datetime = Field(sa_column=_instant())
+    fingerprint: str = ""
+    chain: str = ""
+    created_at: datetime = Field(sa_column=_instant())
+
+
 Place = tuple[UUID, UUID | None]
 """Somebody in a project; None for a caller who is no person."""
 

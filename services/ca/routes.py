@@ -8,12 +8,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import Header, Request, Response
 
-from chassis.guard import CurrentActor, SharedUow, Uow, doors, may
+from chassis.guard import CurrentActor, LaterUow, SharedUow, Uow, doors, may, peer_certificate
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
 from services.ca import domain, repository, revocation, service
+from services.ca.models import ServiceCertificate
 from services.ca.revocation import NoAnswer
-from services.ca.schemas import CertificateOrder, CertificateView
+from services.ca.schemas import CertificateOrder, CertificateView, ServiceCertificateView
 
 router = doors(Service.CA)
 IfNoneMatch = Annotated[str | None, Header()]
@@ -67,6 +68,18 @@ async def list_certificates(project_id: UUID, paging: Paging, actor: CurrentActo
 async def revoke_certificate(project_id: UUID, certificate_id: str, uow: Uow) -> None:
     """Revoke a certificate; doing it again changes nothing."""
     await service.ending.revoke(uow, project_id, certificate_id)
+
+
+@router.post(
+    "/service-certificates",
+    status_code=201,
+    response_model=ServiceCertificateView,
+    include_in_schema=False,
+    dependencies=[may(Action.SERVICE_CERTIFICATE_CREATE)],
+)
+async def create_service_certificate(order: CertificateOrder, request: Request, uow: Uow) -> ServiceCertificate:
+    """Certify a new key of the service that asks, by the certificate that its connection shows. No door of the gateway."""
+    return await service.enrolment.renew(uow, peer_certificate(request), order.csr)
 
 
 @router.get("/crls/{issuer}", response_class=CrlResponse, dependencies=[may(Action.CRL_READ)])

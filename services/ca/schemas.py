@@ -16,6 +16,19 @@ class CertificateOrder(BaseModel):
     csr: str = Field(min_length=1, max_length=CSR_MAX)
 
 
+class ServiceCertificateView(BaseModel):
+    """A service's new certificate; ``chain`` is PEM, leaf first, then its issuer."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    certificate_id: str
+    service: str
+    not_before: datetime
+    not_after: datetime
+    chain: str
+    fingerprint: str
+
+
 class CertificateView(BaseModel):
     """A project certificate; ``chain`` is PEM, leaf first, without the root; ``fingerprint`` is SHA-256 of the leaf's DER in hex."""
 

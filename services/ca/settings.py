@@ -29,6 +29,7 @@ class CaSettings(KeySettings, Settings):
 
     ``origins``: where the gateway is reached, as in auth; certificates name the first one as the place where their status is told,
     and none where there is none. ``crl_life_s`` and ``ocsp_life_s``: how long a list of revoked certificates and an answer about one hold.
+    ``services_issuer_dir``: the set-up's folder with the keys of the issuer of services, without which running services renew nothing here.
     ``issuer_rest_s``: how long a new certificate of an issuer lies there before it signs; ``issuer_warning_days``: how long before it ends somebody is told.
     """
 
@@ -36,6 +37,8 @@ class CaSettings(KeySettings, Settings):
     project_life_s: int = 8 * 3600
     job_life_s: int = 24 * 3600
     agent_life_s: int = 30 * 24 * 3600
+    services_issuer_dir: Path | None = None
+    service_life_s: int = Field(default=72 * 3600, gt=0)
     crl_life_s: int = Field(default=3600, gt=0)
     ocsp_life_s: int = Field(default=60, gt=0)
     issuer_rest_s: float = Field(default=30.0, ge=0)

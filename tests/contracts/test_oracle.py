@@ -20,7 +20,13 @@ REQUESTS = 120_000
 BATCH = 10_000
 SEED = 20261125
 CEDAR = Path(__file__).with_name("policy.cedar").read_text()
-TYPES = {Principal.NOBODY: "Nobody", Principal.PERSON: "Person", Principal.AGENT: "Agent", Principal.JOB: "Job"}
+TYPES = {
+    Principal.NOBODY: "Nobody",
+    Principal.PERSON: "Person",
+    Principal.AGENT: "Agent",
+    Principal.JOB: "Job",
+    Principal.SERVICE: "Service",
+}
 ACTIONS = list(Action)
 SCOPES = sorted(scopes())
 EVERYTHING = sorted(action.value for action in Action)

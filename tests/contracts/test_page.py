@@ -7,7 +7,7 @@ import pytest
 
 from chassis import matrix
 from contracts.policy import POLICY, Action, Service, Who, decide
-from contracts.roles import NOBODY, Actor
+from contracts.roles import NOBODY, Actor, Principal
 from tests.world import administrator, agent, auditor, job, owner, person, scientist
 
 PROJECT = UUID(int=1)
@@ -20,6 +20,7 @@ ASKS: dict[Who, Actor] = {
     Who.AUDITOR: auditor(),
     Who.AGENT: agent(),
     Who.JOB: job(UUID(int=2)),
+    Who.SERVICE: Actor(principal=Principal.SERVICE, service="auth"),
 }
 PAGE = matrix.page()
 

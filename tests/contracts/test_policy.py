@@ -54,9 +54,11 @@ CALLERS = {
     "owner by a key that reads datasets": by_key(owner(PROJECT), Action.DATASET_LIST, Action.DATASET_READ),
     "agent": agent(),
     "job": job(UUID(int=2), project_id=PROJECT, user_id=UUID(int=3)),
+    "service": Actor(principal=Principal.SERVICE, service="auth"),
 }
 IN_PROJECT = [action for action, rule in POLICY.items() if "{project_id}" in rule.path]
 AGENT_DOORS = {Action.LEASE_TAKE, Action.LEASE_READ, Action.LEASE_RENEW, Action.RUN_LOG, Action.RUN_REPORT}
+SERVICE_DOORS = {Action.SERVICE_CERTIFICATE_CREATE}
 JOB_DOORS = {Action.RUN_INPUT_LIST, Action.RUN_INPUT_READ, Action.RUN_OUTPUT_STAGE}
 OPEN_DOORS = {
     Action.INVITATION_ACCEPT,
@@ -148,6 +150,7 @@ actors = st.builds(
     key_id=st.none() | st.uuids(),
     scopes=st.none() | st.frozensets(st.sampled_from([action.value for action in Action])),
     factor_fresh=st.booleans(),
+    service=st.none() | st.sampled_from(policy.Service),
 )
 
 
@@ -215,11 +218,18 @@ def test_what_a_scientist_may_do_an_owner_may_do() -> None:
     assert may(scientist(PROJECT)) < may(owner(PROJECT))
 
 
-def test_agents_and_jobs_have_their_own_doors_alone() -> None:
+def test_agents_jobs_and_services_have_their_own_doors_alone() -> None:
     assert may(CALLERS["agent"]) == AGENT_DOORS | OPEN_DOORS
     assert may(CALLERS["job"]) == JOB_DOORS | OPEN_DOORS
+    assert may(CALLERS["service"]) == SERVICE_DOORS | OPEN_DOORS
     for name, actor in CALLERS.items():
-        assert not may(actor) & (AGENT_DOORS | JOB_DOORS) or name in ("agent", "job")
+        assert not may(actor) & (AGENT_DOORS | JOB_DOORS | SERVICE_DOORS) or name in ("agent", "job", "service")
+
+
+def test_a_door_of_services_is_for_nobody_else() -> None:
+    rows = [rule for rule in POLICY.values() if Who.SERVICE in rule.who]
+    assert rows
+    assert all(rule.who == policy.SERVICE and "{" not in rule.path for rule in rows)
 
 
 def test_an_unknown_caller_is_asked_to_sign_in_before_anything_is_said_about_a_project() -> None:
@@ -281,7 +291,7 @@ def test_a_key_is_never_more_than_its_person() -> None:
 
 
 def test_no_key_can_be_given_a_door_that_needs_a_session() -> None:
-    assert not policy.scopes() & {action.value for action in SESSION_DOORS | OPEN_DOORS | AGENT_DOORS | JOB_DOORS}
+    assert not policy.scopes() & {action.value for action in SESSION_DOORS | OPEN_DOORS | AGENT_DOORS | JOB_DOORS | SERVICE_DOORS}
     whole = person(project_id=PROJECT, role=Role.DATA_OWNER)
     for action in SESSION_DOORS & may(whole):
         assert said(by_key(whole, action), action) == "403 session-needed"
@@ -335,6 +345,7 @@ def let_in(actor: Actor, rule: Rule) -> bool:
         Who.AUDITOR: known and ClusterRole.AUDITOR in actor.cluster_roles,
         Who.AGENT: actor.principal is Principal.AGENT,
         Who.JOB: actor.principal is Principal.JOB,
+        Who.SERVICE: actor.principal is Principal.SERVICE,
     }
     is_open = Who.NOBODY in rule.who
     in_scope = actor.scopes is None or is_open or any(POLICY[Action(scope)] is rule for scope in actor.scopes)

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 
 import pytest
+from cryptography import x509
 
-from chassis import tls
+from chassis import pairs, tls
 from compose.local.ports import free_port
 from gateway import connection as connection_module
 from gateway import forward
@@ -95,6 +97,69 @@ async def test_a_connection_is_used_again(certificates: Certificates) -> None:
             assert await whole(await ask(made)) == b""
         assert opened == 1
         made.close()
+
+
+async def test_when_another_certificate_is_shown_connections_are_made_anew_and_what_is_on_its_way_arrives(
+    certificates: Certificates,
+) -> None:
+    shown: list[int] = []
+    go_on = asyncio.Event()
+
+    async def notes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        shown.append(x509.load_der_x509_certificate(der).serial_number)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel")
+        await go_on.wait()
+        writer.write(b"lo")
+        await says(*[EMPTY] * 9)(reader, writer)
+
+    folder = certificates.folder("gateway")
+    async with service(certificates, notes) as port:
+        made = forwarder(certificates, port)
+        go_on.set()
+        assert await whole(await ask(made)) == b"hello"
+        assert await whole(await ask(made)) == b""
+        go_on.clear()
+        kept, on_its_way = [await ask(made) for _ in range(2)]
+        await whole(kept)
+        first = pairs.leaf(folder).serial_number
+        assert shown == [first, first]
+        certificates.pki.issue_service_certificate("gateway", folder)
+        tls.show_anew(folder)
+        made.retire()
+        go_on.set()
+        assert await whole(on_its_way) == b"hello"
+        assert not on_its_way.usable
+        assert await whole(await ask(made)) == b"hello"
+        assert shown == [first, first, pairs.leaf(folder).serial_number]
+        made.close()
+
+
+async def test_a_connection_made_with_a_services_old_certificate_is_left_before_that_ends(certificates: Certificates) -> None:
+    folder = certificates.folder("projects")
+    certificates.pki.issue_service_certificate("projects", folder, lifetime=timedelta(seconds=100))
+    opened = 0
+
+    async def counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await says(*[EMPTY] * 10)(reader, writer)
+
+    try:
+        async with service(certificates, counts) as port:
+            made = forwarder(certificates, port)
+            connection = await ask(made)
+            await whole(connection)
+            assert 70 < connection.retires - asyncio.get_running_loop().time() <= 75
+            await whole(await ask(made))
+            assert opened == 1
+            connection.retires = asyncio.get_running_loop().time()
+            await whole(await ask(made))
+            assert opened == 2
+            made.close()
+    finally:
+        certificates.pki.issue_service_certificate("projects", folder)
 
 
 async def test_lengths_chunks_interim_answers_and_bodiless_ones_are_read_rightly(certificates: Certificates) -> None:

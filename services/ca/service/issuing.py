@@ -111,7 +111,7 @@ async def issue(drafts: Sequence[Draft]) -> list[Intent]:
     desk = office()
     signers = [desk.signer(draft.holder.kind) for draft in drafts]
     intents = [
-        domain.certificates.intend(draft.holder, draft.request, _serial(), draft.uow.now, desk.terms, authority, draft.ends_at)
+        domain.certificates.intend(draft.holder, draft.request, serial(), draft.uow.now, desk.terms, authority, draft.ends_at)
         for draft, (_, authority) in zip(drafts, signers, strict=True)
     ]
     async with desk.journal([Caller(draft.uow.actor, draft.uow.request_id) for draft in drafts]) as journal:
@@ -132,7 +132,8 @@ async def issue(drafts: Sequence[Draft]) -> list[Intent]:
     return intents
 
 
-def _serial() -> int:
+def serial() -> int:
+    """A serial number that nobody can guess."""
     while True:
         number = domain.certificates.serial(secrets.randbits(domain.certificates.SERIAL_BITS))
         if number is not None:
