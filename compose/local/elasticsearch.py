@@ -8,6 +8,7 @@ import shutil
 import ssl
 from pathlib import Path
 
+from chassis import pairs
 from compose.local.fetch import elasticsearch_home, reachable
 from compose.local.home import Home, keep
 from compose.local.java import find_java
@@ -72,12 +73,29 @@ class Elasticsearch(Server):
         self.child.start()
         self.child.wait_until(self._answers, self.start_seconds)
 
+    @property
+    def tls(self) -> Path:
+        """The folder with the node's certificate."""
+        return self.folder / "config" / "tls"
+
+    def renew(self) -> None:
+        """Put another certificate where the node finds it: it looks at these files every few seconds, and shows what it can read."""
+        key, chain = self.pki.certify_service(INDEX)
+        staged = self.tls / ".new"
+        staged.mkdir(exist_ok=True, mode=0o700)
+        files = {pairs.KEY: key, pairs.CERTIFICATE: chain, "services.pem": self.pki.services_anchor.read_bytes()}
+        for name, content in files.items():
+            keep(staged / name, content)
+        self.account.own(staged, *staged.iterdir())
+        for name in files:
+            (staged / name).replace(self.tls / name)  # readable from its first moment on: the node looks at a change once
+
     def request(self, method: str, path: str, body: bytes | None = None, tls: Path | None = None) -> tuple[int, bytes]:
         """Send one request as the user `search` and return (status, body).
 
         ``tls`` is the folder of the certificate to show; without it the node shows its own.
         """
-        own = tls or self.folder / "config" / "tls"
+        own = tls or self.tls
         context = ssl.create_default_context(cafile=str(own / "services.pem"))
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -98,7 +116,7 @@ class Elasticsearch(Server):
             folder.mkdir(exist_ok=True, mode=0o700)
         for left in configuration.glob("elasticsearch.keystore*"):
             left.unlink()  # the node makes it anew, and refuses to start with the half of one that a crash left
-        self.pki.issue_service_certificate(INDEX, configuration / "tls")
+        self.renew()
         shutil.copyfile(tree / "config" / "log4j2.properties", configuration / "log4j2.properties")
         salt = secrets.token_bytes(32)
         digest = hashlib.pbkdf2_hmac("sha512", self.home.secret(PASSWORD).encode(), salt, ROUNDS, 32)
@@ -112,7 +130,7 @@ class Elasticsearch(Server):
         }
         for name, text in files.items():
             keep(configuration / name, text.encode())
-        self.account.own(*folders, *configuration.iterdir(), *(configuration / "tls").iterdir())
+        self.account.own(*folders, *configuration.iterdir())
 
     def _settings(self) -> dict[str, str]:
         return {

@@ -14,6 +14,7 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
+from chassis import pairs
 from compose.local.fetch import kafka_jars, reachable
 from compose.local.home import Home, keep
 from compose.local.java import find_java
@@ -26,6 +27,9 @@ from compose.local.topics import Access, Pattern, Resource, TopicPlan, access_ru
 from contracts.events import Topic
 
 BROKER, ADMIN = "broker", "admin"
+NODE = "1"
+LISTENERS = ("ssl", "controller")
+KEY_STORE = "tls/broker.pem"
 SECONDS = 30.0
 RESOURCES = {
     Resource.TOPIC: ResourceType.TOPIC,
@@ -66,16 +70,16 @@ class Kafka(Server):
     def start(self) -> None:
         """Format the data folder where it is new, start the broker and wait until it answers an administrator."""
         folder = self.folder
-        tls = folder / "tls"
-        self.pki.issue_service_certificate(BROKER, tls)
+        tls = self.tls
+        chain = self._certify()
+        keep(tls / pairs.CERTIFICATE, chain)
         self.pki.issue_service_certificate(ADMIN, self.home.tls_folder(ADMIN))
-        keep(tls / "broker.pem", (tls / "key.pem").read_bytes() + (tls / "cert.pem").read_bytes())
         identity = folder / "cluster-id"
         if not identity.exists():
             keep(identity, b"A" + base64.urlsafe_b64encode(secrets.token_bytes(16))[1:22])
         keep(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in self._properties(tls).items()).encode())
         keep(folder / "log4j2.properties", LOGGING.encode())
-        self.account.own(tls, *tls.iterdir(), identity, folder / "server.properties", folder / "log4j2.properties")
+        self.account.own(identity, folder / "server.properties", folder / "log4j2.properties")
         if not (folder / "made").exists():
             self._format(identity.read_text())
         self.child = self._java(self.name, "kafka.Kafka")
@@ -83,19 +87,51 @@ class Kafka(Server):
         admin = self.admin()
         self.child.wait_until(lambda: _answers(admin), self.start_seconds)
 
+    @property
+    def tls(self) -> Path:
+        """The folder with the broker's key store, and beside it the certificate that it shows."""
+        return self.folder / "tls"
+
+    def renew(self) -> None:
+        """Give the running broker another certificate, for all its listeners and its own connections. Raises SetupProblem.
+
+        To say anew where the key store lies makes the broker read it. What is said is kept with the cluster; the place is named by its way
+        from the broker's own folder, so that it is right also where the home has been moved.
+        """
+        chain = self._certify()
+        entries = [
+            ConfigEntry(f"listener.name.{listener}.ssl.keystore.location", KEY_STORE, incremental_operation=AlterConfigOpType.SET)
+            for listener in LISTENERS
+        ]
+        change = ConfigResource(ConfigResource.Type.BROKER, NODE, incremental_configs=entries)
+        admin = self.admin()
+        _settle(admin.incremental_alter_configs([change], request_timeout=SECONDS))
+        keep(self.tls / pairs.CERTIFICATE, chain)
+
+    def _certify(self) -> bytes:
+        """Write a new key store; the chain in it."""
+        tls = self.tls
+        tls.mkdir(exist_ok=True, mode=0o700)
+        key, chain = self.pki.certify_service(BROKER)
+        keep(tls / "services.pem", self.pki.services_anchor.read_bytes())
+        keep(self.folder / KEY_STORE, key + chain)
+        self.account.own(tls, *tls.iterdir())
+        return chain
+
     def client_settings(self, tls: Path) -> dict[str, str]:
         """Settings of a confluent_kafka client that shows the certificate in ``tls``."""
+        pair = pairs.place(tls)
         return {
             "bootstrap.servers": self.bootstrap,
             "security.protocol": "SSL",
             "ssl.ca.location": str(self.pki.root),
-            "ssl.certificate.location": str(tls / "cert.pem"),
-            "ssl.key.location": str(tls / "key.pem"),
+            "ssl.certificate.location": str(pair / pairs.CERTIFICATE),
+            "ssl.key.location": str(pair / pairs.KEY),
         }
 
     def admin(self) -> AdminClient:
         """A client with the administrator's certificate, for set-up and tests alone."""
-        quiet: dict[str, str | int | float | bool] = {"log_level": 0, "socket.timeout.ms": 10_000, "reconnect.backoff.max.ms": 200}
+        quiet: dict[str, str | int | float | bool] = {"log_level": 0, "socket.timeout.ms": 30_000, "reconnect.backoff.max.ms": 200}
         return AdminClient({**self.client_settings(self.home.tls_folder(ADMIN)), **quiet})
 
     def apply_catalogue(self, catalogue: Mapping[str, Topic], gateway_instances: Sequence[str] = ("1",)) -> None:
@@ -196,8 +232,8 @@ class Kafka(Server):
     def _properties(self, tls: Path) -> dict[str, str]:
         return {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@localhost:{self._controller_port}",
+            "node.id": NODE,
+            "controller.quorum.voters": f"{NODE}@localhost:{self._controller_port}",
             "listeners": f"SSL://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
             "advertised.listeners": f"SSL://localhost:{self.port}",
             "listener.security.protocol.map": "SSL:SSL,CONTROLLER:SSL",
@@ -207,7 +243,7 @@ class Kafka(Server):
             "ssl.client.auth": "required",
             "ssl.enabled.protocols": "TLSv1.3",
             "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(tls / "broker.pem"),
+            "ssl.keystore.location": KEY_STORE,
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(tls / "services.pem"),
             "ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/,DEFAULT",

@@ -5,6 +5,8 @@ import json
 import ssl
 from pathlib import Path
 
+from chassis import pairs
+
 SECONDS = 5.0
 
 
@@ -14,7 +16,8 @@ def ask(port: int, path: str, tls: Path) -> tuple[int, bytes]:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(tls / "services.pem")
-    context.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+    pair = pairs.place(tls)
+    context.load_cert_chain(pair / pairs.CERTIFICATE, pair / pairs.KEY)
     connection = http.client.HTTPSConnection("localhost", port, timeout=SECONDS, context=context)
     try:
         connection.request("GET", path)

@@ -9,17 +9,24 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaException
+
+from chassis import pairs
 from compose.local import account, ceremony, install, operators
 from compose.local.databases import bring_up_to_date
 from compose.local.fetch import reachable, wheel_folder
 from compose.local.home import REPOSITORY, Home
-from compose.local.pki import Pki
+from compose.local.kafka import ADMIN
+from compose.local.pki import SERVICE_LIFETIME, Pki
 from compose.local.ports import demand_free, free_port
 from compose.local.problems import SetupProblem
 from compose.local.process import Child, base_environment, end_leftovers
+from compose.local.renewal import Renewals, when_low
 from compose.local.server import Server
 from compose.local.servers import Elasticsearch, Kafka, Postgres, Valkey
 from contracts.events import TOPICS
@@ -122,7 +129,8 @@ class Suite:
 
     ``replicas`` is how many of every service and of the gateway there are. Ports not given are free ones. With
     ``respawn`` a part that dies is started again; fault tests switch it off. ``services`` names those to run (all by
-    default; none means the servers alone), and ``agent`` says whether jobs can run.
+    default; none means the servers alone; those that only another one needs are left out), and ``agent`` says whether jobs can run. ``certificate_life`` is how long the certificates of
+    services, broker and index live; they are renewed at half of it.
     """
 
     def __init__(
@@ -138,6 +146,7 @@ class Suite:
         agent: bool = True,
         respawn: bool = False,
         fsync: bool = True,
+        certificate_life: timedelta = SERVICE_LIFETIME,
         settings: dict[str, str] | None = None,
         progress: Progress = lambda _: None,
         announce: Progress | None = None,
@@ -154,6 +163,7 @@ class Suite:
         self.with_agent = agent
         self.respawn = respawn
         self.fsync = fsync
+        self.certificate_life = certificate_life
         self.settings = settings or {}
         self.progress = progress
         self.announce = announce
@@ -167,6 +177,7 @@ class Suite:
         self._watcher: threading.Thread | None = None
         self._began = 0.0
         self._telling = threading.Lock()
+        self._renewals = Renewals(self.progress)
 
     @property
     def address(self) -> str:
@@ -221,13 +232,17 @@ class Suite:
         for setting, port in zip(("HORTUS_PEOPLE_PORT", "HORTUS_CERTIFICATE_PORT"), self._gateway_ports[0], strict=True):
             demand_free(self.host, port, setting)
         self.pki = Pki.create(self.home, announce=self.announce)
-        self.pki.issue_service_certificate(RUNNER, self.home.tls_folder(RUNNER))
+        self.pki.service_lifetime = self.certificate_life
+        for name in (RUNNER, ADMIN):
+            self._certify(name)
+            self._renewals.watch(name, self.home.tls_folder(name), partial(self._certify, name))
         self.postgres = Postgres(self.home, fsync=self.fsync)
         self.valkey = Valkey(self.home)
         self.kafka = Kafka(self.home, self.pki)
         self.elasticsearch = Elasticsearch(self.home, self.pki)
         pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="start")
         try:
+            self._renewals.start()
             self._start_all(pool)
         except BaseException:
             self.stop()
@@ -241,6 +256,7 @@ class Suite:
     def stop(self) -> None:
         """Stop everything, those who are asked before those who answer; nothing is left. Safe to repeat."""
         self._stopping.set()
+        self._renewals.stop()
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
             self._watcher = None
@@ -289,18 +305,23 @@ class Suite:
 
     def _start_all(self, pool: ThreadPoolExecutor) -> None:
         environments = pool.submit(install.ensure_environments) if self.with_agent else None
-        index = pool.submit(self._start_server, self.elasticsearch, "Elasticsearch answers")
-        queue = pool.submit(self._start_server, self.valkey, "Valkey answers")
+        index = pool.submit(self._start_server, self.elasticsearch, "Elasticsearch answers") if self._serves(Service.SEARCH) else None
         bus = pool.submit(self._start_bus)
         tables = pool.submit(self._start_databases)
-        _all([queue, bus, tables])
+        if self._serves(Service.JOBS):
+            self._start_server(self.valkey, "Valkey answers")
+        _all([bus, tables])
         gateways = self._make_gateways() if self.services else []
         waits = [pool.submit(self._launch, process) for process in (*self._make_services(), *gateways)]
         if environments is not None:
             waits.append(pool.submit(self._start_agent, environments))
-        _all([*waits, index])
+        _all([*waits, index] if index is not None else waits)
         if Service.AUTH in self.services:
             self._await_setup_link()
+
+    def _serves(self, service: Service) -> bool:
+        """Whether what a service alone needs is started: where it runs, and where the servers run by themselves."""
+        return service in self.services or not self.services
 
     def _await_setup_link(self) -> None:
         # auth writes the link once its set-up has run, a moment after it is ready; later starts may have none to write
@@ -321,11 +342,25 @@ class Suite:
         self._databases = bring_up_to_date(self.postgres, self.services)
         self._say("the databases are up to date")
 
+    def _certify(self, name: str) -> None:
+        self.pki.issue_service_certificate(name, self.home.tls_folder(name))
+
+    def _renew(self, server: Kafka | Elasticsearch) -> None:
+        """Give a running server another certificate; one whose certificate has ended can be told of it by nobody, and is started anew."""
+        try:
+            server.renew()
+        except (SetupProblem, KafkaException):
+            if pairs.life_of(pairs.leaf(server.tls)).ends_at > datetime.now(UTC):
+                raise
+            self.restart(server.name)
+
     def _start_server(self, server: Server, sentence: str) -> None:
         if self._stopping.is_set():
             raise SetupProblem("The start was called off.")
         self.parts[server.name] = server
         server.start()
+        if isinstance(server, Kafka | Elasticsearch):
+            self._renewals.watch(server.name, server.tls, partial(self._renew, server))
         self._kept.add(server.name)
         self._say(sentence)
 
@@ -352,6 +387,8 @@ class Suite:
         elif service is Service.CA:
             environment["HORTUS_ISSUERS_DIR"] = str(self.pki.issuers_folder)
             environment |= ceremony.token_settings(self.home)
+            environment["HORTUS_SERVICES_ISSUER_DIR"] = str(self.pki.services_issuer_folder)
+            environment["HORTUS_SERVICE_LIFE_S"] = str(round(self.certificate_life.total_seconds()))
             environment.setdefault("HORTUS_ORIGINS", json.dumps(self.origins))
         elif service is Service.DATASETS:
             self.blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -421,6 +458,7 @@ class Suite:
             names = ("localhost", *(self.names if service == GATEWAY else ()))
             self.pki.issue_service_certificate(service, self.home.tls_folder(name), dns=names)
 
+        self._renewals.watch(name, self.home.tls_folder(name), certify, when_low)
         return Process(child, lambda: operators.missing(port, runner), certify)
 
     def _environment(self, service: str, instance: int, port: int | None) -> dict[str, str]:
@@ -438,8 +476,13 @@ class Suite:
                 "HORTUS_TLS_DIR": str(tls),
                 "HORTUS_TRUST_DOMAIN": self.pki.trust_domain,
                 "HORTUS_KAFKA": self.kafka.bootstrap,
+                "HORTUS_ENROLMENT": json.dumps([f"https://localhost:{each}" for each in self._enrolment_ports()]),
             }
         return base_environment(**settings, **self.settings)
+
+    def _enrolment_ports(self) -> list[int]:
+        """Where running services have their certificates renewed: every replica of ca."""
+        return [self._port(f"{Service.CA}-{number + 1}") for number in range(self.replicas)] if Service.CA in self.services else []
 
     def _port(self, name: str) -> int:
         if name not in self._ports:

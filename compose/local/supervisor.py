@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ import psutil
 from compose.local import authorities, ceremony, operators
 from compose.local.databases import bring_up_to_date
 from compose.local.home import REPOSITORY, Home, keep
+from compose.local.pki import SERVICE_LIFETIME
 from compose.local.ports import demand_free
 from compose.local.postgres import Postgres
 from compose.local.problems import SetupProblem
@@ -31,6 +32,7 @@ from contracts.policy import Service
 PR_SET_CHILD_SUBREAPER = 36
 PEOPLE_PORT, CERTIFICATE_PORT = 8443, 8444
 MOST_REPLICAS = 16
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 20, 30 * 24 * 3600
 PASSED_ON = (
     "HORTUS_LOG_LEVEL",
     "HORTUS_ADMINISTRATOR_EMAIL",
@@ -82,6 +84,7 @@ def up() -> int:
     for name in end_leftovers(home):
         print(f"ended {name}, left behind by a runner that crashed")
     _replicas()
+    _certificate_life()
     for setting, port in _ports().items():
         demand_free(_host(), port, setting)
     with home.log_file("supervisor").open("ab") as log:
@@ -216,6 +219,7 @@ def supervise() -> int:
         names=[name for name in os.environ.get("HORTUS_HOSTNAMES", "").split(",") if name],
         replicas=_replicas(),
         respawn=True,
+        certificate_life=_certificate_life(),
         settings={name: os.environ[name] for name in PASSED_ON if name in os.environ},
         progress=_tell,
         announce=_announce,
@@ -326,6 +330,16 @@ def _replicas() -> int:
     if not text.isdecimal() or not 0 < int(text) <= MOST_REPLICAS:
         raise SetupProblem(f"HORTUS_REPLICAS is {text!r}; set it to a number between 1 and {MOST_REPLICAS}.")
     return int(text)
+
+
+def _certificate_life() -> timedelta:
+    """How long certificates of services live: `HORTUS_CERTIFICATE_S`, or the usual time."""
+    text = os.environ.get("HORTUS_CERTIFICATE_S") or str(round(SERVICE_LIFETIME.total_seconds()))
+    if not text.isdecimal() or not SHORTEST_LIFE_S <= int(text) <= LONGEST_LIFE_S:
+        raise SetupProblem(
+            f"HORTUS_CERTIFICATE_S is {text!r}; set it to a number of seconds between {SHORTEST_LIFE_S} and {LONGEST_LIFE_S}."
+        )
+    return timedelta(seconds=int(text))
 
 
 def _host() -> str:
