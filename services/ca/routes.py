@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import Header, Request, Response
 
-from chassis.guard import CurrentActor, LaterUow, SharedUow, Uow, doors, may, peer_certificate
+from chassis.guard import CurrentActor, SharedUow, Uow, doors, may, peer_certificate
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
 from services.ca import domain, repository, revocation, service
