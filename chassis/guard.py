@@ -335,7 +335,7 @@ def doors(service: Service) -> APIRouter:
     return router
 
 
-def _if_match(if_match: Annotated[str | None, Header()] = None) -> int:
+async def _if_match(if_match: Annotated[str | None, Header()] = None) -> int:
     if if_match is None:
         raise PreconditionRequired
     try:

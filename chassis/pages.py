@@ -83,7 +83,7 @@ def decode(cursor: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _page_request(
+async def _page_request(
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
     after: Annotated[str | None, Query(max_length=512)] = None,
 ) -> PageRequest:

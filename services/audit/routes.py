@@ -20,7 +20,7 @@ router = doors(Service.AUDIT)
 Word = Annotated[str | None, Query(min_length=1, max_length=200)]
 
 
-def _filter(
+async def _filter(
     source: Word = None, actor: Word = None, action: Word = None, outcome: Outcome | None = None, project_id: UUID | None = None
 ) -> Filter:
     return Filter(source, actor, action, outcome.value if outcome else None, project_id)

@@ -26,7 +26,7 @@ BYTES = "application/octet-stream"
 router = doors(Service.DATASETS)
 
 
-def _storage(request: Request) -> Storage:
+async def _storage(request: Request) -> Storage:
     storage: Storage = request.app.state.runtime.extra["storage"]
     return storage
 

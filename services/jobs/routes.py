@@ -36,7 +36,7 @@ LONGEST_WAIT_S = 5.0
 router = doors(Service.JOBS)
 
 
-def _terms(request: Request) -> Terms:
+async def _terms(request: Request) -> Terms:
     settings = request.app.state.runtime.settings
     return Terms(settings.run_lease_s, settings.most_leases)
 

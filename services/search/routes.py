@@ -18,7 +18,7 @@ from services.search.service import Library
 router = doors(Service.SEARCH)
 
 
-def _library(request: Request) -> Library:
+async def _library(request: Request) -> Library:
     library: Library = request.app.state.runtime.extra["library"]
     return library
 

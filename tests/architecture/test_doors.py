@@ -1,5 +1,6 @@
 """Rows of the policy and routes of the services balance, in both directions."""
 
+import inspect
 import re
 from typing import Any
 
@@ -36,6 +37,17 @@ def test_every_list_is_paged(service: Service) -> None:
             parameter.name for sub in route.dependant.dependencies for parameter in sub.query_params
         }
         assert {"limit", "after"} <= names, route.path
+
+
+@pytest.mark.parametrize("service", list(Service))
+def test_nothing_that_a_door_depends_on_is_sent_to_a_thread(service: Service) -> None:
+    """The framework does that to whatever is no coroutine, and a thread costs more than what these do."""
+    for route in routes_of(service):
+        ahead = [route.dependant]
+        while ahead:
+            needed = ahead.pop()
+            assert inspect.iscoroutinefunction(needed.call), (route.path, needed.call)
+            ahead += needed.dependencies
 
 
 def test_every_action_has_a_row() -> None:

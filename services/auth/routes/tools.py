@@ -12,13 +12,13 @@ from services.auth.service.tools import About, Tools
 SOURCE_HEADER = "Hortus-Source"
 
 
-def _tools(request: Request) -> Tools:
+async def _tools(request: Request) -> Tools:
     runtime: Runtime = request.app.state.runtime
     tools: Tools = runtime.extra["tools"]
     return tools
 
 
-def _about(request: Request) -> About:
+async def _about(request: Request) -> About:
     return About(
         client=domain.sessions.shown_client(request.headers.get("User-Agent", "")),
         source=domain.sessions.shown_source(request.headers.get(SOURCE_HEADER, "")),
