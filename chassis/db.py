@@ -2,20 +2,21 @@
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import MetaData, text
+from sqlalchemy import Connection, Engine, MetaData, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import registry
+from sqlalchemy.orm import Session, class_mapper, registry
 from sqlmodel import SQLModel
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -25,8 +26,12 @@ QUEUES = ("outbox", "audit_outbox")
 CONNECT_S = 10.0
 AWAY = (OperationalError, InterfaceError)
 GONE_STATES = ("08", "57P")
-_DRIVER = "hortus.driver"
+AUTOCOMMIT = "AUTOCOMMIT"
+_NOW = "SELECT now()"
 _ANY = text("SELECT 1")
+
+T = TypeVar("T", bound=SQLModel)
+Row: TypeAlias = asyncpg.Record
 
 
 class DatabaseAway(ConnectionError):
@@ -56,15 +61,96 @@ def engine(url: str, pool_size: int = 5) -> AsyncEngine:
     )
 
 
-async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence[Any]:
+class _Held(Session):
+    """A session that takes its connection, and begins, by the driver alone; SQLAlchemy comes to it with the first statement of its own."""
+
+    def __init__(self, bind: Engine, **options: Any) -> None:
+        super().__init__(bind, **options)
+        self._engine = bind
+        self._held: PoolProxiedConnection | None = None
+        self._joined: Connection | None = None
+
+    def hold(self) -> datetime | None:
+        """Take a connection of the pool and begin; the database's clock then, None where each statement stands for itself."""
+        self._held = self._engine.raw_connection()
+        if self._engine.get_execution_options().get("isolation_level") == AUTOCOMMIT:
+            return None
+        try:
+            cursor = self._held.cursor()
+            cursor.execute(_NOW, ())
+            now: datetime = cursor.fetchall()[0][0]
+        except self._engine.dialect.loaded_dbapi.Error:
+            self.get_bind().exec_driver_sql(_NOW)  # so that SQLAlchemy finds out, gives the connection up, and says so
+            raise
+        except BaseException:
+            self._held.invalidate()  # whether it has begun is not known
+            self._held = None
+            raise
+        return now
+
+    @property
+    def driver(self) -> asyncpg.Connection | None:
+        """The driver's connection, where one is held."""
+        return self._held.driver_connection if self._held is not None else None
+
+    def get_bind(self, *_args: Any, **_more: Any) -> Connection:
+        """The connection that is held, as SQLAlchemy wants it."""
+        if self._held is None:
+            self.hold()
+        if self._joined is None:
+            self._joined = Connection(self._engine, connection=self._held)
+        return self._joined
+
+    def commit(self) -> None:
+        """Keep what was done, and give the connection back."""
+        if self.in_transaction():
+            self.connection()  # or it would know nothing of what the driver did alone
+            super().commit()
+        elif self._held is not None:
+            self.get_bind().begin().commit()
+        self._let_go()
+
+    def rollback(self) -> None:
+        """Undo what was done, and give the connection back."""
+        super().rollback()
+        self._let_go()
+
+    def close(self) -> None:
+        """Undo what was not kept, and give the connection back."""
+        super().close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        held, joined, self._held, self._joined = self._held, self._joined, None, None
+        if joined is not None:
+            joined.close()
+        elif held is not None:
+            held.close()
+
+
+def session(engine: AsyncEngine) -> AsyncSession:
+    """A session for one transaction at a time; on an engine with ``AUTOCOMMIT`` each statement stands for itself."""
+    return AsyncSession(engine, sync_session_class=_Held, expire_on_commit=False)
+
+
+async def begin(session: AsyncSession) -> datetime:
+    """Begin the transaction; the database's clock at its start."""
+    now: datetime = await session.run_sync(_Held.hold)  # type: ignore[arg-type]
+    return now
+
+
+async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence[Row]:
     """The rows of a statement that goes to the driver as it is, ``$1`` … being ``values``, in the session's transaction.
 
     For statements that very many requests wait for, and that bring no objects: by way of SQLAlchemy each costs four times the processor.
     It does not see what the session has not flushed. Raises what SQLAlchemy would raise.
     """
-    driver = await _driver(session)
+    held: _Held = session.sync_session  # type: ignore[assignment]
+    if held.driver is None:
+        await session.run_sync(_Held.hold)  # type: ignore[arg-type]
+    driver: asyncpg.Connection = held.driver
     try:
-        rows: Sequence[Any] = await driver.fetch(statement, *values)
+        rows: Sequence[Row] = await driver.fetch(statement, *values)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         if driver.is_closed():
             await session.execute(_ANY)  # so that SQLAlchemy finds out, gives the connection up, and says so
@@ -90,19 +176,12 @@ async def look(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[An
     return rows
 
 
-async def _driver(session: AsyncSession) -> asyncpg.Connection:
-    """The driver's connection of the session's transaction, which SQLAlchemy begins with the first statement that it sees itself."""
-    transaction = session.sync_session.get_transaction()
-    held = session.info.get(_DRIVER)
-    if held is not None and transaction is not None and held[0] is transaction:
-        return held[1]
-    pooled = await (await session.connection()).get_raw_connection()
-    driver: asyncpg.Connection = pooled.driver_connection
-    adapted: Any = pooled.dbapi_connection
-    if not adapted.autocommit and not driver.is_in_transaction():
-        await session.execute(_ANY)
-    session.info[_DRIVER] = (session.sync_session.get_transaction(), driver)
-    return driver
+def as_stored(table: type[T], row: Mapping[str, Any]) -> T:
+    """An object of a table as a row that ``fetch`` brought says, to be read: no session knows it, and to change it raises AttributeError."""
+    class_mapper(table)  # the attributes of a class are there once it was asked for
+    stored: T = table.__new__(table)
+    stored.__dict__.update(row)
+    return stored
 
 
 def is_away(error: BaseException) -> bool:

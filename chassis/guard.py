@@ -19,8 +19,9 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from chassis import db
 from chassis.errors import (
     PROBLEM_RESPONSE,
     CannotDecide,
@@ -202,7 +203,7 @@ async def _uow(request: Request) -> UnitOfWork:
     state = request.state
     if getattr(state, "uow", None) is None:
         runtime = request.app.state.runtime
-        session = AsyncSession(runtime.engine, expire_on_commit=False)
+        session = db.session(runtime.engine)
         request_id = request.headers.get(REQUEST_HEADER, "")
         uow = UnitOfWork(session, runtime.settings.service, state.actor, state.action, request_id, request.headers.get("traceparent", ""))
         state.uow = uow

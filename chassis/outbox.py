@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from uuid_utils.compat import uuid7
 
-from chassis.db import fetch
+from chassis import db
 from chassis.errors import ChangedMeanwhile, Problem
 from contracts.events import GATEWAY, Fact, Outcome
 from contracts.roles import NOBODY, Actor
@@ -67,7 +67,7 @@ class UnitOfWork:
 
     async def begin(self) -> None:
         """Open the transaction and read the database's clock."""
-        self.now = (await self.session.execute(text("SELECT now()"))).scalar_one()
+        self.now = await db.begin(self.session)
 
     @property
     def acts(self) -> str:
@@ -175,7 +175,7 @@ async def commit_together(session: AsyncSession, uows: Sequence[UnitOfWork]) -> 
 async def _leave(session: AsyncSession, uows: Sequence[UnitOfWork]) -> None:
     """Facts, erasures, records and the relay's call in one statement: each request waits for it."""
     said = [(uow, *each) for uow in uows for each in uow.said()]
-    left = await fetch(
+    left = await db.fetch(
         session,
         _LEAVE,
         [fact.topic.name for _, fact, *_ in said],
@@ -217,7 +217,7 @@ class Caller:
 @asynccontextmanager
 async def units_of_work(engine: AsyncEngine, service: str, action: str, callers: Sequence[Caller]) -> AsyncIterator[list[UnitOfWork]]:
     """Units of work outside of requests that share one transaction: those left in the list commit at the end, or all roll back on an exception."""
-    async with AsyncSession(engine, expire_on_commit=False) as session:
+    async with db.session(engine) as session:
         uows = [
             UnitOfWork(session, service, caller.actor, action, caller.request_id or str(uuid7()), caller.traceparent) for caller in callers
         ]

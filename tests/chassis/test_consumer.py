@@ -12,10 +12,9 @@ from uuid import UUID
 import pytest
 from aiokafka import AIOKafkaProducer
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from chassis import bus
+from chassis import bus, db
 from chassis import consumer as consumer_module
 from chassis.consumer import Consumer, Hears, Lane, NotYetKnown, RawRecord, up_to_date
 from chassis.outbox import UnitOfWork
@@ -512,7 +511,7 @@ async def test_who_answers_strangers_knows_until_when_all_was_heard(side: Make) 
     projects, datasets = await side("projects"), await side("datasets")
 
     async def knows() -> bool:
-        async with AsyncSession(datasets.engine) as session:
+        async with db.session(datasets.engine) as session:
             return await up_to_date(session, [MEMBERSHIPS])
 
     async def knows_not() -> bool:

@@ -1,4 +1,4 @@
-"""Statements that go straight to the driver stand in the session's transaction, and fail like all others."""
+"""A session's transaction is the driver's and SQLAlchemy's alike, and fails in one way whoever speaks."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,14 +7,19 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import UnmappedInstanceError
+from sqlmodel import Field
 
-from chassis.db import fetch, is_away
+from chassis import db
+from chassis.db import begin, fetch, is_away
 from tests.chassis.conftest import Side
 
 Make = Callable[..., Any]
 INSERT = "INSERT INTO effect (key, version) VALUES ($1, $2) RETURNING id"
+ADD = text("INSERT INTO effect (key, version) VALUES (:key, 1)")
 KILL = text("SELECT pg_terminate_backend(:pid)")
+OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 PID = "SELECT pg_backend_pid() AS pid"
 
 
@@ -29,7 +34,7 @@ async def effects(side: Side) -> list[str]:
 
 
 async def test_what_it_changed_goes_with_the_transaction_also_as_its_first_statement(projects: Side) -> None:
-    async with AsyncSession(projects.engine) as session:
+    async with db.session(projects.engine) as session:
         await fetch(session, INSERT, "given up", 1)
         await session.rollback()
         await fetch(session, INSERT, "kept", 1)
@@ -38,15 +43,108 @@ async def test_what_it_changed_goes_with_the_transaction_also_as_its_first_state
     assert await effects(projects) == ["kept"]
 
 
+async def test_what_sqlalchemy_and_the_driver_do_in_turn_is_kept_or_given_up_together(projects: Side) -> None:
+    async with db.session(projects.engine) as session:
+        for kept in (False, True):
+            now = await begin(session)
+            await fetch(session, INSERT, f"first {kept}", 1)
+            await session.execute(ADD, {"key": f"second {kept}"})
+            await fetch(session, INSERT, f"third {kept}", 1)
+            assert (await session.execute(text("SELECT now()"))).scalar_one() == now
+            await (session.commit() if kept else session.rollback())
+    assert await effects(projects) == ["first True", "second True", "third True"]
+
+
+async def test_what_only_the_driver_did_is_kept_also_where_sqlalchemy_has_begun_and_said_nothing(projects: Side) -> None:
+    async with db.session(projects.engine) as session:
+        await begin(session)
+        session.sync_session.begin()
+        await fetch(session, INSERT, "kept", 1)
+        await session.commit()
+    assert await effects(projects) == ["kept"]
+
+
+async def test_what_is_not_kept_is_given_up_at_the_end(projects: Side) -> None:
+    async with db.session(projects.engine) as session:
+        await begin(session)
+        await fetch(session, INSERT, "not kept", 1)
+    assert await effects(projects) == []
+    assert projects.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_rule_that_is_looked_at_when_the_transaction_ends_fails_the_commit(projects: Side) -> None:
+    await projects.sql("ALTER TABLE effect ADD CONSTRAINT once UNIQUE (key) DEFERRABLE INITIALLY DEFERRED")
+    async with db.session(projects.engine) as session:
+        await begin(session)
+        await fetch(session, INSERT, "twice", 1)
+        await fetch(session, INSERT, "twice", 1)
+        with pytest.raises(IntegrityError):
+            await session.commit()
+    assert await effects(projects) == []
+
+
+async def test_a_connection_that_went_while_it_lay_in_the_pool_says_so_once(projects: Side) -> None:
+    async with db.session(projects.engine) as session, db.session(projects.engine) as other:
+        await begin(session)
+        await begin(other)
+    await projects.sql(OTHERS)
+
+    async def work() -> None:
+        for _ in range(3):
+            async with db.session(projects.engine) as session:
+                await begin(session)
+                await fetch(session, INSERT, "after", 1)
+                await session.commit()
+
+    with pytest.raises(DBAPIError) as away:
+        await work()
+    assert is_away(away.value)
+    await projects.sql("DELETE FROM effect")
+    await work()
+    assert await effects(projects) == ["after"] * 3
+    assert projects.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_who_is_given_up_while_it_begins_leaves_no_transaction_open(projects: Side) -> None:
+    async def work() -> None:
+        async with db.session(projects.engine) as session:
+            await begin(session)
+            await asyncio.Event().wait()
+
+    for turns in range(30):
+        task = asyncio.create_task(work())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert projects.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        while await projects.sql("SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"):
+            await asyncio.sleep(0.01)
+
+
+def test_an_object_from_a_row_is_there_to_be_read() -> None:
+    class Sample(db.table_base(), table=True):  # type: ignore[call-arg, misc]
+        key: str = Field(primary_key=True)
+
+    stored = db.as_stored(Sample, {"key": "read"})
+    assert stored.key == "read"
+    with pytest.raises(AttributeError):
+        stored.key = "changed"
+    with pytest.raises(UnmappedInstanceError):
+        Session().add(stored)
+
+
 async def test_it_sees_what_the_transaction_did_before_and_no_one_else_does(projects: Side) -> None:
-    async with AsyncSession(projects.engine) as session:
+    async with db.session(projects.engine) as session:
         await session.execute(text("INSERT INTO effect (key, version) VALUES ('mine', 1)"))
         assert [row["key"] for row in await fetch(session, "SELECT key FROM effect")] == ["mine"]
         assert await effects(projects) == []
 
 
 async def test_after_a_commit_it_speaks_for_the_next_transaction_and_not_over_somebody_elses_connection(projects: Side) -> None:
-    async with AsyncSession(projects.engine) as session, AsyncSession(projects.engine) as other:
+    async with db.session(projects.engine) as session, db.session(projects.engine) as other:
         first = (await fetch(session, PID))[0]["pid"]
         await session.commit()
         assert (await other.execute(text("SELECT pg_backend_pid()"))).scalar_one() == first
@@ -54,13 +152,13 @@ async def test_after_a_commit_it_speaks_for_the_next_transaction_and_not_over_so
 
 
 async def test_without_a_transaction_each_statement_stands_for_itself(projects: Side) -> None:
-    async with AsyncSession(projects.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+    async with db.session(projects.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
         await fetch(session, INSERT, "at once", 1)
         assert await effects(projects) == ["at once"]
 
 
 async def test_a_broken_rule_of_the_database_is_an_integrity_error_and_the_transaction_is_over(projects: Side) -> None:
-    async with AsyncSession(projects.engine) as session:
+    async with db.session(projects.engine) as session:
         await fetch(session, INSERT, "before", 1)
         with pytest.raises(IntegrityError):
             await fetch(session, INSERT, None, 1)
@@ -70,7 +168,7 @@ async def test_a_broken_rule_of_the_database_is_an_integrity_error_and_the_trans
 
 
 async def test_values_that_it_cannot_take_are_refused_without_being_shown(projects: Side) -> None:
-    async with AsyncSession(projects.engine) as session:
+    async with db.session(projects.engine) as session:
         with pytest.raises(DBAPIError) as refused:
             await fetch(session, INSERT, "a secret", "one")
     assert "a secret" not in str(refused.value)
@@ -78,7 +176,7 @@ async def test_values_that_it_cannot_take_are_refused_without_being_shown(projec
 
 async def test_a_connection_that_is_gone_says_so_and_the_next_session_has_another(projects: Side) -> None:
     async def lose() -> None:
-        async with AsyncSession(projects.engine) as session, AsyncSession(projects.engine) as other:
+        async with db.session(projects.engine) as session, db.session(projects.engine) as other:
             pid = (await fetch(session, PID))[0]["pid"]
             await other.execute(KILL, {"pid": pid})
             await fetch(session, INSERT, "lost", 1)
@@ -86,7 +184,7 @@ async def test_a_connection_that_is_gone_says_so_and_the_next_session_has_anothe
     with pytest.raises(DBAPIError) as away:
         await lose()
     assert is_away(away.value)
-    async with AsyncSession(projects.engine) as session:
+    async with db.session(projects.engine) as session:
         await fetch(session, INSERT, "after", 1)
         await session.commit()
     assert await effects(projects) == ["after"]
@@ -96,7 +194,7 @@ async def test_a_statement_that_is_given_up_leaves_nothing_and_its_connection_se
     sleeping = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%' AND state = 'active'"
 
     async def work() -> None:
-        async with AsyncSession(projects.engine) as session:
+        async with db.session(projects.engine) as session:
             await fetch(session, INSERT, "given up", 1)
             await fetch(session, "SELECT pg_sleep(60)")
             await session.commit()
@@ -112,7 +210,7 @@ async def test_a_statement_that_is_given_up_leaves_nothing_and_its_connection_se
     async with asyncio.timeout(10):
         while await projects.sql(sleeping):
             await asyncio.sleep(0.01)
-        async with AsyncSession(projects.engine) as session:
+        async with db.session(projects.engine) as session:
             await fetch(session, INSERT, "next", 1)
             await session.commit()
     assert await effects(projects) == ["next"]

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from chassis import bus, outbox
+from chassis import bus, db, outbox
 from chassis.errors import ChangedMeanwhile
 from chassis.outbox import UnitOfWork
 from chassis.relay import TIDY_AFTER, Relay
@@ -176,7 +176,7 @@ async def test_two_transactions_on_one_aggregate_that_commit_in_the_other_order_
     key = membership(1, project).key
     async with relaying(projects) as relay:
         await until(lambda: relay.leading)
-        async with AsyncSession(projects.engine, expire_on_commit=False) as session:
+        async with db.session(projects.engine) as session:
             slow = UnitOfWork(session, "projects", NOBODY, "test", "")
             await slow.begin()
             slow.emit(membership(1, project))

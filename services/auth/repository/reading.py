@@ -8,19 +8,21 @@ from functools import lru_cache
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from chassis import db
+
 Engine = AsyncEngine
 Reading = AsyncSession
 
 
 @lru_cache(maxsize=4)
 def _autocommit(engine: Engine) -> Engine:
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine.execution_options(isolation_level=db.AUTOCOMMIT)
 
 
 @contextlib.asynccontextmanager
 async def reading(engine: Engine) -> AsyncIterator[AsyncSession]:
     """A short look at the database before slow work; it holds no connection afterwards. Each statement is a transaction of its own."""
-    async with AsyncSession(_autocommit(engine), expire_on_commit=False) as session:
+    async with db.session(_autocommit(engine)) as session:
         yield session
 
 
