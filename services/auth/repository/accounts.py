@@ -1,6 +1,6 @@
 """The SQL of accounts and invitations."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, delete, exists, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis.db import Row, as_stored, fetch
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth.models import (
@@ -40,17 +41,20 @@ async def lock_names(session: AsyncSession) -> None:
 _USER = select(User).where(col(User.user_id) == bindparam("user_id"))
 _USER_LOCKED = _USER.with_for_update().execution_options(populate_existing=True)
 _NAMED = or_(col(User.username) == bindparam("name"), col(User.email) == bindparam("name"))
-_NOW = select(func.clock_timestamp().label("now")).subquery()
-_HASH = col(Credential.password_hash)
-_OWN = col(Credential.user_id) == col(User.user_id)
-_KNOWN = select(User, _HASH, _NOW.c.now).select_from(_NOW)
-_KNOWN_BY_NAME = _KNOWN.outerjoin(User, _NAMED).outerjoin(Credential, _OWN)
-_KNOWN_BY_ID = _KNOWN.outerjoin(User, col(User.user_id) == bindparam("user_id")).outerjoin(Credential, _OWN)
+_COLUMNS = ", ".join(User.model_fields)
+_KNOWN = f"""SELECT {_COLUMNS}, password_hash, clock_timestamp() AS now
+             FROM (SELECT) AS one LEFT JOIN (users LEFT JOIN credentials USING (user_id)) ON """  # noqa: S608 - our columns
+_KNOWN_BY_NAME = f"{_KNOWN} username = $1 OR email = $1"
+_KNOWN_BY_ID = f"{_KNOWN} user_id = $1"
+_LOCKED = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1 FOR UPDATE"  # noqa: S608 - our columns
 
 
 @dataclass(frozen=True)
 class Known:
-    """Somebody as they are before slow work: the account, if there is one, the hash of its password, if it is kept here, and ``now``."""
+    """Somebody as they are before slow work: the account, if there is one, the hash of its password, if it is kept here, and ``now``.
+
+    The account is there to be read.
+    """
 
     user: User | None
     password_hash: str | None
@@ -67,14 +71,27 @@ async def user_named(session: AsyncSession, name: str) -> User | None:
     return (await session.execute(select(User).where(_NAMED), {"name": name})).scalar_one_or_none()
 
 
+async def locked(session: AsyncSession, user_id: UUID) -> User | None:
+    """An account by its id, locked, to be read: ``user`` brings one that can be changed."""
+    rows = await fetch(session, _LOCKED, user_id)
+    return as_stored(User, rows[0]) if rows else None
+
+
 async def known_by_name(session: AsyncSession, name: str) -> Known:
     """Whoever signs in with a name, in its normal form."""
-    return Known(*(await session.execute(_KNOWN_BY_NAME, {"name": name})).one())
+    return _known(await fetch(session, _KNOWN_BY_NAME, name))
 
 
 async def known_by_id(session: AsyncSession, user_id: UUID) -> Known:
     """Whoever has an id."""
-    return Known(*(await session.execute(_KNOWN_BY_ID, {"user_id": user_id})).one())
+    return _known(await fetch(session, _KNOWN_BY_ID, user_id))
+
+
+def _known(rows: Sequence[Row]) -> Known:
+    (row,) = rows
+    account = dict(row)
+    now, password_hash = account.pop("now"), account.pop("password_hash")
+    return Known(as_stored(User, account) if account["user_id"] else None, password_hash, now)
 
 
 async def user_with_email(session: AsyncSession, email: str) -> User | None:

@@ -6,15 +6,17 @@ from uuid import UUID
 
 from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col
 
-from chassis.db import fetch
+from chassis.db import as_stored, fetch
 from services.auth.models import Credential, RecoveryCode
 
 _WHO: BindParameter[UUID] = bindparam("user_id")
 _CREDENTIAL = select(Credential).where(col(Credential.user_id) == _WHO)
 _CREDENTIAL_LOCKED = _CREDENTIAL.with_for_update().execution_options(populate_existing=True)
+_HELD = "credentials.held"
+_LOCKED = f"SELECT {', '.join(Credential.model_fields)} FROM credentials WHERE user_id = $1 FOR UPDATE"  # noqa: S608 - our columns
+_KEEP_HASH = "UPDATE credentials SET password_hash = $2, password_at = coalesce(password_at, $3) WHERE user_id = $1"
 _USE_STEP = "UPDATE credentials SET last_step = $2 WHERE user_id = $1"
 _STANDING = """SELECT
     ARRAY(SELECT g.factor_policy FROM groups g JOIN group_members m USING (group_id) WHERE m.user_id = $1 AND g.factor_policy IS NOT NULL) AS asked,
@@ -23,19 +25,29 @@ _STANDING = """SELECT
 
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
-    """What an account signs in with. Locking it again in one transaction asks for nothing, whether or not there is one."""
-    if not lock:
-        return (await session.execute(_CREDENTIAL, {"user_id": user_id})).scalar_one_or_none()
-    held: dict[UUID, Credential | None] = session.info.setdefault("locked_credentials", {})
+    """What an account signs in with."""
+    return (await session.execute(_CREDENTIAL_LOCKED if lock else _CREDENTIAL, {"user_id": user_id})).scalar_one_or_none()
+
+
+async def locked(session: AsyncSession, user_id: UUID) -> Credential | None:
+    """What an account signs in with, locked, to be read; again in one transaction it asks for nothing, whether or not there is anything."""
+    held: dict[UUID, Credential | None] = session.info.setdefault(_HELD, {})
     if user_id not in held:
-        held[user_id] = (await session.execute(_CREDENTIAL_LOCKED, {"user_id": user_id})).scalar_one_or_none()
+        rows = await fetch(session, _LOCKED, user_id)
+        held[user_id] = as_stored(Credential, rows[0]) if rows else None
     return held[user_id]
 
 
-async def use_step(session: AsyncSession, credential: Credential, step: int) -> None:
+async def keep_hash(session: AsyncSession, user_id: UUID, password_hash: str, now: datetime) -> None:
+    """Keep the same password under other parameters; the credential is locked."""
+    await fetch(session, _KEEP_HASH, user_id, password_hash, now)
+    session.info.pop(_HELD, None)
+
+
+async def use_step(session: AsyncSession, user_id: UUID, step: int) -> None:
     """Keep the newest step of an authenticator that was used; the credential is locked."""
-    await fetch(session, _USE_STEP, credential.user_id, step)
-    set_committed_value(credential, "last_step", step)
+    await fetch(session, _USE_STEP, user_id, step)
+    session.info.pop(_HELD, None)
 
 
 async def standing(session: AsyncSession, user_id: UUID) -> tuple[list[str], bool, int]:

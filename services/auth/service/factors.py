@@ -217,11 +217,11 @@ def _step(tools: Tools, credential: Credential | None, code: str, now: datetime)
 
 
 async def _check_code(uow: UnitOfWork, tools: Tools, user: User | None, code: str, now: datetime, *, use: bool) -> bool:
-    credential = await repository.factors.credential(uow.session, _id(user), lock=True)
+    credential = await repository.factors.locked(uow.session, _id(user))
     step = _step(tools, credential, code, now)
     if credential is None or step is None or not use:
         return False
-    await repository.factors.use_step(uow.session, credential, step)
+    await repository.factors.use_step(uow.session, credential.user_id, step)
     return True
 
 

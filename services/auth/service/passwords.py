@@ -54,13 +54,12 @@ async def check_anywhere(tools: Tools, known: Known, name: str, password: str, a
 
 async def confirm(uow: UnitOfWork, user: User | None, checked: Checked, now: datetime) -> bool:
     """Whether what was looked at still holds under the transaction's lock; keeps a new hash."""
-    credential = await repository.factors.credential(uow.session, user.user_id if user else domain.accounts.NO_ONE, lock=True)
+    credential = await repository.factors.locked(uow.session, user.user_id if user else domain.accounts.NO_ONE)
     if checked.method == domain.directory.SOURCE:
         return checked.right and user is not None and user.source == domain.directory.SOURCE
     right = domain.passwords.still_right(credential, checked.right, checked.against)
     if right and credential is not None and checked.rehashed is not None:
-        credential.password_hash = checked.rehashed
-        credential.password_at = credential.password_at or now
+        await repository.factors.keep_hash(uow.session, credential.user_id, checked.rehashed, now)
     return right
 
 

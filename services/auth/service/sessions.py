@@ -60,7 +60,7 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
 
     uow = await later()
     turn = await patience.take(uow, watched)
-    user = await repository.accounts.user(uow.session, checked.user_id, lock=True)
+    user = await repository.accounts.locked(uow.session, checked.user_id)
     right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
     weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
     if user is None or weighed.verdict is Verdict.REFUSED:
@@ -85,7 +85,7 @@ async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey
     watched = await patience.look(tools, patience.sign_in(tools, about, None, known, now))
     uow = await later()
     turn = await patience.take(uow, watched)
-    user = await repository.accounts.user(uow.session, known.user_id if known else domain.accounts.NO_ONE, lock=True)
+    user = await repository.accounts.locked(uow.session, known.user_id if known else domain.accounts.NO_ONE)
     active = user is not None and user.status == UserStatus.ACTIVE and not domain.oidc.needs_provider(user)
     weighed = await factors.weigh(uow, tools, user, ShownFactor(passkey=shown), turn.now, use=active)
     if user is None or weighed.verdict is not Verdict.OPENS:
