@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +26,7 @@ MAX_LENGTH = 4096
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")  # RFC 7515 section 7.1 and appendix C, RFC 7518 section 3.4
 
 Jwk = Mapping[str, str]
+Ready: TypeAlias = jwk.Key
 
 
 class InvalidToken(Exception):
@@ -56,7 +58,12 @@ def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
     return {"kty": "EC", "crv": "P-256", "alg": ALGORITHM, "use": "sig", "x": _b64(numbers.x), "y": _b64(numbers.y)}
 
 
-def issue(key: Jwk, key_id: str, user_id: UUID, session_id: UUID, now: datetime, lifetime: timedelta) -> tuple[str, datetime]:
+def ready(key: Jwk) -> Ready:
+    """A private key that is ready to sign; to make it ready takes longer than a signature."""
+    return jwk.construct(dict(key), ALGORITHM)
+
+
+def issue(key: Jwk | Ready, key_id: str, user_id: UUID, session_id: UUID, now: datetime, lifetime: timedelta) -> tuple[str, datetime]:
     """Sign an access token; returns it with the time it expires at."""
     expires = now + lifetime
     claims = {
@@ -68,7 +75,7 @@ def issue(key: Jwk, key_id: str, user_id: UUID, session_id: UUID, now: datetime,
         "exp": int(expires.timestamp()),
         "jti": str(uuid7()),
     }
-    token: str = jwt.encode(claims, dict(key), algorithm=ALGORITHM, headers={"kid": key_id})
+    token: str = jwt.encode(claims, key if isinstance(key, Ready) else ready(key), algorithm=ALGORITHM, headers={"kid": key_id})
     return token, expires
 
 

@@ -69,7 +69,7 @@ class Vault:
         self._refresh_key = hmac.digest(master_key, b"hortus.auth.refresh", "sha256")
         self._device_key = hmac.digest(master_key, b"hortus.auth.devices", "sha256")
         self._recovery_key = hmac.digest(master_key, b"hortus.auth.recovery-codes", "sha256")
-        self._signing: dict[str, dict[str, str]] = {}
+        self._signing: dict[str, tokens.Ready] = {}
 
     def _seal(self, secret: bytes, bound_to: bytes) -> bytes:
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -125,15 +125,15 @@ class Vault:
         sealed = self._seal(json.dumps(tokens.private_jwk(key)).encode(), b"signing-key:" + key_id.encode())
         return sealed, {**tokens.public_jwk(key.public_key()), "kid": key_id}
 
-    def signing_key(self, key_id: str, sealed: bytes) -> dict[str, str]:
-        """The private JWK of the key that signs; it is kept open until another one is asked for. Raises BadMasterKey."""
+    def signing_key(self, key_id: str, sealed: bytes) -> tokens.Ready:
+        """The private key that signs; it is kept open until another one is asked for. Raises BadMasterKey."""
         if key_id not in self._signing:
-            self._signing = {key_id: json.loads(self._open(sealed, b"signing-key:" + key_id.encode()))}
+            self._signing = {key_id: tokens.ready(json.loads(self._open(sealed, b"signing-key:" + key_id.encode())))}
         return self._signing[key_id]
 
     def forget_signing_keys_but(self, key_ids: Collection[str]) -> None:
         """Forget private keys other than these."""
-        self._signing = {key_id: jwk for key_id, jwk in self._signing.items() if key_id in key_ids}
+        self._signing = {key_id: key for key_id, key in self._signing.items() if key_id in key_ids}
 
     def carry(self, purpose: str, content: bytes) -> str:
         """Something that a browser keeps for us until it comes back: sealed, for one purpose, base64url."""

@@ -148,4 +148,4 @@ async def test_no_secret_lies_open_in_the_database(world: World) -> None:
     assert ada.totp.secret not in text
     assert PASSWORD not in text
     private = world.runtime.extra["tools"].vault.signing_key(*(await world.sql("SELECT key_id, sealed FROM signing_keys"))[0])
-    assert private["d"] not in text
+    assert private.to_dict()["d"] not in text

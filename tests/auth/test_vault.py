@@ -44,7 +44,7 @@ def test_two_seals_of_one_secret_differ() -> None:
 def test_a_sealed_signing_key_fits_its_public_half() -> None:
     safe = Vault(KEY)
     sealed, public = safe.new_signing_key("k1")
-    private = safe.signing_key("k1", sealed)
+    private = safe.signing_key("k1", sealed).to_dict()
     assert "d" not in public
     assert (private["x"], private["y"]) == (public["x"], public["y"])
     assert private["d"].encode() not in sealed

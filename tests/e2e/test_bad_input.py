@@ -471,7 +471,7 @@ def signing_key(doubled: Scene) -> SigningKey:
     key_id, sealed = rows.splitlines()[-1].split("|")
     environment = doubled.suite.parts["auth-1"].child.environment  # type: ignore[union-attr]
     vault = Vault(read_master_key(Path(environment["HORTUS_MASTER_KEY_FILE"])))
-    return SigningKey(key_id, dict(vault.signing_key(key_id, bytes.fromhex(sealed))))
+    return SigningKey(key_id, vault.signing_key(key_id, bytes.fromhex(sealed)).to_dict())
 
 
 def b64(data: bytes) -> str:
