@@ -13,6 +13,9 @@ copied, and a TOTP secret of their own. The load generator is pinned to the last
   nothing but hashing is done; ``signin_overhead_by_threads_ms`` takes off what the hashing threads really used.
 - ``signin_overhead_alone_ms`` is the same less what the hashing thread used, for one client that signs in again and again: nothing else competes for
   the processor's caches then, which the hash fills.
+- ``signin_overhead_small_hash_ms`` is the same at doors that differ in nothing but the hash, which is the smallest that Argon2 knows (8 KiB, one pass),
+  with all clients again: what a sign-in costs where no hash has emptied the processor's caches before it. What the one figure has more than the other is the
+  hash's, too, but outside of it.
 - The relay is not in it: it publishes afterwards, and ``bench.events`` measures it.
 - Token and key checks are the gateway's own functions over a projection with 5,000 people, on one core: cold is the first look at a
   credential (its signature), warm any other.
@@ -46,11 +49,12 @@ import asyncpg
 import psutil
 import pyotp
 import uvloop
+from argon2 import PasswordHasher
 from cryptography.hazmat.primitives.asymmetric import ec
 from uuid_utils.compat import uuid7
 
 from bench._keycloak import Keycloak, NotFetched, fetch
-from chassis import db, patience, tls, tokens
+from chassis import app, db, patience, tls, tokens
 from chassis.keys import new_key, read_key
 from chassis.projection import Projection
 from chassis.settings import ProcessSettings
@@ -62,19 +66,21 @@ from contracts.policy import API, scopes
 from contracts.roles import Role
 from gateway.authenticate import Authenticator
 from gateway.authority import TOPICS, Authority
-from services.auth.vault import LANES, MEMORY_KIB, PASSES, Passwords, Vault
+from services.auth import vault
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "bench" / "results" / "auth.json"
 CLIENTS = 16
 ACCOUNTS = 8000
+SMALL_KIB = 8
+SMALL_PASSES = 1
 PEOPLE = 5_000
 PASSWORD = "correct horse battery staple"  # noqa: S105 - everybody's in the bench
 REFRESH_COOKIE = "__Host-hortus-refresh"
 OUR_HASH = (
-    f"--spi-password-hashing--argon2--iterations={PASSES}",
-    f"--spi-password-hashing--argon2--memory={MEMORY_KIB}",
-    f"--spi-password-hashing--argon2--parallelism={LANES}",
+    f"--spi-password-hashing--argon2--iterations={vault.PASSES}",
+    f"--spi-password-hashing--argon2--memory={vault.MEMORY_KIB}",
+    f"--spi-password-hashing--argon2--parallelism={vault.LANES}",
 )
 LUA = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/x-www-form-urlencoded"\nwrk.body = {body}\n'
 
@@ -90,20 +96,20 @@ class Person:
     totp: pyotp.TOTP
 
 
-async def fill(dsn: str, vault: Vault) -> list[Person]:
-    """Accounts with one password, hashed once, and each its own authenticator."""
-    passwords = Passwords(1)
-    hashed = await passwords.hash(PASSWORD)
-    passwords.close()
+async def fill(
+    dsn: str, safe: vault.Vault, initial: str = "u", passes: int = vault.PASSES, memory_kib: int = vault.MEMORY_KIB
+) -> list[Person]:
+    """Accounts with one password, hashed once, and each its own authenticator; their names begin with ``initial``."""
+    hashed = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=vault.LANES).hash(PASSWORD)
     now = datetime.now(UTC)
     people: list[Person] = []
     users: list[tuple[Any, ...]] = []
     credentials: list[tuple[Any, ...]] = []
     for number in range(ACCOUNTS):
-        user_id, secret, name = uuid7(), pyotp.random_base32(), f"u{number:07d}"
+        user_id, secret, name = uuid7(), pyotp.random_base32(), f"{initial}{number:07d}"
         people.append(Person(name, pyotp.TOTP(secret)))
         users.append((user_id, name, f"{name}@example.org", "active", [], 1, now, now, now))
-        credentials.append((user_id, hashed, vault.seal_totp(secret, user_id), -1, now, now))
+        credentials.append((user_id, hashed, safe.seal_totp(secret, user_id), -1, now, now))
     connection = await asyncpg.connect(dsn)
     columns = ["user_id", "username", "email", "status", "cluster_roles", "version", "created_at", "confirmed_at", "factor_enrolled_at"]
     await connection.copy_records_to_table("users", records=users, columns=columns)
@@ -139,10 +145,10 @@ class Doors:
 
 
 @contextlib.contextmanager
-def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: Path) -> Iterator[Doors]:
-    """Auth's doors as an operator starts them, with a number of threads that hash."""
+def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: Path, *, small: bool = False) -> Iterator[Doors]:
+    """Auth's doors as an operator starts them, with a number of threads that hash; ``small``: with a hash that costs next to nothing."""
     port = free_port()
-    state = folder / f"auth-{threads}"
+    state = folder / (f"auth-{threads}-small" if small else f"auth-{threads}")
     state.mkdir()
     environment = {
         **os.environ,
@@ -158,14 +164,20 @@ def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: P
         "HORTUS_HASH_THREADS": str(threads),
         "HORTUS_LOG_LEVEL": "WARNING",
     }
-    with (folder / f"auth-{threads}.log").open("wb") as log:
-        command = [sys.executable, "-m", "chassis", "auth", "--only", "api"]
+    with state.with_suffix(".log").open("wb") as log:
+        command = [sys.executable, "-m", *(("bench.auth", "--role", "small-doors") if small else ("chassis", "auth", "--only", "api"))]
         child = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
         yield Doors(threads, port, child, tls.client_context(pki.home.tls_folder("gateway")), time.monotonic())
     finally:
         child.terminate()
         child.wait(15)
+
+
+def small_doors() -> None:
+    """Auth's doors with the smallest hash; only the accounts that were made with it can sign in there as they do elsewhere."""
+    vault.PASSES, vault.MEMORY_KIB = SMALL_PASSES, SMALL_KIB
+    app.main("auth", "api")
 
 
 # The load
@@ -309,7 +321,7 @@ async def measured(door: Doors, seconds: float, deed: Deed, before: Deed | None 
 
 async def hash_only(threads: int, seconds: float) -> dict[str, float]:
     """Nothing but hashing in the pool that auth has, asked by as many as the clients are: the ceiling."""
-    passwords = Passwords(threads)
+    passwords = vault.Passwords(threads)
     stored = await passwords.hash(PASSWORD)
     done = 0
     began, (_, used) = time.perf_counter(), processor(psutil.Process())
@@ -477,18 +489,21 @@ async def role(name: str, *more: str) -> dict[str, float]:
 
 
 async def one_run(
-    number: int, opened: list[Doors], load: Load, servers: dict[str, Keycloak], seconds: float, place: tuple[Path, int]
+    number: int, opened: list[tuple[Doors, Load]], servers: dict[str, Keycloak], seconds: float, place: tuple[Path, int]
 ) -> dict[str, Any]:
-    """Each measurement once, auth's and Keycloak's in turn."""
+    """Each measurement once, auth's and Keycloak's in turn; the last of the doors have the smallest hash."""
     result: dict[str, Any] = {"run": number}
-    for door in opened if number % 2 else reversed(opened):
+    *real, (small, light) = opened
+    for door, load in real if number % 2 else reversed(real):
         ceiling = await role("hash", "--threads", str(door.threads), "--seconds", str(seconds))
         signed = await measured(door, seconds, load.sign_in)
         result[f"threads_{door.threads}"] = {"ceiling": ceiling, "sign_in": signed}
         say(number, f"sign-in, {door.threads} hashing", signed | {"ceiling_per_s": ceiling["per_s"], "hash_cpu_ms": ceiling["cpu_ms"]})
-    result["alone"] = await measured(opened[0], seconds / 2, load.sign_in, clients_at_once=1)
+    result["alone"] = await measured(real[0][0], seconds / 2, load.sign_in, clients_at_once=1)
     say(number, "sign-in, one client", result["alone"])
-    result["refresh"] = await measured(opened[-1], seconds / 2, load.renew, load.sign_in)
+    result["small_hash"] = await measured(small, seconds / 2, light.sign_in)
+    say(number, "sign-in, smallest hash", result["small_hash"])
+    result["refresh"] = await measured(real[-1][0], seconds / 2, load.renew, load.sign_in)
     say(number, "refresh", result["refresh"])
     result["checks"] = await role("checks")
     say(number, "checks", result["checks"])
@@ -506,7 +521,7 @@ def say(number: int, what: str, figures: dict[str, float]) -> None:
     print(f"run {number + 1}  {what:22}", "  ".join(f"{name} {value:,.2f}" for name, value in figures.items()), flush=True)
 
 
-def headline(runs: list[dict[str, Any]], opened: list[Doors]) -> dict[str, float]:
+def headline(runs: list[dict[str, Any]], start_s: float) -> dict[str, float]:
     """The figures in one line: medians over the runs; each sign-in is compared with the ceiling and the hash of its own run."""
 
     def middle(get: Callable[[dict[str, Any]], float]) -> float:
@@ -517,13 +532,14 @@ def headline(runs: list[dict[str, Any]], opened: list[Doors]) -> dict[str, float
         hashed = part["ceiling"]["cpu_ms"] if less == "ceiling" else part["sign_in"]["hash_threads_cpu_ms"]
         return float(part["sign_in"]["auth_cpu_ms"] + part["sign_in"]["postgres_cpu_ms"] - hashed)
 
-    def alone(run: dict[str, Any]) -> float:
-        return float(run["alone"]["auth_cpu_ms"] + run["alone"]["postgres_cpu_ms"] - run["alone"]["hash_threads_cpu_ms"])
+    def beside(part: dict[str, Any]) -> float:
+        return float(part["auth_cpu_ms"] + part["postgres_cpu_ms"] - part["hash_threads_cpu_ms"])
 
     figures = {
         "signin_overhead_ms": round(middle(lambda run: overhead(run, "ceiling")), 2),
         "signin_overhead_by_threads_ms": round(middle(lambda run: overhead(run, "threads")), 2),
-        "signin_overhead_alone_ms": round(middle(alone), 2),
+        "signin_overhead_alone_ms": round(middle(lambda run: beside(run["alone"])), 2),
+        "signin_overhead_small_hash_ms": round(middle(lambda run: beside(run["small_hash"])), 2),
         "signin_ratio_ceiling": round(middle(lambda run: run["threads_1"]["sign_in"]["per_s"] / run["threads_1"]["ceiling"]["per_s"]), 3),
         "signin_ratio_two_threads": round(
             middle(lambda run: run["threads_2"]["sign_in"]["per_s"] / run["threads_2"]["ceiling"]["per_s"]), 3
@@ -539,7 +555,7 @@ def headline(runs: list[dict[str, Any]], opened: list[Doors]) -> dict[str, float
         "key_checks_per_s_core": round(middle(lambda run: run["checks"]["key_warm_per_s"])),
         "key_checks_cold_per_s_core": round(middle(lambda run: run["checks"]["key_cold_per_s"])),
         "auth_memory_mb": round(middle(lambda run: run["threads_2"]["sign_in"]["auth_memory_mb"])),
-        "auth_start_s": round(opened[-1].start_s, 1),
+        "auth_start_s": round(start_s, 1),
     }
     for name, key in (("its hash", "keycloak"), ("our hash", "keycloak_our_hash")):
         if f"keycloak, {name}" in runs[0]:
@@ -571,30 +587,35 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
         postgres.start()
         url, owner = await asyncio.to_thread(postgres.provision, "auth")
         await asyncio.to_thread(db.migrate, "auth", owner)
-        load = Load(await fill(db.plain_dsn(url), Vault(key)))
+        dsn = db.plain_dsn(url)
+        load = Load(await fill(dsn, vault.Vault(key)))
+        light = Load(await fill(dsn, vault.Vault(key), "s", SMALL_PASSES, SMALL_KIB))
         with contextlib.ExitStack() as stack:
-            opened = []
-            for threads in (1, 2):
-                opened.append(stack.enter_context(doors(folder, pki, threads, url, master_key)))
-                await opened[-1].until_open()
+            opened = [
+                (stack.enter_context(doors(folder, pki, 1, url, master_key)), load),
+                (stack.enter_context(doors(folder, pki, 2, url, master_key)), load),
+                (stack.enter_context(doors(folder, pki, 1, url, master_key, small=True)), light),
+            ]
+            for door, _ in opened:
+                await door.until_open()
             servers, why_not = stack.enter_context(peers(folder, wanted=not arguments.no_peer))
             starts = {name: server.start_s for name, server in servers.items()}
             hashes = {name: server.hash_in_use() for name, server in servers.items()}
             idle = {name: server.memory_mb() for name, server in servers.items()}
             print(f"Keycloak: {why_not or starts}", flush=True)
             os.sched_setaffinity(0, {core})
-            for door in opened:
-                await closed_loop(await connected(door.port, door.context), 2, load.sign_in)
+            for door, people in opened:
+                await closed_loop(await connected(door.port, door.context), 2, people.sign_in)
             for server in servers.values():
                 await ask_keycloak(server, arguments.seconds)
-            runs = [await one_run(number, opened, load, servers, arguments.seconds, (folder, core)) for number in range(arguments.runs)]
+            runs = [await one_run(number, opened, servers, arguments.seconds, (folder, core)) for number in range(arguments.runs)]
     finally:
         postgres.stop()
-    result = headline(runs, opened)
+    result = headline(runs, opened[0][0].start_s)
     setting = {
         "cores": os.cpu_count(),
         "load": {"clients": CLIENTS, "closed_loop_s": arguments.seconds, "pinned_to_core": core, "accounts": ACCOUNTS},
-        "hash": {"argon2id": {"passes": PASSES, "memory_kib": MEMORY_KIB, "lanes": LANES}, "keycloak": hashes},
+        "hash": {"argon2id": {"passes": vault.PASSES, "memory_kib": vault.MEMORY_KIB, "lanes": vault.LANES}, "keycloak": hashes},
         "durability": "PostgreSQL with fsync; Keycloak's H2 as it comes",
         "tls": "auth: 1.3 with client certificates; Keycloak: none",
         "keycloak": {"not_measured": why_not, "starts_s": starts, "memory_mb_idle": idle, "wrk": wrk},
@@ -613,9 +634,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each closed loop")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--no-peer", action="store_true", help="leave Keycloak out")
-    parser.add_argument("--role", choices=["hash", "checks"], help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["hash", "checks", "small-doors"], help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.role == "small-doors":
+        small_doors()
+        return
     patience.collect_less()
     if arguments.role == "hash":
         print(json.dumps(uvloop.run(hash_only(arguments.threads, arguments.seconds))))
