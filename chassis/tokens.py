@@ -75,7 +75,7 @@ def issue(key: Jwk | Ready, key_id: str, user_id: UUID, session_id: UUID, now: d
         "exp": int(expires.timestamp()),
         "jti": str(uuid7()),
     }
-    token: str = jwt.encode(claims, key if isinstance(key, Ready) else ready(key), algorithm=ALGORITHM, headers={"kid": key_id})
+    token: str = jwt.encode(claims, ready(key) if isinstance(key, Mapping) else key, algorithm=ALGORITHM, headers={"kid": key_id})
     return token, expires
 
 

@@ -10,7 +10,7 @@ from services.projects.schemas.projects import MemberView
 from services.projects.settings import ProjectsSettings
 
 
-def _settings(request: Request) -> ProjectsSettings:
+async def _settings(request: Request) -> ProjectsSettings:
     settings: ProjectsSettings = request.app.state.runtime.settings
     return settings
 
