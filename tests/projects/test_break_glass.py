@@ -14,6 +14,7 @@ from contracts.events import BreakGlass, Membership, ProjectState, UserStatus, V
 from contracts.roles import NOBODY, Actor, ClusterRole, Role
 from services.projects.app import keep_time
 from tests.projects.people import Study, found, user
+from tests.projects.test_deletion import deleted
 from tests.world import OURS, World, Worlds, administrator, agent, auditor, owner, person, reason, scientist, stranger
 
 ROOT = UUID("01900000-0000-7000-8000-0000000000f0")
@@ -173,6 +174,14 @@ async def test_an_archived_project_can_be_opened_and_one_that_goes_cannot(study:
     await study.world.sql("UPDATE projects SET state = :state", state=state.value)
     answer = await study.world.post("/break-glass", root(), json={"project": "wdbc", "reason": "x"})
     assert answer.status_code == status
+
+
+async def test_a_deleted_project_is_not_opened(world: World) -> None:
+    gone = await deleted(world)
+    body = {"reason": "x"}
+    by_id = await world.post("/break-glass", root(), json=body | {"project": str(gone.project_id)})
+    by_name = await world.post("/break-glass", root(), json=body | {"project": "wdbc"})
+    assert (reason(by_id), reason(by_name)) == ("project-not-active", "no-such-project")
 
 
 async def test_it_makes_no_owner_and_nothing_longer(study: Study) -> None:
