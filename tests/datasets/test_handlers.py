@@ -17,6 +17,7 @@ from services.datasets import service, vault
 from services.datasets.flights import LOOK_S
 from tests.datasets.conftest import files_under, later, member, new_dataset, person, project, put, run_fact, shared
 from tests.datasets.test_routes import BIG, identity, path, scope
+from tests.deletions import purge
 from tests.world import OURS, THEIRS, World, Worlds, agent, job, owner, reason, scientist
 
 PATIENCE_S = 15.0
@@ -434,6 +435,7 @@ async def test_a_run_that_succeeds_in_a_deleted_project_leaves_nothing(world: Wo
     await world.hear(project(OURS, ProjectState.DELETED, version=2))
     await world.said()
     assert await twice(world, later(run, RunState.SUCCEEDED)) == []
+    await purge(world)
     assert await world.sql("SELECT 1 FROM staged UNION ALL SELECT 1 FROM datasets") == []
 
 
