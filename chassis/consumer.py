@@ -75,7 +75,7 @@ class RawRecord:
 class Hears:
     """What a service hears: one handler for each fact, and batch handlers for topics that are stored as they are.
 
-    ``dated``: it answers strangers, whom no gateway looks up, by what it heard on these authority topics, so the positions
+    ``dated``: it decides about people whom no gateway looks up, by what it heard on these authority topics, so the positions
     that it has come to are stored, and ``up_to_date`` says whether they are young enough.
     """
 

@@ -20,7 +20,7 @@ from contracts.events import (
 from contracts.policy import Service
 from services.jobs import service
 
-hears = Hears(Service.JOBS.value)
+hears = Hears(Service.JOBS.value, dated=(USERS, MEMBERSHIPS))
 
 
 @hears.on(User)

@@ -10,11 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from chassis import deletion
+from chassis.consumer import up_to_date
 from chassis.deletion import Slice
-from chassis.errors import NotFound
+from chassis.errors import CannotDecide, NotFound
 from chassis.outbox import UnitOfWork
 from contracts import events
-from contracts.events import CertificateKind, ProjectState, RunState, ShareState, UserStatus
+from contracts.events import MEMBERSHIPS, USERS, CertificateKind, ProjectState, RunState, ShareState, UserStatus
 from services.jobs import domain, repository
 from services.jobs.models import Agent, Dataset, Job, Member, Person, Project, Run, Share
 
@@ -241,9 +242,14 @@ async def enrol(uow: UnitOfWork, token: str, csr: str) -> Agent:
 
 
 async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run] | None:
-    """Give the oldest waiting run to the calling agent; None when none waits. Raises UnknownAgent, CsrRefused."""
+    """Give the oldest waiting run to the calling agent; None when none waits.
+
+    Raises UnknownAgent, CsrRefused, and CannotDecide while it cannot be known whose runs may begin: the gateway knows the agent, not them.
+    """
     agent_id = await _agent(uow, lock=True)  # a withdrawal at this moment comes before the lease, or sees it
     domain.key_of(csr)
+    if not await up_to_date(uow.session, (USERS, MEMBERSHIPS)):
+        raise CannotDecide("Who may work is not known at this moment.", retry_after=1)
     taken = await repository.lease_of_request(uow.session, agent_id, csr)
     if taken is not None:
         return taken

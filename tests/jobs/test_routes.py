@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -134,6 +135,15 @@ async def test_only_agents_take_leases(scene: Scene, who: Actor, status: int) ->
     await scene.submitted()
     assert (await scene.take(who)).status_code == status
     assert (await scene.world.sql("SELECT state FROM runs"))[0][0] == "queued"
+
+
+async def test_nothing_begins_while_it_cannot_be_known_whose_runs_may(scene: Scene) -> None:
+    await scene.submitted()
+    await scene.world.hears_until((await scene.world.now() - timedelta(seconds=1)).isoformat())
+    answer = await scene.take()
+    assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
+    await scene.world.hears_until("infinity")
+    assert (await scene.take()).status_code == 200
 
 
 async def test_an_agent_that_is_not_known_takes_no_lease(scene: Scene) -> None:
