@@ -79,7 +79,8 @@ class _Held(Session):
             cursor = self._held.cursor()
             cursor.execute(_NOW, ())
             now: datetime = cursor.fetchall()[0][0]
-        except self._engine.dialect.loaded_dbapi.Error:
+        except (self._engine.dialect.loaded_dbapi.Error, asyncpg.InternalClientError) as error:
+            _is_gone(self.driver, error)
             self.get_bind().exec_driver_sql(_NOW)  # so that SQLAlchemy finds out, gives the connection up, and says so
             raise
         except BaseException:
@@ -151,8 +152,8 @@ async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence
     driver: asyncpg.Connection = held.driver
     try:
         rows: Sequence[Row] = await driver.fetch(statement, *values)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        if driver.is_closed():
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if _is_gone(driver, error):
             await session.execute(_ANY)  # so that SQLAlchemy finds out, gives the connection up, and says so
         kind = IntegrityError if isinstance(error, asyncpg.IntegrityConstraintViolationError) else DBAPIError
         raise kind(statement, None, error, hide_parameters=True) from error
@@ -168,12 +169,20 @@ async def look(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[An
         driver: Any = (await connection.get_raw_connection()).driver_connection
         try:
             rows: Sequence[Any] = await driver.fetch(statement, *values)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            if driver.is_closed():
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            if _is_gone(driver, error):
                 await connection.invalidate()
                 raise DatabaseAway(type(error).__name__) from error
             raise DBAPIError(statement, None, error, hide_parameters=True) from error
     return rows
+
+
+def _is_gone(driver: asyncpg.Connection, error: Exception) -> bool:
+    """Whether a connection is gone; one whose server says so while a statement is about to be sent is given up here."""
+    if isinstance(error, asyncpg.InternalClientError):
+        driver.terminate()
+    closed: bool = driver.is_closed()
+    return closed
 
 
 def as_stored(table: type[T], row: Mapping[str, Any]) -> T:
