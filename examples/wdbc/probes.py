@@ -175,7 +175,7 @@ def _refresh(held: Held) -> Probe | None:
 
     def ask() -> Said:
         renewed = renewing.ask("POST", "/sessions/refresh", Cookie=f"{REFRESH_COOKIE}={held.refresh}")
-        if renewed.status != 200:
+        if renewed.status not in {200, 202}:  # 202: done, and not in force at this gateway yet
             return judged(renewed)
         held.refresh = refresh_token(renewed)
         return judged(opening.ask("GET", held.listed, Authorization="Bearer " + json.loads(renewed.body)["access_token"]))

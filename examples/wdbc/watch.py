@@ -122,8 +122,12 @@ class Probe:
             self._stop.wait(max(0.0, self.interval - (time.monotonic() - sent)))
 
 
+FLOWING = 10
+BEGIN_SECONDS = 20.0
+
+
 class _Transfer:
-    """One long transfer; what counts is when it ended."""
+    """One long transfer; what counts is when it ended. Before it flows, a moment at which nothing can be decided is waited out."""
 
     name = ""
 
@@ -150,7 +154,7 @@ class _Transfer:
         """Whether it flows (waits for it)."""
         return self.flows(seconds=seconds)
 
-    def flows(self, pieces: int = 10, seconds: float = 20.0) -> bool:
+    def flows(self, pieces: int = FLOWING, seconds: float = 20.0) -> bool:
         """Whether this many pieces moved (waits for them)."""
         return _until(lambda: self.moved >= pieces or self.ended_at > 0, seconds) and self.ended_at == 0
 
@@ -176,6 +180,15 @@ class _Transfer:
         return self.why or f"{self.moved} pieces moved"
 
     def _go(self) -> None:
+        self._move()
+        while self.moved < FLOWING and not self._stop.is_set() and time.monotonic() - self._began < BEGIN_SECONDS:
+            self._stop.wait(0.2)
+            self.moved = 0
+            self._move()
+        self.ended_at = time.monotonic()
+
+    def _move(self) -> None:
+        """Move bytes until it ends, and say why it did."""
         raise NotImplementedError
 
 
@@ -193,13 +206,12 @@ class Upload(_Transfer):
         """How many pieces went out."""
         return self.moved
 
-    def _go(self) -> None:
+    def _move(self) -> None:
         try:
             self._send(self._pieces())
             self.why = "it was accepted to its end"
         except (Refused, Unreachable) as end:
             self.why = str(end)
-        self.ended_at = time.monotonic()
 
     def _pieces(self) -> Iterator[bytes]:
         while not self._stop.is_set():
@@ -229,7 +241,7 @@ class Download(_Transfer):
         """Take what is left without pausing."""
         self.stop()
 
-    def _go(self) -> None:
+    def _move(self) -> None:
         try:
             with self._connected() as connection:
                 connection.sendall(self._head)
@@ -249,7 +261,6 @@ class Download(_Transfer):
             # A cut connection ends with a reset.
             self.status = self.status or -1
             self.why = f"cut ({type(end).__name__})"
-        self.ended_at = time.monotonic()
 
     def _connected(self) -> ssl.SSLSocket:
         plain = socket.socket()
