@@ -49,6 +49,7 @@ EXPIRES_AFTER = 4.0
 WATCHED = 2.0
 PATIENCE = 30.0
 NEVER = 999.0
+ATTEMPTS = 3  # a transfer is cut, too, where a busy machine does not know for 2 s who may do what
 LONG = 10_000
 WORKERS = 8
 
@@ -142,15 +143,19 @@ def wave(town: Town, trials: list[Trial], each: int) -> None:
             pool.map(lambda t: (t.number, t.garden.held(town.places[t.gateway], wanted[t.number])), trials),
         )
         list(pool.map(lambda t: t.garden.queue(held[t.number]) if Surface.QUEUED_JOB in wanted[t.number] else None, trials))
-        made = dict(pool.map(lambda t: (t.number, probes_of(held[t.number], wanted[t.number])), trials))
-    probes: list[Watched] = [probe for of_trial in made.values() for probe in of_trial.values()]
-    with watching(probes):
-        shut = shut_out(probes)
-        if shut:
-            raise RuntimeError(f"before the deeds somebody is not let in: {shut}")
-        perform(town, trials)
-        for trial in trials:
-            watched_on(made[trial.number].values(), trial.acknowledged, WATCHED, PATIENCE)
+    for attempt in range(ATTEMPTS):
+        made = {trial.number: probes_of(held[trial.number], wanted[trial.number]) for trial in trials}
+        probes: list[Watched] = [probe for of_trial in made.values() for probe in of_trial.values()]
+        with watching(probes):
+            shut = shut_out(probes)
+            if not shut:
+                perform(town, trials)
+                for trial in trials:
+                    watched_on(made[trial.number].values(), trial.acknowledged, WATCHED, PATIENCE)
+                break
+        print(f"before the deeds somebody was not let in, attempt {attempt + 1}: {'; '.join(shut)}", flush=True)
+    else:
+        raise RuntimeError(f"before the deeds somebody is not let in: {shut}")
     for trial in trials:
         trial.outcomes = {surface: probe.result(trial.acknowledged) for surface, probe in made[trial.number].items()}
         trial.since_sent = {surface: probe.result(trial.sent) for surface, probe in made[trial.number].items()}
