@@ -64,9 +64,9 @@ def remember(uow: UnitOfWork, document: Document) -> None:
 
 
 async def remember_in(uow: UnitOfWork, project_id: UUID, document: Document) -> None:
-    """Write a document of a project; what comes late, when the project is gone, is written as erased."""
-    gone = await deletion.is_gone(uow.session, project_id)
-    remember(uow, domain.erased(document.kind, document.id) if gone else document)
+    """Write a document of a project, unless the project is gone: then the purge erases, and counts, what is there."""
+    if not await deletion.is_gone(uow.session, project_id):
+        remember(uow, document)
 
 
 async def _write(uow: UnitOfWork, documents: Sequence[Document]) -> None:

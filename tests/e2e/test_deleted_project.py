@@ -1,0 +1,176 @@
+"""A study is over: its project is filled, deleted while services sleep and die, and nothing but ids and a certificate is left of it."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from contracts.events import CONFIRMS, TOPICS
+from contracts.policy import Service
+from hortus.client import Client, Refused, new_key
+from tests.e2e.scene import Scene, until
+
+pytestmark = pytest.mark.timeout(600)
+MARKER = f"Zebrafinken{secrets.token_hex(4)}"
+PROJECT = f"zebra{secrets.token_hex(4)}"
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1;"
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(deed: Callable[[], object]) -> tuple[int, str]:
+    with pytest.raises(Refused) as refusal:
+        deed()
+    return refusal.value.status, refusal.value.slug
+
+
+def rows_with(scene: Scene, service: Service, *texts: str) -> str:
+    """The tables of a service's database in which one of these texts stands, also as bytes, with the number of rows."""
+    pattern = "|".join([*texts, *(text.encode().hex() for text in texts)])
+    counts = [
+        f"SELECT '{table}', count(*) FROM {table} t WHERE t::text ~ '{pattern}' HAVING count(*) > 0"
+        for table in scene.suite.postgres.run_sql(TABLES, service).split()
+    ]
+    return scene.suite.postgres.run_sql(" UNION ALL ".join(counts) + ";", service).strip()
+
+
+def newest(scene: Scene, name: str) -> dict[bytes, bytes]:
+    """What compaction leaves of a topic: the newest record of each key; tombstones leave nothing."""
+    topic = TOPICS[name]
+    reader = next(reader for reader in topic.readers if reader != "gateway")
+    tls = scene.suite.home.tls_folder(f"{reader}-1")
+    reading = {"group.id": f"{reader}.test", "isolation.level": "read_committed", "enable.partition.eof": True}
+    consumer = Consumer({**scene.suite.kafka.client_settings(tls), **reading})
+    kept: dict[bytes, bytes] = {}
+    try:
+        for partition in range(topic.partitions):
+            place = TopicPartition(name, partition, 0)
+            end = consumer.get_watermark_offsets(place, timeout=20)[1]
+            consumer.assign([place])
+            while True:  # where positions are written all the time, no fetch is empty, so the end of the topic is never told
+                record = consumer.poll(20)
+                assert record is not None, f"{name}[{partition}] cannot be read"
+                error = record.error()
+                if error is not None:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
+                    break
+                key, value = record.key() or b"", record.value()
+                kept.pop(key, None)
+                if value is not None:
+                    kept[key] = value
+                if (record.offset() or 0) >= end - 1:
+                    break
+    finally:
+        consumer.close()
+    return kept
+
+
+class Study:
+    """A project of the scene's owner with something of everything, and another one into which it lends."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.owner: Client = scene.owner.at(0)
+        before = files(scene.suite.blobs)
+        lawful: dict[str, Any] = {"legal_basis": MARKER, "ethics_approval_id": MARKER}
+        self.project = self.owner.projects.create(PROJECT, MARKER, MARKER, **lawful)["project_id"]
+        self.owner.members.add(self.project, scene.scientist.username, "data_scientist", purpose=MARKER)
+        self.other = scene.study()
+        self.dataset = self.owner.datasets.create(self.project, MARKER, MARKER)["dataset_id"]
+        self.owner.datasets.put(self.project, self.dataset, [MARKER.encode()], f"{MARKER}/small.csv")
+        self.owner.datasets.put(self.project, self.dataset, [MARKER.encode() * 20_000], "big.csv")
+        self.blobs = files(scene.suite.blobs) - before
+        share = self.owner.datasets.share(self.project, self.dataset, self.other)
+        self.owner.datasets.accept(self.other, share["share_id"])
+        program = f"print('{MARKER}')"
+        self.job = scene.scientist.at(0).jobs.submit(self.project, MARKER, program, inputs=(self.dataset,))["job_id"]
+        self.certificate = self.owner.certificates.create(self.project, new_key("me").csr)["certificate_id"]
+        ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+        self.key = self.owner.keys.create(MARKER, ("dataset.*",), ends, self.project)["key_id"]
+
+
+def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene, record_property: Callable[[str, object], None]) -> None:
+    suite, auditor = doubled.suite, doubled.auditor.at(0)
+    study = Study(doubled)
+    owner = study.owner
+    until(lambda: len(list(owner.search(MARKER))) == 2, "the dataset and the job are found")
+    assert len(study.blobs) == 1
+
+    for name in ("jobs-1", "jobs-2"):
+        suite.pause(name)
+    assert refused(lambda: owner.erasures.ask(study.project, PROJECT.upper())) == (422, "name-not-repeated")
+    assert owner.erasures.ask(study.project, PROJECT)["state"] == "closing"
+
+    def shown() -> Any:
+        return owner.projects.get(study.project)
+
+    until(lambda: shown()["deletion"]["awaited"] == ["jobs"], "all but jobs have closed")
+    assert (shown()["state"], sorted(shown()["deletion"]["closed"])) == ("closing", sorted({*CONFIRMS} - {"jobs"}))
+    assert refused(lambda: owner.datasets.create(study.project, "more")) == (409, "project-is-closed")
+    assert refused(lambda: owner.projects.change(study.project, purpose="more")) == (409, "project-not-active")
+    assert refused(lambda: owner.certificates.create(study.project, new_key("me").csr)) == (409, "project-is-being-deleted")
+    assert all(path.exists() for path in study.blobs), "nothing is purged before all have closed"
+    for name in ("datasets-1", "datasets-2"):
+        suite.kill(name)
+    for name in ("jobs-1", "jobs-2"):
+        suite.resume(name)
+    until(lambda: shown()["state"] == "purging" and shown()["deletion"]["awaited"] == ["datasets"], "datasets alone is waited for")
+    for name in ("datasets-1", "datasets-2"):
+        suite.restart(name)
+
+    erasure = owner.erasures.wait(study.project, seconds=60)
+    document = json.loads(erasure["document"])
+    removed = {name: part["removed"] for name, part in document["services"].items()}
+    assert (document["asked_by"], document["project_id"]) == (doubled.owner.user_id, study.project)
+    assert removed["datasets"] | {"runs": 0, "memberships": 0} == {
+        "dataset_keys": 1,
+        "files": 2,
+        "bytes": len(MARKER) * 20_001,
+        "datasets": 1,
+        "shares": 1,
+        "runs": 0,
+        "memberships": 0,
+    }
+    assert (removed["jobs"]["jobs"], removed["auth"], removed["search"]) == (1, {"api_keys": 1}, {"documents": 2})
+    assert removed["projects"]["memberships"] == 2
+    assert document["services"]["ca"]["kept"] == {"serial_numbers": 1}
+    assert hashlib.sha256(erasure["document"].encode()).hexdigest() == erasure["sha256"]
+
+    def in_ledger() -> list[str]:
+        found = auditor.audit.records(action="project.erase", project_id=study.project)
+        return [str(record["resource"]["erasure_certificate_sha256"]) for record in found]
+
+    until(in_ledger, "the deletion is in the ledger")
+    assert in_ledger() == [erasure["sha256"]]
+    assert auditor.erasures.get(study.project) == erasure
+    assert refused(lambda: doubled.scientist.at(0).erasures.get(study.project)) == (404, "not-found")
+
+    for person in (doubled.owner, doubled.scientist):
+        assert refused(lambda: person.at(1).projects.get(study.project))[0] == 404  # noqa: B023 - called at once
+        assert list(person.at(1).search(MARKER)) == []
+    assert [key["key_id"] for key in owner.keys.list()] == []
+    assert not any(path.exists() for path in study.blobs)
+    for service in set(Service) - {Service.AUDIT}:
+        until(lambda: rows_with(doubled, service, MARKER, PROJECT) == "", f"nothing of the project's words is left in {service}")  # noqa: B023
+    status, found = suite.elasticsearch.request(
+        "POST", "/hortus-*/_count", json.dumps({"query": {"term": {"project_id": study.project}}}).encode()
+    )
+    assert (status, json.loads(found)["count"]) == (200, 0)
+    for topic in ("projects", "memberships", "datasets", "shares", "jobs", "runs"):
+        until(
+            lambda: not any(MARKER.encode() in value or PROJECT.encode() in value for value in newest(doubled, topic).values()),  # noqa: B023
+            f"the newest records on {topic} have no word of the project",
+        )
+    last = json.loads(newest(doubled, "certificates")[study.certificate.encode()])
+    assert (last["live"], last["chain"]) == (False, "")
+    assert owner.projects.create(PROJECT)["project_id"] != study.project
+    record_property("erasure_certificate", erasure["document"])
+    print(json.dumps(document, indent=1))
