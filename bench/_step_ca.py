@@ -15,13 +15,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
+from compose.local.authorities import ROOT, SERVICES, certify, distinguished
 from compose.local.home import cache_folder
 from compose.local.ports import free_port
 
@@ -29,6 +28,7 @@ VERSION = "v0.30.2"
 MODULE = "github.com/smallstep/certificates/cmd/step-ca"
 BUILD_S, START_S = 900.0, 60.0
 PROVISIONER = "bench"
+LIFETIME = timedelta(days=2)
 
 
 class NotBuilt(Exception):
@@ -78,9 +78,9 @@ class StepCa:
 
     def _authorities(self) -> None:
         root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        root, intermediate = _name("bench root"), _name("bench intermediate")
-        self.root.write_bytes(_authority(root, root_key, root, root_key, 1).public_bytes(Encoding.PEM))
-        made = _authority(intermediate, key, root, root_key, 0)
+        root, intermediate = distinguished("bench root"), distinguished("bench intermediate")
+        self.root.write_bytes(certify(root, root_key.public_key(), root, root_key, LIFETIME, ROOT).public_bytes(Encoding.PEM))
+        made = certify(intermediate, key.public_key(), root, root_key, LIFETIME, SERVICES)
         (self.folder / "intermediate.pem").write_bytes(made.public_bytes(Encoding.PEM))
         (self.folder / "intermediate.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
@@ -161,38 +161,3 @@ class StepCa:
                 if flags is not None:
                     return "O_DSYNC" if int(flags[1], 8) & os.O_DSYNC else "no O_DSYNC"
         return "not known"
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _authority(
-    name: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey, length: int
-) -> x509.Certificate:
-    now = datetime.now(UTC)
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(days=2))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=length), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, hashes.SHA256())
-    )

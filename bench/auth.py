@@ -54,6 +54,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from uuid_utils.compat import uuid7
 
 from bench._keycloak import Keycloak, NotFetched, fetch
+from bench._processor import database_processor
+from bench._waiting import until
 from chassis import app, db, patience, tls, tokens
 from chassis.keys import new_key, read_key
 from chassis.projection import Projection
@@ -133,15 +135,14 @@ class Doors:
 
     async def until_open(self) -> None:
         """Wait for the first answer; how long it took is kept."""
-        async with asyncio.timeout(60):
-            while True:
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                    client = await Client.open(self.port, self.context)
-                    await client.post(f"{API}/sessions", {})
-                    client.close()
-                    self.start_s = time.monotonic() - self.began
-                    return
-                await asyncio.sleep(0.05)
+        await until(self._answers, 60)
+        self.start_s = time.monotonic() - self.began
+
+    async def _answers(self) -> bool:
+        client = await Client.open(self.port, self.context)
+        await client.post(f"{API}/sessions", {})
+        client.close()
+        return True
 
 
 @contextlib.contextmanager
@@ -288,17 +289,6 @@ def processor(of: psutil.Process) -> tuple[float, float]:
         if int(thread.name) != of.pid:
             beside += int((thread / "schedstat").read_text().split()[0]) / 1e9
     return times.user + times.system, beside
-
-
-def database_processor() -> float:
-    """Seconds of the processor that PostgreSQL has used, ended backends included."""
-    used = 0.0
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.name() == "postgres":
-                times = process.cpu_times()
-                used += times.user + times.system + times.children_user + times.children_system
-    return used
 
 
 async def measured(door: Doors, seconds: float, deed: Deed, before: Deed | None = None, clients_at_once: int = CLIENTS) -> dict[str, float]:

@@ -34,6 +34,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 from uuid_utils.compat import uuid7
 
+from bench._waiting import until
 from chassis import bus, tls, tokens
 from chassis.settings import ProcessSettings
 from compose.local.kafka import Kafka
@@ -237,16 +238,16 @@ async def tell(site: Site, name: str, facts: list[Fact]) -> None:
 
 
 async def until_served(port: int, request: bytes, context: ssl.SSLContext) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
-                writer.write(request)
-                status = await reader.readline()
-                writer.close()
-                if b" 200 " in status:
-                    return
-            await asyncio.sleep(0.1)
+    """Wait for the first good answer. Raises TimeoutError."""
+
+    async def served() -> bool:
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+        writer.write(request)
+        status = await reader.readline()
+        writer.close()
+        return b" 200 " in status
+
+    await until(served, 60)
 
 
 async def wrk(core: int, port: int, site: Site, seconds: int, proxy: int) -> dict[str, float]:
@@ -355,9 +356,11 @@ async def measure(site: Site, runs: int, seconds: int, rest: int, ports: dict[st
 async def quiet(site: Site) -> None:
     """Wait until the gateway has published what the closed loop left behind."""
     spool = site.folder / "gateway" / "spool"
-    async with asyncio.timeout(60):
-        while len(list(spool.glob("records-*"))) > 1:
-            await asyncio.sleep(0.1)
+
+    async def published() -> bool:
+        return len(list(spool.glob("records-*"))) <= 1
+
+    await until(published, 60)
 
 
 def _request(site: Site) -> bytes:
