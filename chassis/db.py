@@ -1,4 +1,4 @@
-"""A service's database: its engine, statements that go straight to the driver, the base of its tables, and its migrations."""
+"""A service's database: its engine, statements that go straight to the driver, and its migrations."""
 
 import importlib
 import re
@@ -12,11 +12,11 @@ import asyncpg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, MetaData, PoolProxiedConnection, text
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session, class_mapper, registry
+from sqlalchemy.orm import Session, class_mapper
 from sqlmodel import SQLModel
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -36,15 +36,6 @@ Row: TypeAlias = asyncpg.Record
 
 class DatabaseAway(ConnectionError):
     """The database takes no connection at this moment."""
-
-
-def table_base() -> type[SQLModel]:
-    """A base class for one service's tables, on a registry of its own: services may have tables of one name."""
-
-    class Table(SQLModel, registry=registry(metadata=MetaData())):
-        """The base of a service's tables."""
-
-    return Table
 
 
 def engine(url: str, pool_size: int = 5) -> AsyncEngine:

@@ -37,7 +37,6 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 from uuid import UUID
 
 import asyncpg
@@ -420,8 +419,3 @@ class Worlds:
     async def close(self) -> None:
         """Close what was opened, newest first."""
         await self._stack.aclose()
-
-
-def path_of(*parts: object) -> str:
-    """Join and percent-encode the parts of a path."""
-    return "/" + "/".join(quote(str(part), safe="") for part in parts)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import MetaData, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, registry
 from sqlalchemy.orm.exc import UnmappedInstanceError
-from sqlmodel import Field
+from sqlmodel import Field, SQLModel
 
 from chassis import db
 from chassis.db import begin, fetch, is_away
@@ -125,7 +125,10 @@ async def test_who_is_given_up_while_it_begins_leaves_no_transaction_open(projec
 
 
 def test_an_object_from_a_row_is_there_to_be_read() -> None:
-    class Sample(db.table_base(), table=True):  # type: ignore[call-arg, misc]
+    class Table(SQLModel, registry=registry(metadata=MetaData())):
+        pass
+
+    class Sample(Table, table=True):
         key: str = Field(primary_key=True)
 
     stored = db.as_stored(Sample, {"key": "read"})
