@@ -14,6 +14,11 @@ class Role(StrEnum):
     DATA_SCIENTIST = "data_scientist"
 
 
+def counts(role: str | None, starts_at: datetime, ends_at: datetime | None, now: datetime) -> bool:
+    """Whether a membership gives its role at ``now``: from its beginning on, and no longer at its end."""
+    return role is not None and starts_at <= now and (ends_at is None or now < ends_at)
+
+
 class ClusterRole(StrEnum):
     """What a person is for the whole installation; it opens no project."""
 

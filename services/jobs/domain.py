@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chassis.errors import CannotDecide, Conflict, Forbidden, NotFound, Unprocessable
 from contracts import events
 from contracts.events import ProjectState, RunState, ShareState, UserStatus
-from contracts.roles import Role
+from contracts.roles import Role, counts
 from services.jobs.models import Agent, Budget, Dataset, Job, Log, Member, Person, Project, Run, Share, Shown
 
 LOG_KEPT = 64 * 1024
@@ -265,9 +265,7 @@ def may_work(project: Project | None, person: Person | None, member: Member | No
 
 def member_counts(member: Member | None, now: datetime) -> bool:
     """Whether a membership gives a role at this instant."""
-    if member is None or member.role is None or member.starts_at > now:
-        return False
-    return member.ends_at is None or member.ends_at > now
+    return member is not None and counts(member.role, member.starts_at, member.ends_at, now)
 
 
 def inputs_are_readable(project_id: UUID, wanted: Sequence[UUID], datasets: Collection[Dataset], shares: Collection[Share]) -> None:

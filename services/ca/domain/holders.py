@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from chassis.errors import Conflict, NotFound
+from contracts import roles
 from contracts.events import CertificateKind
 from services.ca.models import Ending, Member, Person, Project, Run
 
@@ -103,4 +104,4 @@ def loss(person: Person, member: Member, project: Project, now: datetime) -> End
 
 def counts(member: Member, now: datetime) -> bool:
     """Whether a membership gives a role at ``now``."""
-    return member.role is not None and member.starts_at <= now and (member.ends_at is None or now < member.ends_at)
+    return roles.counts(member.role, member.starts_at, member.ends_at, now)

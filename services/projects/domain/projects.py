@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from chassis.errors import Conflict, FactorTooOld, Forbidden, NotFound, Unprocessable
-from contracts import events
+from contracts import events, roles
 from contracts.events import ProjectState
 from contracts.roles import Role
 from services.projects.models import GroupRole, Membership, Person, Project
@@ -155,9 +155,7 @@ def demand_active(project: Project) -> None:
 
 def counts(membership: Membership, now: datetime) -> bool:
     """Whether the membership gives its role at this instant."""
-    began = membership.starts_at <= now
-    ended = membership.ends_at is not None and membership.ends_at <= now
-    return membership.role is not None and began and not ended
+    return roles.counts(membership.role, membership.starts_at, membership.ends_at, now)
 
 
 def is_held(membership: Membership, now: datetime) -> bool:
