@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from chassis.csr import CsrRefused, read_csr
 from compose.local.home import Home, keep
 from compose.local.problems import SetupProblem
 
@@ -89,13 +89,9 @@ def certify(
 def certify_request(pem: bytes, name: str, root: x509.Certificate, root_key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     """The root's certificate for an issuer's request; of it, the key counts, which has to have signed it. Raises SetupProblem."""
     try:
-        request = x509.load_pem_x509_csr(pem)
-        key = request.public_key()
-        held = request.is_signature_valid
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise SetupProblem(f"The request for {name} cannot be read.") from error
-    if not held or not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise SetupProblem(f"The request for {name} is not signed by its own key on P-256.")
+        key = read_csr(pem.decode()).public_key
+    except (CsrRefused, UnicodeDecodeError) as error:
+        raise SetupProblem(f"The request for {name} cannot be used. {error}") from error
     return certify(distinguished(title(name)), key, root.subject, root_key, INTERMEDIATE_LIFETIME, kind_of(name))
 
 

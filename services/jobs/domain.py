@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from chassis.csr import read_csr
 from chassis.errors import CannotDecide, Conflict, Forbidden, NotFound, Unprocessable
 from contracts import events
 from contracts.events import ProjectState, RunState, ShareState, UserStatus
@@ -22,7 +20,6 @@ from services.jobs.models import Agent, Budget, Dataset, Job, Log, Member, Perso
 LOG_KEPT = 64 * 1024
 BUDGET = 64 * 1024
 KEPT_FOR_DETAILS = 4 * 1024
-CSR_LONGEST = 8192
 ENROLMENT = timedelta(hours=24)
 
 MOVES: dict[RunState, frozenset[RunState]] = {
@@ -84,12 +81,6 @@ class EnrolmentTokenRefused(Forbidden):
     """ENROLMENT_TOKEN_IS_OPEN: the token is not known, or was used with another key."""
 
     title = "This enrolment token cannot be used"
-
-
-class CsrRefused(Unprocessable):
-    """The certificate signing request cannot be used."""
-
-    title = "The certificate signing request is not valid"
 
 
 # The life of a run
@@ -399,17 +390,8 @@ def token_hash(token: str) -> bytes:
 
 
 def key_of(csr: str) -> bytes:
-    """SHA-256 of the public key of a request (PEM, P-256, signed by that key). Raises CsrRefused."""
-    if len(csr) > CSR_LONGEST:
-        raise CsrRefused(f"A request has at most {CSR_LONGEST} characters.")
-    try:
-        request = x509.load_pem_x509_csr(csr.encode())
-        key = request.public_key()
-        signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise CsrRefused("The request cannot be read.") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1) or not signed:
-        raise CsrRefused("The request is not signed by a key on P-256 that it names.")
+    """SHA-256 of the public key of a request that ca will answer. Raises CsrRefused."""
+    key = read_csr(csr).public_key
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 

@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.csr import CsrRefused, read_csr
 from compose.local.pki import Pki
 from contracts.events import CertificateKind, ProjectState, RunState, UserStatus
 from contracts.roles import Actor, Principal, Role
 from services.ca import domain
 from services.ca.domain.certificates import Terms, TooManyCertificates
 from services.ca.domain.holders import Holder
-from services.ca.domain.requests import CsrRefused
 from services.ca.models import Certificate, CertificateState, Ending, Intent, Issuer
 from services.ca.signer import IssuerUnusable, Signer, opening
 from services.ca.signer.files import KeyFiles
@@ -93,13 +93,13 @@ BAD = {
 def test_a_bad_request_is_refused_with_a_sentence(case: str) -> None:
     pem, sentence = BAD[case]
     with pytest.raises(CsrRefused, match=sentence):
-        domain.requests.read_csr(pem)
+        read_csr(pem)
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(pem_block))
 def test_no_text_breaks_the_reader_of_requests(text: str) -> None:
     with pytest.raises(CsrRefused):
-        domain.requests.read_csr(text)
+        read_csr(text)
 
 
 def test_a_request_made_by_openssl_is_read(tmp_path: Path) -> None:
@@ -107,12 +107,12 @@ def test_a_request_made_by_openssl_is_read(tmp_path: Path) -> None:
     openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key))
     made = openssl("req", "-new", "-key", str(key), "-subj", "/CN=x")
     assert "Public-Key: (256 bit)" in openssl("req", "-noout", "-text", "-verify", given=made)
-    assert len(domain.requests.read_csr(made).sha256) == 64
+    assert len(read_csr(made).sha256) == 64
 
 
 def test_the_same_request_has_the_same_hash_however_it_is_written() -> None:
     made = csr()
-    assert domain.requests.read_csr(made).sha256 == domain.requests.read_csr("\n" + made.replace("\n", "\r\n")).sha256
+    assert read_csr(made).sha256 == read_csr("\n" + made.replace("\n", "\r\n")).sha256
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def signer_for(pki: Pki, holder: Holder) -> Signer:
 def made(pki: Pki, holder: Holder, now: datetime, ends_at: datetime | None = None) -> Intent:
     signer = signer_for(pki, holder)
     issuer = domain.certificates.authority(signer.name, signer.key_id, signer.certificate, TERMS)
-    request = domain.requests.read_csr(csr(name="administrator"))
+    request = read_csr(csr(name="administrator"))
     intent = domain.certificates.intend(holder, request, NUMBER, now, TERMS, issuer, ends_at)
     assert (intent.live, intent.version, intent.chain) == (False, 0, "")
     leaf = signer.sign(domain.certificates.build(intent, holder, request, issuer, TERMS))

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from chassis import pairs, renewal, tls
 from chassis.app import OperatorsOnly, direct_paths, https_server
+from chassis.csr import read_csr
 from chassis.guard import IDENTITY_HEADER, write_identity
 from chassis.outbox import UnitOfWork
 from compose.local import ceremony
@@ -24,7 +25,6 @@ from compose.local.pki import Pki
 from contracts.policy import API, Service
 from contracts.roles import NOBODY, Actor, Principal
 from services.ca.domain import enrolment
-from services.ca.domain.requests import read_csr
 from tests.ca.conftest import csr, openssl, private_key
 from tests.world import OURS, World, Worlds, agent, job, owner, person, reason
 

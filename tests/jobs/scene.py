@@ -32,10 +32,10 @@ from tests.world import OURS, THEIRS, World, administrator, agent, owner, scient
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def csr() -> str:
-    """A request of a fresh key."""
+def csr(signed_with: hashes.SHA224 | hashes.SHA256 | None = None) -> str:
+    """A request of a fresh key, signed with SHA-256 or another hash."""
     key = ec.generate_private_key(ec.SECP256R1())
-    made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    made = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, signed_with or hashes.SHA256())
     return made.public_bytes(Encoding.PEM).decode()
 
 

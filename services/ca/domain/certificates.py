@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
+from chassis.csr import Request
 from chassis.errors import Conflict
 from contracts import events
 from contracts.events import CertificateKind
 from contracts.roles import Actor, Role
 from services.ca.domain.holders import Holder
-from services.ca.domain.requests import Request
 from services.ca.models import Certificate, CertificateState, Ending, Intent, Issuer
 
 BACKDATE = timedelta(seconds=60)

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from chassis.csr import Request
 from chassis.errors import Unauthenticated
 from services.ca.domain.certificates import BACKDATE, certificate_id
-from services.ca.domain.requests import Request
 from services.ca.models import CertificateState, ServiceCertificate
 
 USAGE = x509.KeyUsage(

@@ -1,60 +1,9 @@
-"""Which certificate signing requests are good."""
+"""What ca is asked for."""
 
-import hashlib
-import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from chassis.errors import Unprocessable
-
-CSR_MAX = 8192
-PEM_BLOCK = re.compile(r"\s*-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----[A-Za-z0-9+/=\s]+-----END (?P=label)-----\s*")
-STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-
-
-class CsrRefused(Unprocessable):
-    """The certificate signing request cannot be answered with a certificate."""
-
-    title = "The certificate signing request is not valid"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What counts in a CSR: the key that the sender holds and its identifier (RFC 5280 section 4.2.1.2), and the hash of the request for telling repeats."""
-
-    public_key: ec.EllipticCurvePublicKey
-    key_id: bytes
-    sha256: str
-
-
-def read_csr(pem: str) -> Request:
-    """The request in a PEM text (RFC 2986): one block, a P-256 key, and a signature by it. Raises CsrRefused."""
-    if "PRIVATE KEY" in pem:
-        raise CsrRefused("This holds a private key; a private key never leaves its machine. Send the request alone and make a new key.")
-    if len(pem) > CSR_MAX:
-        raise CsrRefused(f"A request has at most {CSR_MAX} characters.")
-    if PEM_BLOCK.fullmatch(pem) is None:
-        raise CsrRefused("Send one PEM block that begins with -----BEGIN CERTIFICATE REQUEST-----.")
-    try:
-        csr = x509.load_pem_x509_csr(pem.encode())
-        key = csr.public_key()
-        strong = isinstance(csr.signature_hash_algorithm, STRONG_HASHES)
-        held = strong and csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
-        raise CsrRefused("The request cannot be read.") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise CsrRefused("The key of the request is not an elliptic-curve key on P-256.")
-    if not strong:
-        raise CsrRefused("The request is signed with a hash that is not SHA-256 or stronger.")
-    if not held:
-        raise CsrRefused("The request is not signed by the key that it names.")
-    return Request(key, x509.SubjectKeyIdentifier.from_public_key(key).digest, hashlib.sha256(csr.public_bytes(Encoding.DER)).hexdigest())
+from chassis.csr import Request
 
 
 @dataclass(frozen=True)

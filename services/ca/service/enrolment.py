@@ -11,6 +11,7 @@ from datetime import timedelta
 from cryptography import x509
 
 from chassis import tls
+from chassis.csr import read_csr
 from chassis.errors import CannotDecide
 from chassis.outbox import Caller, UnitOfWork
 from services.ca import domain, repository
@@ -56,7 +57,7 @@ async def renew(uow: UnitOfWork, der: bytes | None, csr: str) -> ServiceCertific
     if not _open:
         raise CannotDecide("The issuer of services is not here.")
     desk, name = _open[-1], uow.actor.service
-    request = domain.requests.read_csr(csr)
+    request = read_csr(csr)
     if der is None or name is None or tls.spiffe_of(der) != tls.service_identity(desk.trust_domain, name):
         raise NothingToFollow
     shown = domain.enrolment.read_shown(x509.load_der_x509_certificate(der), name, uow.now)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from chassis.csr import Request, read_csr
 from chassis.errors import CannotDecide, ChangedMeanwhile, NotFound, Problem
 from chassis.guard import Shared
 from chassis.outbox import Caller, UnitOfWork
 from contracts.events import MEMBERSHIPS, USERS
 from services.ca import domain, repository
 from services.ca.domain.holders import Holder
-from services.ca.domain.requests import Order, Request
+from services.ca.domain.requests import Order
 from services.ca.models import Intent, Member, Person, Place, Project
 from services.ca.service.ending import note
 from services.ca.service.office import office
@@ -49,7 +50,7 @@ async def create(shared: Shared, project_id: UUID, csr: str) -> Intent:
 
     Raises CsrRefused, NotFound, ProjectIsBeingDeleted, TooManyCertificates, CannotDecide.
     """
-    order = Order(project_id, domain.requests.read_csr(csr))
+    order = Order(project_id, read_csr(csr))
     deadline = time.monotonic() + KNOWN_WAIT_S
     while True:
         try:

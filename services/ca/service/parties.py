@@ -6,12 +6,12 @@ from uuid import UUID
 
 from chassis import deletion
 from chassis.consumer import NotYetKnown
+from chassis.csr import CsrRefused, Request, read_csr
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts import events
 from services.ca import domain, repository
 from services.ca.domain.holders import Holder
-from services.ca.domain.requests import CsrRefused, Request
 from services.ca.models import Ending, Member, Person, Project, Run
 from services.ca.service.ending import end
 from services.ca.service.issuing import Draft, issue
@@ -166,7 +166,7 @@ async def settle_waiting(uow: UnitOfWork) -> None:
 
 def _readable(uow: UnitOfWork, csr: str, **whose: UUID) -> Request | None:
     try:
-        return domain.requests.read_csr(csr)
+        return read_csr(csr)
     except CsrRefused as refused:
         log.warning("a workload's request is refused", reason=refused.detail, **{name: str(value) for name, value in whose.items()})
         uow.note(request_refused=refused.detail, **whose)
