@@ -21,6 +21,7 @@ LOG_KEPT = 64 * 1024
 BUDGET = 64 * 1024
 KEPT_FOR_DETAILS = 4 * 1024
 ENROLMENT = timedelta(hours=24)
+PROGRESS = timedelta(hours=1)
 
 MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.QUEUED: frozenset({RunState.LEASED, RunState.CANCELLED}),
@@ -153,10 +154,15 @@ def cancel(run: Run, reason: str, now: datetime) -> bool:
 
 
 def expire(run: Run, most_leases: int, now: datetime) -> None:
-    """A lease ran out: the run waits for another agent, or fails when that happened ``most_leases`` times."""
-    if run.fencing_token >= most_leases:
+    """A lease ran out: the run waits for another agent, or fails when that happened ``most_leases`` times in a row before it got anywhere.
+
+    What ran for an hour is no program that takes its machine away: a long job outlives any number of restarts.
+    """
+    got_somewhere = run.started_at is not None and now - run.started_at >= PROGRESS
+    run.lost = 0 if got_somewhere else run.lost + 1
+    if run.lost >= most_leases:
         _move(run, RunState.FAILED)
-        run.reason = f"The machine that ran it went away {most_leases} times."
+        run.reason = f"The machine that ran it could not be reached any more, {most_leases} times in a row before it had run for an hour."
         _end(run, now)
         return
     release(run)

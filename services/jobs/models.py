@@ -41,8 +41,8 @@ class Job(Table, table=True):
 class Run(Table, table=True):
     """One execution of a job.
 
-    ``fencing_token`` counts its leases; ``lease_until`` is by the database's clock; ``news`` grows with everything that
-    the agent should hear of.
+    ``fencing_token`` counts its leases, ``lost`` those that ran out in a row before it had got anywhere; ``lease_until`` is
+    by the database's clock; ``news`` grows with everything that the agent should hear of.
     """
 
     __tablename__ = "runs"
@@ -54,6 +54,7 @@ class Run(Table, table=True):
     state: str
     agent_id: UUID | None = None
     fencing_token: int = 0
+    lost: int = 0
     csr: str | None = None
     certificate: str | None = None
     certificate_id: str | None = None

@@ -27,7 +27,7 @@ LOCAL_AGENT = "local"
 
 @dataclass(frozen=True)
 class Terms:
-    """How leases are given: for how many seconds, and how many of them a run gets."""
+    """How leases are given: for how many seconds, and how many of them in a row a run may lose before it gets anywhere."""
 
     seconds: float
     most: int

@@ -108,13 +108,39 @@ def test_every_state_can_be_left_only_as_the_table_says(state: RunState) -> None
             assert run.state == state
 
 
-def test_a_run_whose_machines_go_away_fails_after_the_last_lease() -> None:
-    run = a_run()
+@pytest.mark.parametrize("minutes", [None, 0, 59])
+def test_a_run_whose_machines_go_away_before_it_gets_anywhere_fails_after_the_last_lease(minutes: int | None) -> None:
+    run, now = a_run(), NOW
     for token in (1, 2, 3):
-        domain.lease(run, A1, "csr", NOW, 10)
+        domain.lease(run, A1, "csr", now, 10)
         assert run.fencing_token == token
-        domain.expire(run, 3, NOW)
-    assert (run.state, run.reason) == ("failed", "The machine that ran it went away 3 times.")
+        if minutes is not None:
+            domain.start(run, now)
+            now += timedelta(minutes=minutes)
+        domain.expire(run, 3, now)
+    why = "The machine that ran it could not be reached any more, 3 times in a row before it had run for an hour."
+    assert (run.state, run.reason) == ("failed", why)
+
+
+def test_a_long_run_outlives_any_number_of_restarts() -> None:
+    run, now = a_run(), NOW
+    for ran in (60, 0, 0, 90, 0, 0, 60, 60, 60):
+        domain.lease(run, A1, "csr", now, 10)
+        domain.start(run, now)
+        now += timedelta(minutes=ran)
+        domain.expire(run, 3, now)
+        assert run.state == "queued"
+    assert run.fencing_token == 9
+
+
+def test_a_lease_that_is_given_back_is_not_a_lost_one() -> None:
+    run = a_run()
+    for _ in range(5):
+        domain.lease(run, A1, "csr", NOW, 10)
+        domain.release(run)
+    domain.lease(run, A1, "csr", NOW, 10)
+    domain.expire(run, 2, NOW)
+    assert (run.state, run.lost) == ("queued", 1)
 
 
 def test_a_requeued_run_keeps_nothing_of_its_lease() -> None:
