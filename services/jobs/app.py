@@ -22,11 +22,15 @@ LONGEST_PAUSE_S = 5.0
 
 
 class JobsSettings(Settings):
-    """Settings of jobs: how long a lease lasts without renewal (seconds), and how many leases a run gets."""
+    """Settings of jobs: how long a lease lasts without renewal (seconds), and how many a run may lose in a row before it gets anywhere.
+
+    Leases outlast what happens when a process of jobs dies: the broker gives its partitions to another one after 10 seconds, and until
+    then nobody can know whose leases may be renewed.
+    """
 
     valkey_url: str
     local_agent_token_sha256: str | None = None
-    run_lease_s: float = 10.0
+    run_lease_s: float = 20.0
     most_leases: int = 3
 
 

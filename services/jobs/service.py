@@ -244,12 +244,11 @@ async def enrol(uow: UnitOfWork, token: str, csr: str) -> Agent:
 async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run] | None:
     """Give the oldest waiting run to the calling agent; None when none waits.
 
-    Raises UnknownAgent, CsrRefused, and CannotDecide while it cannot be known whose runs may begin: the gateway knows the agent, not them.
+    Raises UnknownAgent, CsrRefused, CannotDecide.
     """
     agent_id = await _agent(uow, lock=True)  # a withdrawal at this moment comes before the lease, or sees it
     domain.key_of(csr)
-    if not await up_to_date(uow.session, (USERS, MEMBERSHIPS)):
-        raise CannotDecide("Who may work is not known at this moment.", retry_after=1)
+    await _who_may_work_is_known(uow)
     taken = await repository.lease_of_request(uow.session, agent_id, csr)
     if taken is not None:
         return taken
@@ -276,13 +275,14 @@ async def read_lease(uow: UnitOfWork, run_id: UUID) -> tuple[Job, Run]:
 
 
 async def renew_lease(uow: UnitOfWork, run_id: UUID, fencing_token: int, terms: Terms) -> tuple[Job, Run]:
-    """Prolong the calling agent's lease; one whose run ended is shown as it is. Raises UnknownAgent, NotFound, LeaseLost."""
+    """Prolong the calling agent's lease; one whose run ended is shown as it is. Raises UnknownAgent, NotFound, LeaseLost, CannotDecide."""
     agent_id = await _agent(uow)
     found = await repository.run(uow.session, run_id, lock=True)
     run = domain.lease_is_own(found[1] if found else None, agent_id, fencing_token)
     if found is None:
         raise NotFound
     if run.state in domain.HELD:
+        await _who_may_work_is_known(uow)
         domain.renew(run, uow.now, terms.seconds)
     return found
 
@@ -302,7 +302,10 @@ async def report(
     reason: str | None,
     metrics: dict[str, float],
 ) -> tuple[Job, Run]:
-    """Take in how a run stands; the same report twice changes nothing. Raises UnknownAgent, NotFound, LeaseLost, RunHasEnded."""
+    """Take in how a run stands; the same report twice changes nothing.
+
+    Raises UnknownAgent, NotFound, LeaseLost, RunHasEnded, and CannotDecide for a success, which publishes outputs.
+    """
     agent_id = await _agent(uow)
     found = await repository.run(uow.session, run_id, lock=True)
     run = domain.lease_is_own(found[1] if found else None, agent_id, fencing_token)
@@ -311,6 +314,8 @@ async def report(
     if run.state == state and state in domain.ENDED:
         return found
     domain.lease_is_held(run, agent_id, fencing_token, uow.now)
+    if state is RunState.SUCCEEDED:
+        await _who_may_work_is_known(uow)
     if metrics:
         run.metrics = metrics
     changed = domain.start(run, uow.now) if state is RunState.RUNNING else domain.finish(run, state, exit_code, reason, uow.now)
@@ -319,6 +324,12 @@ async def report(
         uow.note(run_id=run_id, state=state.value)
         uow.project_id = run.project_id
     return found
+
+
+async def _who_may_work_is_known(uow: UnitOfWork) -> None:
+    """What was heard of accounts and memberships is young enough to go by: the gateway knows the agent, not for whom it works. Raises CannotDecide."""
+    if not await up_to_date(uow.session, (USERS, MEMBERSHIPS)):
+        raise CannotDecide("Who may work is not known at this moment.", retry_after=1)
 
 
 async def _held(uow: UnitOfWork, run_id: UUID, fencing_token: int) -> tuple[Job, Run]:

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from compose.local.valkey import Valkey
@@ -240,6 +241,24 @@ async def test_an_agent_that_cannot_renew_kills_what_it_runs_before_the_lease_en
     house.front.broken = True
     await dead_within(job, LEASE_S)
     assert (await house.scene.run_of(job)).state in ("running", "queued")
+
+
+async def test_while_the_partition_of_memberships_stands_still_a_removed_member_s_run_ends_with_its_lease(house: House) -> None:
+    job = await house.sleeping([])
+    world = house.scene.world
+    member_row = "SELECT 1 FROM members WHERE user_id = :user FOR UPDATE"
+    async with world.work() as holding:
+        await holding.session.execute(text(member_row), {"user": house.scene.scientist_id})
+        await world.hears_until((await world.now()).isoformat())
+        removed = asyncio.create_task(world.hear(member(house.scene.scientist_id, None, version=2)))
+        await dead_within(job, LEASE_S + 1)
+        assert not removed.done()
+        assert (await house.state_of(job, "queued", within=LEASE_S)).ended_at is None
+        assert (await house.scene.take()).status_code == 503
+    await removed
+    await world.hears_until("infinity")
+    assert (await house.state_of(job, "cancelled")).fencing_token == 1
+    await house.state_of(await house.scene.submitted(house.scene.owner, inputs=[]), "succeeded")
 
 
 async def test_a_killed_agent_takes_its_programs_along_and_another_start_repeats_the_run(house: House) -> None:

@@ -146,6 +146,32 @@ async def test_nothing_begins_while_it_cannot_be_known_whose_runs_may(scene: Sce
     assert (await scene.take()).status_code == 200
 
 
+async def test_no_lease_is_prolonged_and_no_success_counts_while_it_cannot_be_known_whose_runs_may_go_on(scene: Scene) -> None:
+    job_made, lease = await scene.running()
+    await scene.said_of_runs()
+    before = await scene.run_of(job_made)
+    await scene.world.hears_until((await scene.world.now() - timedelta(seconds=1)).isoformat())
+    for answer in (await scene.tell(lease, "renewal"), await scene.tell(lease, "report", state="succeeded", exit_code=0)):
+        assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
+    after = await scene.run_of(job_made)
+    assert (after.state, after.lease_until) == ("running", before.lease_until)
+    assert await scene.said_of_runs() == []
+    await scene.world.hears_until("infinity")
+    assert (await scene.tell(lease, "renewal")).status_code == 200
+    assert (await scene.tell(lease, "report", state="succeeded", exit_code=0)).status_code == 200
+    assert await scene.said_of_runs() == ["succeeded"]
+
+
+async def test_what_has_failed_or_ended_is_said_also_while_nothing_new_is_heard(scene: Scene) -> None:
+    _, failed = await scene.running()
+    job_made, cancelled = await scene.running()
+    await scene.world.hears_until((await scene.world.now() - timedelta(seconds=1)).isoformat())
+    assert (await scene.tell(failed, "report", state="failed", exit_code=3)).status_code == 200
+    assert (await scene.world.post(f"/projects/{OURS}/jobs/{job_made['job_id']}/cancellation", scene.owner)).status_code == 202
+    renewed = await scene.tell(cancelled, "renewal")
+    assert (renewed.status_code, renewed.json()["cancelled"]) == (200, True)
+
+
 async def test_an_agent_that_is_not_known_takes_no_lease(scene: Scene) -> None:
     answer = await scene.take(agent())
     assert (answer.status_code, reason(answer)) == (403, "unknown-agent")
