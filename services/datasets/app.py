@@ -62,7 +62,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
 
 
 async def sweep_blobs(runtime: Runtime) -> None:
-    """Delete, every ten minutes, what uploads that failed left behind."""
+    """Delete, every ten minutes, what failed uploads and ended runs left behind."""
     while True:
         await service.sweep(runtime.extra["storage"], runtime.settings.orphan_age_s)
         await asyncio.sleep(runtime.settings.sweep_s)

@@ -90,7 +90,7 @@ class File(Table, table=True):
 
 
 class Staged(Table, table=True):
-    """An output of a run under one fencing token; nobody sees it until the run succeeded with that token."""
+    """An output of a run under one fencing token; nobody sees it until the run succeeded with that token, else it is swept."""
 
     __tablename__ = "staged"
 

@@ -238,7 +238,8 @@ async def staged_sums(session: AsyncSession, run_id: UUID, fencing_token: int) -
 
 
 async def publish_staged(session: AsyncSession, run_id: UUID, fencing_token: int, dataset_id: UUID, origins: Sequence[UUID]) -> None:
-    """Make the files staged under a fencing token the first versions of a dataset's files, in one statement."""
+    """Make the files staged under a fencing token the first versions of a dataset's files."""
+    staged = and_(col(Staged.run_id) == run_id, col(Staged.fencing_token) == fencing_token)
     kept = [Staged.file_id, Staged.path, Staged.size, Staged.sha256, Staged.key, Staged.blob, Staged.content, Staged.created_at]
     source = sa_select(
         *(col(column) for column in kept),
@@ -246,14 +247,17 @@ async def publish_staged(session: AsyncSession, run_id: UUID, fencing_token: int
         literal(1).label("number"),
         literal(True).label("current"),  # noqa: FBT003 - a value of a column
         literal(list(origins), ARRAY(Uuid())).label("origins"),
-    ).where(col(Staged.run_id) == run_id, col(Staged.fencing_token) == fencing_token)
+    ).where(staged)
     names = ["file_id", "path", "size", "sha256", "key", "blob", "content", "created_at", "dataset_id", "number", "current", "origins"]
     await session.execute(insert(File).from_select(names, source))
+    await session.execute(delete(Staged).where(staged))
 
 
-async def discard_staged(session: AsyncSession, run_id: UUID) -> None:
-    """Forget a run's staged outputs; the blobs that no file took over are swept later."""
-    await session.execute(delete(Staged).where(col(Staged.run_id) == run_id))
+async def unpublished(session: AsyncSession, ended: Sequence[str], limit: int) -> Sequence[Staged]:
+    """Some outputs that runs in one of these states staged and no file took over, locked."""
+    runs = sa_select(col(Run.run_id)).where(col(Run.state).in_(ended))
+    found = sa_select(Staged).where(col(Staged.run_id).in_(runs)).limit(limit)
+    return (await session.execute(found.with_for_update(skip_locked=True))).scalars().all()
 
 
 # Projects that are deleted
@@ -276,9 +280,10 @@ async def some_files(session: AsyncSession, project_id: UUID, limit: int) -> Seq
 
 
 async def some_staged(session: AsyncSession, project_id: UUID, limit: int) -> Sequence[File | Staged]:
-    """Some outputs that runs of a project staged."""
+    """Some outputs that runs of a project staged, locked: they may be swept at this moment."""
     runs = sa_select(col(Run.run_id)).where(col(Run.project_id) == project_id)
-    return (await session.execute(sa_select(Staged).where(col(Staged.run_id).in_(runs)).limit(limit))).scalars().all()
+    found = sa_select(Staged).where(col(Staged.run_id).in_(runs)).limit(limit)
+    return (await session.execute(found.with_for_update())).scalars().all()
 
 
 async def remove_rows(session: AsyncSession, rows: Sequence[File | Staged]) -> str:

@@ -539,7 +539,7 @@ async def stage(uow: UnitOfWork, storage: Storage, actor: Actor, run_id: UUID, t
 
 
 async def know_run(uow: UnitOfWork, fact: events.Run) -> None:
-    """Keep a run; at its end publish what was staged with the token that it ended with, or discard everything.
+    """Keep a run; when it succeeded publish what was staged with the token that it ended with. Whatever else it staged is swept.
 
     One of a project that is gone is not kept.
     """
@@ -550,8 +550,6 @@ async def know_run(uow: UnitOfWork, fact: events.Run) -> None:
     await repository.wake_flights(uow.session)
     if fact.state is RunState.SUCCEEDED:
         await _publish(uow, fact)
-    elif fact.state in domain.ENDED:
-        await repository.discard_staged(uow.session, fact.run_id)
 
 
 async def _publish(uow: UnitOfWork, run: events.Run) -> None:
@@ -569,7 +567,6 @@ async def _publish(uow: UnitOfWork, run: events.Run) -> None:
         uow.project_id = run.project_id
         uow.note(datasets=dataset.dataset_id, runs=run.run_id, files=dataset.files, bytes=dataset.size)
         uow.emit(domain.dataset_fact(dataset))
-    await repository.discard_staged(uow.session, run.run_id)
 
 
 async def know_person(uow: UnitOfWork, user: events.User) -> None:
@@ -608,12 +605,13 @@ async def purge(uow: UnitOfWork, storage: Storage, project_id: UUID) -> Slice:
     Where its datasets belonged is remembered for ever: what was made of them elsewhere still comes from them.
     """
     keys = await repository.drop_keys(uow.session, project_id)
+    if keys:
+        return Slice({"dataset_keys": keys}, more=True)  # committed before the store is asked: it may be away
     for rows in (repository.some_files, repository.some_staged):
         found = await rows(uow.session, project_id, PURGED_AT_ONCE)
         if found:
-            await asyncio.gather(*[storage.blobs.delete(each.blob) for each in found if each.blob])
-            name, size = await repository.remove_rows(uow.session, found), sum(each.size for each in found)
-            return Slice({"dataset_keys": keys, name: len(found), "bytes": size}, more=True)
+            name = await _remove(uow, storage, found)
+            return Slice({name: len(found), "bytes": sum(each.size for each in found)}, more=True)
     datasets = await repository.some_datasets(uow.session, project_id, PURGED_AT_ONCE)
     if not datasets:
         removed = await repository.forget_of_project(uow.session, project_id)
@@ -624,15 +622,23 @@ async def purge(uow: UnitOfWork, storage: Storage, project_id: UUID) -> Slice:
     await uow.session.flush()
     await deletion.erase_later(uow, lasts)
     shares = await repository.remove_datasets(uow.session, [dataset.dataset_id for dataset in datasets])
-    return Slice({"dataset_keys": keys, "datasets": len(datasets), "shares": shares}, more=True)
+    return Slice({"datasets": len(datasets), "shares": shares}, more=True)
+
+
+async def _remove(uow: UnitOfWork, storage: Storage, rows: Sequence[File | Staged]) -> str:
+    """Delete the blobs of versions of files, or of staged outputs, and then the rows that name them; the name of what they are."""
+    await asyncio.gather(*[storage.blobs.delete(each.blob) for each in rows if each.blob])
+    return await repository.remove_rows(uow.session, rows)
 
 
 # Housekeeping
 
 
 async def sweep(storage: Storage, age_s: float) -> int:
-    """Delete blobs that belong to no file and are older than ``age_s`` seconds: what failed or discarded uploads left. How many."""
+    """Delete what runs that ended left unpublished, and blobs of no file older than ``age_s`` seconds, which failed uploads left. How many."""
     swept = await storage.blobs.drop_unfinished()
+    while discarded := await _discard(storage):
+        swept += discarded
     async for names in storage.blobs.older_than(age_s):
         async with unit_of_work(storage.engine, "datasets", "blobs.sweep") as uow:
             used = await repository.blobs_in_use(uow.session, names)
@@ -640,5 +646,14 @@ async def sweep(storage: Storage, age_s: float) -> int:
             await storage.blobs.delete(name)
             swept += 1
     if swept:
-        log.info("swept blobs of no file", count=swept)
+        log.info("swept what nothing needs", count=swept)
     return swept
+
+
+async def _discard(storage: Storage) -> int:
+    """Take away some of what ended runs staged and did not publish; how many. Until then a purge of their project finds and counts them."""
+    async with unit_of_work(storage.engine, "datasets", "staged.sweep") as uow:
+        found = await repository.unpublished(uow.session, [*domain.ENDED], PURGED_AT_ONCE)
+        if found:
+            await _remove(uow, storage, found)
+    return len(found)

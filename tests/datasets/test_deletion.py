@@ -117,6 +117,40 @@ async def test_a_purge_that_dies_between_the_blobs_and_the_commit_is_done_again(
     assert await rows_with(world, MARKER) == {}
 
 
+async def test_keys_are_gone_for_good_also_while_the_store_refuses(world: World, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset_id, _ = await filled(world)
+    await world.hear(CLOSING, PURGING)
+    await world.said()
+
+    async def refuses(_name: str) -> None:
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(world.runtime.extra["storage"].blobs, "delete", refuses)
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await purge(world)
+    assert await world.sql("SELECT 1 FROM dataset_keys WHERE dataset_id = :id", id=dataset_id) == []
+    await purge(world)
+    (told,) = [fact for fact in await world.said() if isinstance(fact, Purged)]
+    assert (told.removed["dataset_keys"], told.removed["files"]) == (1, 3)
+    assert list(files_under(blobs)) == []
+
+
+@pytest.mark.parametrize("heard", ["closing, then cancelled", "cancelled, then closing"])
+async def test_what_a_run_staged_is_deleted_and_counted_whichever_of_its_ends_is_heard_first(world: World, blobs: Path, heard: str) -> None:
+    run = run_fact(output_name=MARKER)
+    await world.hear(run)
+    assert (await leave(world, job(run.run_id, 1, OURS), MARKER, BIG)).status_code == 201
+    ends = {"closing": CLOSING, "cancelled": later(run, RunState.CANCELLED)}
+    await world.hear(*[ends[end] for end in heard.split(", then ")], PURGING)
+    await world.said()
+    await purge(world)
+    (told,) = [fact for fact in await world.said() if isinstance(fact, Purged)]
+    assert (told.removed["staged_outputs"], told.removed["bytes"]) == (1, len(BIG))
+    assert list(files_under(blobs)) == []
+
+
 async def test_many_files_go_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "PURGED_AT_ONCE", 2)
     dataset_ids = [await new_dataset(world, f"d{number}") for number in range(3)]
@@ -126,7 +160,7 @@ async def test_many_files_go_in_slices(world: World, monkeypatch: pytest.MonkeyP
     slices = 0
     while await purge_slice(world):
         slices += 1
-    assert slices == 3 + 2 + 1
+    assert slices == 1 + 3 + 2 + 1
     (told,) = [fact for fact in await world.said() if isinstance(fact, Purged) and fact.version == 2]
     assert (told.removed["files"], told.removed["datasets"], told.removed["bytes"]) == (5, 3, 15)
 

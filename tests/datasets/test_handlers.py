@@ -360,19 +360,27 @@ async def test_only_what_was_staged_with_the_winning_token_is_published(world: W
     assert isinstance(fact, Dataset)
     assert (fact.files, fact.size, fact.origins) == (1, 19, (run.output_dataset_id,))
     assert [row.path for row in await world.sql("SELECT path FROM files")] == ["b"]
+    assert await service.sweep(world.runtime.extra["storage"], 0) == 1
     assert await world.sql("SELECT 1 FROM staged") == []
 
 
 @pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
-async def test_outputs_of_a_run_that_did_not_succeed_are_discarded(world: World, blobs: Path, state: RunState) -> None:
+async def test_outputs_of_a_run_that_did_not_succeed_are_swept(
+    world: World, blobs: Path, monkeypatch: pytest.MonkeyPatch, state: RunState
+) -> None:
     run = run_fact()
     await world.hear(run)
-    await leave(world, job(run.run_id, 1, OURS), "a", BIG)
+    live = run_fact()
+    await world.hear(live)
+    for name, data in (("a", BIG), ("b", b"few bytes")):
+        await leave(world, job(run.run_id, 1, OURS), name, data)
+        await leave(world, job(live.run_id, 1, OURS), name, data)
     await world.said()
     assert await twice(world, later(run, state)) == []
-    assert await world.sql("SELECT 1 FROM staged") == []
-    assert await service.sweep(world.runtime.extra["storage"], 0) == 1
-    assert list(files_under(blobs)) == []
+    monkeypatch.setattr(service, "PURGED_AT_ONCE", 1)
+    assert await service.sweep(world.runtime.extra["storage"], 0) == 2
+    assert {row.run_id for row in await world.sql("SELECT run_id FROM staged")} == {live.run_id}
+    assert len(list(files_under(blobs))) == 1
 
 
 async def test_an_output_that_is_staged_again_replaces_the_first(world: World) -> None:
