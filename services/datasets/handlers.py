@@ -1,8 +1,10 @@
 """What is heard: accounts, memberships and projects as far as runs and shares need them, and runs."""
 
+from uuid import UUID
+
 from chassis.consumer import Hears
 from chassis.outbox import UnitOfWork
-from contracts.events import Membership, Project, Run, User
+from contracts.events import MEMBERSHIPS, USERS, Membership, Project, Run, User
 from contracts.policy import Service
 from services.datasets import service
 
@@ -31,3 +33,16 @@ async def know_project(fact: Project, uow: UnitOfWork) -> None:
 async def know_run(fact: Run, uow: UnitOfWork) -> None:
     """A run moved on."""
     await service.know_run(uow, fact)
+
+
+@hears.erased(USERS)
+async def person_erased(key: str, uow: UnitOfWork) -> None:
+    """An account was erased while this service slept."""
+    await service.forget_person(uow, UUID(key))
+
+
+@hears.erased(MEMBERSHIPS)
+async def member_erased(key: str, uow: UnitOfWork) -> None:
+    """A membership was erased while this service slept."""
+    project_id, _, user_id = key.partition(":")
+    await service.forget_member(uow, UUID(project_id), UUID(user_id))

@@ -575,12 +575,24 @@ async def know_person(uow: UnitOfWork, user: events.User) -> None:
     await repository.wake_flights(uow.session)
 
 
+async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
+    """An account was erased."""
+    await repository.forget_person(uow.session, user_id)
+    await repository.wake_flights(uow.session)
+
+
 async def know_member(uow: UnitOfWork, membership: events.Membership) -> None:
     """Keep a membership, unless its project is gone."""
     if await deletion.is_gone(uow.session, membership.project_id):
         return
     member = Member.model_validate(membership.model_dump(include=set(Member.model_fields)))
     await repository.keep(uow.session, member)
+    await repository.wake_flights(uow.session)
+
+
+async def forget_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> None:
+    """A membership was erased."""
+    await repository.forget_member(uow.session, project_id, user_id)
     await repository.wake_flights(uow.session)
 
 

@@ -15,7 +15,7 @@ from contracts.events import Dataset, Fact, ProjectState, RunState, Share, Share
 from contracts.roles import Actor
 from services.datasets import service, vault
 from services.datasets.flights import LOOK_S
-from tests.datasets.conftest import files_under, later, member, new_dataset, person, project, put, run_fact, shared
+from tests.datasets.conftest import BOB, files_under, later, member, new_dataset, person, project, put, run_fact, shared
 from tests.datasets.test_routes import BIG, identity, path, scope
 from tests.deletions import purge
 from tests.world import OURS, THEIRS, World, Worlds, agent, job, owner, reason, scientist
@@ -127,6 +127,22 @@ async def test_a_run_that_is_no_longer_live_reads_and_leaves_nothing(world: Worl
     for answer in (await read(world, me, dataset_id), await leave(world, me, "out", b"1")):
         assert (answer.status_code, reason(answer)) == (403, "run-is-not-live")
     assert await world.sql("SELECT 1 FROM staged") == []
+
+
+async def test_what_was_erased_while_asleep_counts_no_more(world: World) -> None:
+    dataset_id = await new_dataset(world)
+    await put(world, dataset_id, "a", b"123")
+    run = run_fact(dataset_id)
+    await world.hear(run)
+    me = job(run.run_id, 1, OURS)
+    for topic, key, back in (("memberships", f"{OURS}:{BOB}", member(OURS, version=2)), ("users", str(BOB), person(version=2))):
+        assert (await read(world, me, dataset_id)).status_code == 200
+        for _ in range(2):
+            async with world.work() as uow:
+                await world.spec.hears.erasers[topic](key, uow)
+        for answer in (await read(world, me, dataset_id), await leave(world, me, "out", b"1")):
+            assert (answer.status_code, reason(answer)) == (404, "not-found")
+        await world.hear(back)
 
 
 # Reads in flight
