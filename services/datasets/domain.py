@@ -12,8 +12,8 @@ from chassis.errors import CannotDecide, Conflict, Forbidden, NotFound, Problem,
 from contracts.events import Dataset as DatasetFact
 from contracts.events import DatasetKind, ProjectState, RunState, ShareState, UserStatus
 from contracts.events import Share as ShareFact
-from contracts.roles import Role
-from services.datasets.models import Dataset, File, KnownRun, Run, Share
+from contracts.roles import Role, counts
+from services.datasets.models import Dataset, File, KnownRun, Member, Person, Run, Share
 
 MAX_NAME = 100
 MAX_DESCRIPTION = 2000
@@ -72,6 +72,12 @@ class ProjectIsClosed(Conflict):
     """Nothing new comes into a project that is archived or being deleted."""
 
     title = "The project is archived or being deleted: it takes no changes"
+
+
+class RoleHasEnded(Forbidden):
+    """Whoever began this does not hold the role any more with which they began."""
+
+    title = "Your role in the project ended while this was under way; nothing was stored"
 
 
 class ProjectUnknown(Unprocessable):
@@ -244,6 +250,13 @@ def accepting(state: ProjectState | None) -> None:
         raise ProjectIsClosed
 
 
+def holds_role(person: Person | None, member: Member | None, role: Role | None, now: datetime) -> bool:
+    """Whether somebody whose account is active has this role in a project now, as far as it was heard."""
+    if person is None or member is None or person.status != UserStatus.ACTIVE or member.role != role:
+        return False
+    return counts(member.role, member.starts_at, member.ends_at, now)
+
+
 def readable(dataset: Dataset | None, project_id: UUID, *, shared_in: bool) -> Dataset:
     """Condition.DATASET_IS_READABLE: it belongs to the project, or an accepted share brings it there; else it does not exist."""
     if dataset is None or (dataset.project_id != project_id and not shared_in):
@@ -387,8 +400,7 @@ def run_is_live(known: KnownRun, fencing_token: int, now: datetime) -> Verdict:
         return Verdict.NOT_YET_KNOWN
     if known.project.state != ProjectState.ACTIVE:
         return Verdict.NOT_LIVE
-    counts = member.role is not None and member.starts_at <= now and (member.ends_at is None or now < member.ends_at)
-    if person.status != UserStatus.ACTIVE or not counts:
+    if person.status != UserStatus.ACTIVE or not counts(member.role, member.starts_at, member.ends_at, now):
         return Verdict.NOT_LIVE
     return Verdict.YES
 

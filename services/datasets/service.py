@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from chassis import deletion
 from chassis.deletion import Slice
-from chassis.errors import NotFound, PreconditionFailed
+from chassis.errors import CannotDecide, NotFound, PreconditionFailed
 from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
 from contracts import events
@@ -165,6 +165,20 @@ async def _project_state(uow: UnitOfWork, project_id: UUID) -> ProjectState | No
         await asyncio.sleep(KNOWN_LOOK_S)
 
 
+async def _until_role_is_known(uow: UnitOfWork, project_id: UUID) -> None:
+    """The caller's role, which the gateway knows, is known here; one that was given a moment ago is waited for. Raises CannotDecide."""
+    deadline = time.monotonic() + KNOWN_WAIT_S
+    while not await _holds_role(uow, project_id):
+        if time.monotonic() >= deadline:
+            raise CannotDecide("Your role in the project is not known here yet.", retry_after=1)
+        await asyncio.sleep(KNOWN_LOOK_S)
+
+
+async def _holds_role(uow: UnitOfWork, project_id: UUID, *, lock: bool = False) -> bool:
+    person, member = await repository.standing(uow.session, project_id, uow.actor.user_id, lock=lock)
+    return domain.holds_role(person, member, uow.actor.role, uow.now)
+
+
 # Bytes in
 
 
@@ -189,6 +203,7 @@ async def upload_target(storage: Storage, actor: Actor, project_id: UUID, datase
     storage.blobs.check_room()
     async with storage.look(actor, Action.FILE_UPLOAD) as uow:
         await _until_known(uow, project_id)
+        await _until_role_is_known(uow, project_id)
         dataset = await own(uow, project_id, dataset_id)
         key = await _made_key(uow, storage, dataset.dataset_id)
     return Target(dataset_id, uuid7(), path, key)
@@ -281,8 +296,10 @@ async def kept(storage: Storage, stored: Stored) -> AsyncIterator[None]:
 
 
 async def add_file(uow: UnitOfWork, project_id: UUID, target: Target, stored: Stored) -> File:
-    """Make an upload the newest version of its file."""
+    """Make an upload the newest version of its file. Raises RoleHasEnded: nothing cuts one whose last piece came before."""
     await _until_known(uow, project_id)
+    if not await _holds_role(uow, project_id, lock=True):
+        raise domain.RoleHasEnded
     dataset = await own(uow, project_id, target.dataset_id, lock=True)
     old = await repository.current_file(uow.session, dataset.dataset_id, target.path)
     file = File(

@@ -17,6 +17,7 @@ from contracts.roles import Role
 from tests.world import OURS, THEIRS, World, Worlds, owner
 
 BOB = UUID("01900000-0000-7000-8000-0000000000b0")
+ADA = UUID("01900000-0000-7000-8000-0000000000a0")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -36,6 +37,7 @@ def blobs(tmp_path: Path) -> Path:
 async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
     world = await worlds.open("datasets", **settings)
     await world.hear(project(OURS), project(THEIRS), person(), member(OURS), member(THEIRS))
+    await world.hear(person(user_id=ADA), *[member(each, Role.DATA_OWNER, user_id=ADA) for each in (OURS, THEIRS)])
     await world.recorded()
     return world
 
@@ -44,15 +46,17 @@ def project(project_id: UUID, state: ProjectState = ProjectState.ACTIVE, version
     return Project(version=version, project_id=project_id, name="study", description="", state=state)
 
 
-def person(status: UserStatus = UserStatus.ACTIVE, version: int = 1) -> User:
-    return User(version=version, user_id=BOB, username="bob00000", status=status, cluster_roles=frozenset())
+def person(status: UserStatus = UserStatus.ACTIVE, version: int = 1, user_id: UUID = BOB) -> User:
+    return User(version=version, user_id=user_id, username="bob00000", status=status, cluster_roles=frozenset())
 
 
-def member(project_id: UUID, role: Role | None = Role.DATA_SCIENTIST, version: int = 1, ends_at: datetime | None = None) -> Membership:
+def member(
+    project_id: UUID, role: Role | None = Role.DATA_SCIENTIST, version: int = 1, ends_at: datetime | None = None, user_id: UUID = BOB
+) -> Membership:
     return Membership(
         version=version,
         project_id=project_id,
-        user_id=BOB,
+        user_id=user_id,
         username="bob00000",
         role=role,
         purpose="",
@@ -99,7 +103,7 @@ async def new_dataset(world: World, name: str = "mri", project_id: UUID = OURS) 
 
 
 async def put(world: World, dataset_id: UUID, path: str, data: bytes, project_id: UUID = OURS) -> httpx2.Response:
-    return await world.put(f"/projects/{project_id}/datasets/{dataset_id}/files/{path}", owner(project_id), content=data)
+    return await world.put(f"/projects/{project_id}/datasets/{dataset_id}/files/{path}", owner(project_id, ADA), content=data)
 
 
 async def shared(world: World, dataset_id: UUID, source: UUID = OURS, target: UUID = THEIRS) -> UUID:

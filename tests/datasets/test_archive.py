@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts.events import Dataset, ProjectState, RunState, Share, ShareState
-from tests.datasets.conftest import files_under, later, new_dataset, project, put, run_fact, shared
+from tests.datasets.conftest import ADA, files_under, later, new_dataset, project, put, run_fact, shared
 from tests.datasets.test_handlers import leave, read
 from tests.datasets.test_routes import path
 from tests.world import OURS, THEIRS, World, job, owner, reason
@@ -60,8 +60,8 @@ async def test_an_upload_that_is_under_way_is_cut_when_the_project_is_archived(w
         await goes_on.wait()
         yield b"y"
 
-    ours = asyncio.create_task(world.put(path(dataset_id, "files", "a"), owner(OURS), content=pieces()))
-    theirs = asyncio.create_task(world.put(f"/projects/{THEIRS}/datasets/{other}/files/a", owner(THEIRS), content=pieces()))
+    ours = asyncio.create_task(world.put(path(dataset_id, "files", "a"), owner(OURS, ADA), content=pieces()))
+    theirs = asyncio.create_task(world.put(f"/projects/{THEIRS}/datasets/{other}/files/a", owner(THEIRS, ADA), content=pieces()))
     async with asyncio.timeout(PATIENCE_S):
         while len(flights) < 2:
             await asyncio.sleep(0.01)

@@ -11,7 +11,7 @@ import pytest
 from chassis import deletion
 from contracts.events import Dataset, ProjectState, Purged, PurgeStep, RunState, Share, ShareState
 from services.datasets import repository, service
-from tests.datasets.conftest import files_under, later, member, new_dataset, project, put, run_fact, shared
+from tests.datasets.conftest import ADA, files_under, later, member, new_dataset, project, put, run_fact, shared
 from tests.datasets.test_handlers import leave, twice
 from tests.datasets.test_routes import BIG, path
 from tests.deletions import CLOSING, DELETED, MARKER, PURGING, a_day_passes, purge, purge_slice, rows_with
@@ -64,13 +64,13 @@ async def test_a_deleted_project_leaves_no_name_no_key_and_no_byte(world: World,
     assert isinstance(told, Purged)
     assert (told.version, told.step, told.project_version) == (2, PurgeStep.PURGED, 3)
     size = len(MARKER) + 3 * len(BIG) + 1
-    counted = {"dataset_keys": 2, "files": 3, "bytes": size, "staged_outputs": 1, "datasets": 1, "shares": 2, "runs": 1, "memberships": 1}
+    counted = {"dataset_keys": 2, "files": 3, "bytes": size, "staged_outputs": 1, "datasets": 1, "shares": 2, "runs": 1, "memberships": 2}
     assert told.removed == counted
     assert told.kept == {"origins": 1}
     assert list(files_under(blobs)) == []
     assert await rows_with(world, MARKER) == {}
     kept = await rows_with(world, str(OURS))
-    assert kept == {"projects": 1, "origins": 1, "inbox": 2}
+    assert kept == {"projects": 1, "origins": 1, "inbox": 3}
     assert await world.erased() == []
     await a_day_passes(world)
     assert await world.erased() == [("datasets", str(dataset_id), gone.version + 1)]
@@ -193,7 +193,7 @@ async def test_an_upload_that_is_under_way_leaves_nothing_in_a_project_that_clos
         yield b"x" * 200_000
         await asyncio.Event().wait()
 
-    upload = asyncio.create_task(world.put(path(dataset_id, "files", "a"), owner(OURS), content=pieces()))
+    upload = asyncio.create_task(world.put(path(dataset_id, "files", "a"), owner(OURS, ADA), content=pieces()))
     async with asyncio.timeout(PATIENCE_S):
         while len(flights) < 1:
             await asyncio.sleep(0.01)

@@ -446,6 +446,21 @@ def test_an_older_token_an_ended_run_a_person_who_left_and_a_project_that_is_not
         assert domain.run_is_live(known, 2, NOW) is Verdict.NOT_LIVE
 
 
+def test_who_is_active_and_has_the_role_at_this_moment_holds_it() -> None:
+    owner = member(Role.DATA_OWNER, ends=1)
+    assert domain.holds_role(somebody(), owner, Role.DATA_OWNER, NOW)
+    for person, known, role in (
+        (None, owner, Role.DATA_OWNER),
+        (somebody(), None, Role.DATA_OWNER),
+        (somebody(UserStatus.BLOCKED), owner, Role.DATA_OWNER),
+        (somebody(), owner, Role.DATA_SCIENTIST),
+        (somebody(), member(None), None),
+        (somebody(), member(Role.DATA_OWNER, starts=1), Role.DATA_OWNER),
+        (somebody(), member(Role.DATA_OWNER, ends=0), Role.DATA_OWNER),
+    ):
+        assert not domain.holds_role(person, known, role, NOW)
+
+
 def test_a_run_reads_its_inputs_and_only_while_they_are_readable() -> None:
     own, theirs = dataset(), dataset(THEIRS)
     working = run(inputs=[own.dataset_id, theirs.dataset_id])

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from chassis.guard import IDENTITY_HEADER, write_identity
 from contracts.events import Dataset, DatasetKind, ProjectState, Share, ShareState
 from services.datasets import service, vault
-from tests.datasets.conftest import files_under, new_dataset, project, put, shared
+from tests.datasets.conftest import ADA, files_under, new_dataset, project, put, shared
 from tests.world import OURS, THEIRS, World, Worlds, owner, reason, scientist, stranger
 
 BIG = os.urandom(2 * vault.CHUNK + 12_345)
@@ -270,13 +270,15 @@ async def test_bytes_with_another_hash_than_announced_are_not_stored(world: Worl
     dataset_id, data = await new_dataset(world), BIG[:size]
     await world.said()
     door = path(dataset_id, "files/a")
-    wrong = await world.put(door, owner(OURS), content=data, headers={"Hortus-Content-SHA256": "0" * 64})
+    wrong = await world.put(door, owner(OURS, ADA), content=data, headers={"Hortus-Content-SHA256": "0" * 64})
     assert (wrong.status_code, reason(wrong)) == (422, "hash-differs")
-    bad = await world.put(door, owner(OURS), content=data, headers={"Hortus-Content-SHA256": "zz"})
+    bad = await world.put(door, owner(OURS, ADA), content=data, headers={"Hortus-Content-SHA256": "zz"})
     assert (bad.status_code, reason(bad)) == (422, "invalid-hash")
     assert await world.said() == []
     assert list(files_under(blobs)) == []
-    right = await world.put(door, owner(OURS), content=data, headers={"Hortus-Content-SHA256": hashlib.sha256(data).hexdigest().upper()})
+    right = await world.put(
+        door, owner(OURS, ADA), content=data, headers={"Hortus-Content-SHA256": hashlib.sha256(data).hexdigest().upper()}
+    )
     assert right.status_code == 201
 
 
@@ -285,7 +287,7 @@ async def test_an_upload_that_is_cut_leaves_nothing(world: World, blobs: Path, s
     dataset_id = await new_dataset(world)
     await world.said()
     pieces: list[dict[str, Any]] = [{"type": "http.request", "body": BIG[:size], "more_body": True}, {"type": "http.disconnect"}]
-    sent = await raw(world, "PUT", path(dataset_id, "files/a"), owner(OURS), pieces)
+    sent = await raw(world, "PUT", path(dataset_id, "files/a"), owner(OURS, ADA), pieces)
     assert sent[0]["status"] == 400
     assert await world.said() == []
     assert await world.sql("SELECT 1 FROM files") == []
@@ -385,7 +387,7 @@ async def test_an_upload_ends_when_the_disk_comes_under_its_reserve_and_nothing_
             yield BIG[: vault.CHUNK]
             sent += 1
 
-    answer = await world.put(path(dataset_id, "files/a"), owner(OURS), content=content())
+    answer = await world.put(path(dataset_id, "files/a"), owner(OURS, ADA), content=content())
     assert (answer.status_code, reason(answer)) == (507, "out-of-space")
     assert 12 <= sent < 64
     assert await world.said() == []
@@ -576,5 +578,5 @@ async def test_a_body_in_pieces_of_any_size_is_one_file(world: World) -> None:
 
 
 async def put_stream(world: World, dataset_id: UUID, content: AsyncIterator[bytes]) -> None:
-    answer = await world.put(path(dataset_id, "files/a"), owner(OURS), content=content)
+    answer = await world.put(path(dataset_id, "files/a"), owner(OURS, ADA), content=content)
     assert answer.status_code == 201

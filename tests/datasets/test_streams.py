@@ -13,7 +13,7 @@ import uvicorn
 from chassis.errors import TYPE_PREFIX
 from contracts.roles import Actor
 from services.datasets import vault
-from tests.datasets.conftest import files_under, new_dataset, put, run_fact, shared
+from tests.datasets.conftest import ADA, files_under, new_dataset, put, run_fact, shared
 from tests.datasets.test_routes import identity, path
 from tests.world import OURS, THEIRS, World, job, owner
 
@@ -99,7 +99,7 @@ async def test_an_upload_whose_connection_is_lost_leaves_nothing(
 ) -> None:
     dataset_id = await new_dataset(world)
     await world.said()
-    _, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS), f"Content-Length: {len(LONG)}")
+    _, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS, ADA), f"Content-Length: {len(LONG)}")
     writer.write(LONG[:sent])
     await writer.drain()
     async with asyncio.timeout(PATIENCE_S):
@@ -115,7 +115,7 @@ async def test_an_upload_whose_connection_is_lost_leaves_nothing(
 
 async def test_a_chunked_upload_without_a_length_is_taken(world: World, port: int) -> None:
     dataset_id = await new_dataset(world)
-    reader, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS), "Transfer-Encoding: chunked")
+    reader, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS, ADA), "Transfer-Encoding: chunked")
     for start in range(0, 300_000, 70_000):
         piece = LONG[start : min(start + 70_000, 300_000)]
         writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
@@ -128,7 +128,7 @@ async def test_a_chunked_upload_without_a_length_is_taken(world: World, port: in
 async def test_a_large_file_goes_in_and_out_without_being_gathered_in_memory(world: World, port: int) -> None:
     dataset_id = await new_dataset(world)
     times = 12
-    reader, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS), f"Content-Length: {times * len(LONG)}")
+    reader, writer = await connect(port, "PUT", path(dataset_id, "files/a"), owner(OURS, ADA), f"Content-Length: {times * len(LONG)}")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(times):
         for start in range(0, len(LONG), vault.CHUNK):
@@ -150,7 +150,7 @@ async def test_a_large_file_goes_in_and_out_without_being_gathered_in_memory(wor
 
 async def test_an_upload_that_is_refused_is_answered_before_its_body_is_read(world: World, port: int) -> None:
     dataset_id = await new_dataset(world)
-    reader, writer = await connect(port, "PUT", path(dataset_id, "files/a%5Cb"), owner(OURS), f"Content-Length: {10**12}")
+    reader, writer = await connect(port, "PUT", path(dataset_id, "files/a%5Cb"), owner(OURS, ADA), f"Content-Length: {10**12}")
     async with asyncio.timeout(PATIENCE_S):
         head = await reader.readuntil(HEAD_END)
     assert head.startswith(b"HTTP/1.1 422")

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts.policy import Action
-from contracts.roles import Actor
-from tests.datasets.conftest import BOB, new_dataset, project, put, shared
+from contracts.roles import Actor, Role
+from tests.datasets.conftest import ADA, BOB, member, new_dataset, project, put, shared
 from tests.tenancy import Snapshot, like_nothing
 from tests.world import OURS, THEIRS, World, owner, scientist
 
@@ -36,7 +36,7 @@ deeds = st.lists(
 
 async def filled(world: World) -> list[tuple[str, Actor]]:
     """Put something behind each door of our project; what is asked there, and by whom."""
-    await world.hear(project(ELSEWHERE))
+    await world.hear(project(ELSEWHERE), member(ELSEWHERE, Role.DATA_OWNER, user_id=ADA))
     mri, ct = await new_dataset(world, "mri"), await new_dataset(world, "ct")
     for path in ("a/1.dcm", "a/2.dcm", "b.dcm"):
         assert (await put(world, mri, path, path.encode() * 9)).status_code in (200, 201)
