@@ -1,9 +1,10 @@
 """The consumer: facts heard by a service, each applied at most once per version, in one transaction with its effects.
 
-The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. A batch of one
-partition is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic
-through the outbox, before it is skipped. On authority topics nothing is skipped: the partition stops. The broker hears of
-offsets a moment after their effects were committed: what a crash lets come again changes nothing.
+The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. Each partition goes its own
+way: one that is slow or waits holds up no other, except that a batch of another topic lets those of authority topics go first. A batch
+is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic through the outbox, before
+it is skipped. On authority topics nothing is skipped: the partition stops. The broker hears of offsets a moment after their effects were
+committed: what a crash lets come again changes nothing.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ from contracts.events import TOPICS, Fact, Topic
 
 log = logger(__name__)
 BATCH = 200
+FIRST_S = 0.5
+LONG_S = 10.0
 RETRY_S = 0.05
 AWAKE_S = 30.0
 HEARD_S = 2.0
@@ -153,14 +156,18 @@ _DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, 
 
 @dataclass
 class Lane:
-    """One assigned partition: how often its next record failed and when to try again, and the sweep it is in, if any.
+    """One assigned partition: what was fetched and is not done with, what is at work on it and since when, and the sweep it is in, if any.
 
+    ``failures`` is how often its next record failed, and ``retry_at`` when to try again.
     ``offset`` is where the next record lies, as long as the broker was not told, and ``position`` the newest one that was come
     to, as long as it is not stored.
     ``trouble`` is set while an authority fact cannot be read or applied: the partition stands still until it can.
     """
 
     topic: Topic
+    waiting: list[Any] = field(default_factory=list)
+    work: asyncio.Task[None] | None = None
+    since: float = 0.0
     failures: int = 0
     trouble: str | None = None
     retry_at: float = 0.0
@@ -168,6 +175,11 @@ class Lane:
     sweep_to: int | None = None
     offset: int | None = None
     position: datetime | None = None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something is being done about it."""
+        return self.work is not None and not self.work.done()
 
 
 async def up_to_date(database: AsyncSession | AsyncEngine, topics: Iterable[Topic]) -> bool:
@@ -194,11 +206,18 @@ class Consumer:
         self.on_applied: list[Callable[[Fact], None]] = []
         self.not_assigned: Exception | None = None
         self._anew = False
+        self._came_on = asyncio.Event()
 
     def missing(self) -> list[str]:
         """What keeps the consumer from being ready, partition by partition."""
+        now = time.monotonic()
         stopped = [f"consumer: {lane.trouble}" for lane in self.lanes.values() if lane.trouble]
-        return ([self.error] if self.error else []) + stopped
+        slow = [
+            f"consumer: {tp.topic}[{tp.partition}] has been at one batch for {now - lane.since:.0f} s"
+            for tp, lane in self.lanes.items()
+            if lane.at_work and now - lane.since > LONG_S
+        ]
+        return ([self.error] if self.error else []) + stopped + slow
 
     def take_over_anew(self) -> None:
         """Join the group again, so that partitions whose ``awake_at`` was set back are read from their beginning."""
@@ -217,11 +236,19 @@ class Consumer:
                 await client.start()
                 self.error = None
                 pause = 0.1
-                telling = asyncio.create_task(self._tell_offsets(client))
+                notes = [
+                    asyncio.create_task(note)
+                    for note in (
+                        _every(OFFSETS_S, lambda: self._commit_offsets(client)),  # noqa: B023 - ends before the next client
+                        _every(HEARD_S, lambda: self._note_heard(client)),  # noqa: B023 - the same
+                        _every(AWAKE_S, self._note_awake),
+                        self._keep_positions(),
+                    )
+                ]
                 try:
-                    await self._hear(client, telling)
+                    await self._hear(client, notes)
                 finally:
-                    telling.cancel()
+                    await _end(notes)
             except (OSError, KafkaError, DBAPIError, TimeoutError) as error:
                 self.error = f"consumer: {type(error).__name__}"
                 log.warning("consumer interrupted", error=repr(error))
@@ -230,6 +257,7 @@ class Consumer:
                 self.error = f"consumer: {type(error).__name__}"
                 log.error("consumer failed", exc_info=error)
             finally:
+                await _end([lane.work for lane in self.lanes.values() if lane.work is not None])
                 for leave in (lambda: self._commit_offsets(client), client.stop):  # noqa: B023 - called at once
                     with contextlib.suppress(KafkaError, OSError, TimeoutError):
                         async with asyncio.timeout(5):
@@ -252,7 +280,7 @@ class Consumer:
 
         It counts as asleep until the sweep is done: a process that ends before leaves the whole work to the next one.
         """
-        self.lanes.clear()
+        await self.stand_down()
         for tp in partitions:
             topic = TOPICS.get(tp.topic) or next((t for t in TOPICS.values() if t.per_instance and tp.topic.startswith(t.name + "-")), None)
             if topic is None:
@@ -271,38 +299,72 @@ class Consumer:
                     await client.seek_to_beginning(tp)
             self.lanes[tp] = lane
 
-    async def _hear(self, client: AIOKafkaConsumer, telling: asyncio.Task[None]) -> None:
-        awake_due = time.monotonic() + AWAKE_S
-        heard_due = time.monotonic()
-        positions_due = 0.0
+    async def stand_down(self) -> None:
+        """Let go of all partitions; what is under way is undone."""
+        works = [lane.work for lane in self.lanes.values() if lane.work is not None]
+        self.lanes.clear()
+        await _end(works)
+
+    async def _hear(self, client: AIOKafkaConsumer, notes: Sequence[asyncio.Task[None]]) -> None:
         paced = 0.0
         self._anew = False
         while not self._anew:
             if self.not_assigned is not None:
                 raise self.not_assigned
-            if telling.done():
-                telling.result()
-            now = time.monotonic()
-            for tp in [tp for tp in client.paused() if tp in self.lanes and self.lanes[tp].retry_at <= now]:
-                client.resume(tp)
+            for note in notes:
+                if note.done():
+                    note.result()
             await asyncio.sleep(paced - time.monotonic())
-            batches = await client.getmany(timeout_ms=50 if client.paused() else 250, max_records=BATCH)
+            waits = any(lane.waiting and not lane.at_work for lane in self.lanes.values())
+            # All that was fetched is taken out: what is left in the library's hands would keep it from fetching anything else.
+            batches = await client.getmany(timeout_ms=50 if waits else 250)
             paced = time.monotonic() + PACE_S
-            await asyncio.gather(
-                *[self._partition(client, self.lanes[tp], tp, records) for tp, records in self._known(client, batches).items()]
-            )
+            for tp, records in self._known(client, batches).items():
+                self.lanes[tp].waiting += records
+                if len(self.lanes[tp].waiting) > BATCH:
+                    client.pause(tp)
             for tp, lane in list(self.lanes.items()):
-                if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to:
-                    await self._sweep(tp, lane)
-            if self.hears.dated and time.monotonic() >= positions_due:
-                positions_due = time.monotonic() + POSITIONS_S
-                await self._note_positions()
-            if time.monotonic() >= heard_due:
-                heard_due = time.monotonic() + HEARD_S
-                await self._note_heard(client)
-            if time.monotonic() >= awake_due:
-                awake_due = time.monotonic() + AWAKE_S
-                await self._note_awake()
+                if not lane.at_work and (due := await self._due(client, tp, lane)) is not None:
+                    lane.since = time.monotonic()
+                    lane.work = asyncio.create_task(due)
+
+    async def _due(self, client: AIOKafkaConsumer, tp: TopicPartition, lane: Lane) -> Coroutine[Any, Any, None] | None:
+        """What is to be done about a partition on which nothing is at work. Raises what ended the work before."""
+        if lane.work is not None:
+            lane.work.result()
+        if lane.waiting:
+            return self._work(client, tp, lane) if lane.retry_at <= time.monotonic() else None
+        if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to and tp in self.lanes:
+            return self._sweep(tp, lane)
+        return None
+
+    async def _work(self, client: AIOKafkaConsumer, tp: TopicPartition, lane: Lane) -> None:
+        """Apply what waits in a partition, batch by batch, until nothing does or the next record has to be tried again later."""
+        while lane.waiting:
+            if not lane.topic.authority:
+                await self._let_authority_go_first()
+            lane.since = time.monotonic()
+            records = lane.waiting[:BATCH]
+            done = await self._apply(lane, records)
+            if done:
+                lane.offset = records[done - 1].offset + 1
+                if lane.topic in self.hears.dated and (position := _newest_position(records[:done])):
+                    lane.position = position
+                    self._came_on.set()
+                del lane.waiting[:done]
+            if done < len(records):
+                lane.retry_at = time.monotonic() + RETRY_S * min(2**lane.failures, 40)
+                return
+            if len(lane.waiting) <= BATCH:
+                with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
+                    client.resume(tp)
+
+    async def _let_authority_go_first(self) -> None:
+        """Wait for the authority topics' partitions, but for none that has been at one batch for long."""
+        late = time.monotonic() - FIRST_S
+        first = [lane.work for lane in self.lanes.values() if lane.topic.authority and lane.work is not None and lane.since > late]
+        if first:
+            await asyncio.wait(first, timeout=FIRST_S)
 
     async def _note_awake(self) -> None:
         """Say that this service hears its compacted topics, and misses no tombstone."""
@@ -310,6 +372,13 @@ class Consumer:
             for tp, lane in list(self.lanes.items()):
                 if lane.topic.compacted and lane.sweep_to is None:
                     await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+
+    async def _keep_positions(self) -> None:
+        while True:
+            await self._came_on.wait()
+            self._came_on.clear()
+            await self._note_positions()
+            await asyncio.sleep(POSITIONS_S)
 
     async def _note_positions(self) -> None:
         """Store how far each dated partition was applied; only after the effects before it were committed."""
@@ -337,7 +406,7 @@ class Consumer:
         heard = []
         for tp in raw:
             with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
-                if await client.position(tp) >= ends[tp]:
+                if await client.position(tp) >= ends[tp] and tp in self.lanes and not self.lanes[tp].waiting:
                     heard.append(tp)
         if heard:
             values = {"at": at, "topics": [tp.topic for tp in heard], "partitions": [tp.partition for tp in heard]}
@@ -353,23 +422,6 @@ class Consumer:
             with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
                 client.seek(tp, batches[tp][0].offset)
         return {tp: records for tp, records in batches.items() if tp in self.lanes}
-
-    async def _partition(self, client: AIOKafkaConsumer, lane: Lane, tp: TopicPartition, records: Sequence[Any]) -> None:
-        done = await self._apply(lane, records)
-        if done:
-            lane.offset = records[done - 1].offset + 1
-            if lane.topic in self.hears.dated:
-                lane.position = _newest_position(records[:done]) or lane.position
-        if done < len(records):
-            with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
-                client.seek(tp, records[done].offset)
-                client.pause(tp)
-                lane.retry_at = time.monotonic() + RETRY_S * min(2**lane.failures, 40)
-
-    async def _tell_offsets(self, client: AIOKafkaConsumer) -> None:
-        while True:
-            await asyncio.sleep(OFFSETS_S)
-            await self._commit_offsets(client)
 
     async def _commit_offsets(self, client: AIOKafkaConsumer) -> None:
         """Say how far each partition is done with; what is repeated because this came too late changes nothing."""
@@ -503,6 +555,18 @@ class Consumer:
         log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
 
 
+async def _every(seconds: float, note: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await note()
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _newest_position(records: Sequence[Any]) -> datetime | None:
     """The last position among records that were applied."""
     for record in reversed(records):
@@ -516,8 +580,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self.consumer = consumer
         self.client = client
 
-    async def on_partitions_revoked(self, revoked: object) -> None:
-        """Nothing to drain: a batch commits its effects before its offset, and repeating it changes nothing."""
+    async def on_partitions_revoked(self, _revoked: object) -> None:
+        """Nobody works on what may be somebody else's in a moment: what was not committed is undone, and what was is repeated for nothing."""
+        await self.consumer.stand_down()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         try:

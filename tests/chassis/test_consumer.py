@@ -30,6 +30,7 @@ from contracts.events import (
     Project,
     ProjectState,
     Session,
+    Topic,
     User,
     UserStatus,
 )
@@ -258,6 +259,125 @@ async def test_a_fact_that_refers_to_something_unknown_waits_uncounted_and_block
         for other in others:
             assert await until_applied(datasets, other.key, 1) == [1]
     assert await datasets.sql("SELECT 1 FROM outbox") == []
+
+
+class Held:
+    """A handler that does not come to its end with the facts of one aggregate, or of all, until it may go on."""
+
+    def __init__(self, key: str | None = None) -> None:
+        self.key = key
+        self.began = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, fact: Fact, uow: UnitOfWork) -> None:
+        await effect(fact, uow)
+        if self.key in (None, fact.key):
+            self.began.set()
+            await self.go_on.wait()
+
+
+async def put(writer: AIOKafkaProducer, partition: int, fact: Fact) -> None:
+    """Write a fact into a partition."""
+    headers = bus.headers(fact.type, str(uuid7()), "/test", fact.key, "2026-01-01T00:00:00+00:00")
+    await writer.send_and_wait(fact.topic.name, fact.model_dump_json().encode(), fact.key.encode(), partition=partition, headers=headers)
+
+
+def lanes_of(consumer: Consumer, topic: Topic) -> list[Lane]:
+    return [lane for lane in consumer.lanes.values() if lane.topic is topic]
+
+
+async def test_a_partition_that_waits_for_what_it_cannot_have_holds_up_no_other(
+    side: Make, writer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "LONG_S", 0.1)
+    datasets: Side = await side("datasets")
+    stuck, other = project_fact(uuid7(), 1), project_fact(uuid7(), 1)
+    held = Held(stuck.key)
+    made = Hears("datasets")
+    made.on(Project)(held)
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)) as consumer:
+        await put(writer, 0, stuck)
+        await asyncio.wait_for(held.began.wait(), 20)
+        await put(writer, 1, other)
+        assert await until_applied(datasets, other.key, 1) == [1]
+        await until(lambda: any(reason.startswith("consumer: projects[0] has been at one batch") for reason in consumer.missing()))
+        assert await effects(datasets, stuck.key) == []
+        held.go_on.set()
+        assert await until_applied(datasets, stuck.key, 1) == [1]
+        await until(lambda: consumer.missing() == [])
+
+
+async def test_what_authority_topics_say_goes_first(side: Make, writer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "FIRST_S", 60.0)
+    datasets: Side = await side("datasets")
+    held = Held()
+    made = Hears("datasets")
+    made.on(Membership)(held)
+    made.on(Project)(effect)
+    lost, project = membership(1, uuid7()), project_fact(uuid7(), 1)
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)) as consumer:
+        await say(writer, lost)
+        await asyncio.wait_for(held.began.wait(), 20)
+        await say(writer, project)
+        [work] = await until(lambda: [lane.work for lane in lanes_of(consumer, PROJECTS) if lane.at_work])
+        await asyncio.wait([work], timeout=0.3)
+        assert await effects(datasets, project.key) == []
+        held.go_on.set()
+        assert await until_applied(datasets, project.key, 1) == [1]
+        assert await until_applied(datasets, lost.key, 1) == [1]
+
+
+async def test_an_authority_partition_that_is_long_at_it_holds_up_no_other_either(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets")
+    held = Held()
+    made = Hears("datasets")
+    made.on(Membership)(held)
+    made.on(Project)(effect)
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+        await say(writer, membership(1, uuid7()))
+        await asyncio.wait_for(held.began.wait(), 20)
+        for _ in range(3):
+            project = project_fact(uuid7(), 1)
+            await say(writer, project)
+            assert await until_applied(datasets, project.key, 1) == [1]
+        held.go_on.set()
+
+
+async def test_more_than_a_batch_is_applied_in_order_although_fetching_pauses(
+    side: Make, writer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "BATCH", 3)
+    datasets: Side = await side("datasets")
+    project = uuid7()
+    held = Held()
+    made = Hears("datasets")
+    made.on(Project)(held)
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)) as consumer:
+        await put(writer, 0, project_fact(project, 1))
+        await asyncio.wait_for(held.began.wait(), 20)
+        for version in range(2, 21):
+            await put(writer, 0, project_fact(project, version))
+        await until(lambda: any(len(lane.waiting) > 3 for lane in lanes_of(consumer, PROJECTS)))
+        held.go_on.set()
+        assert await until_applied(datasets, str(project), 20) == list(range(1, 21))
+
+
+async def test_what_is_under_way_when_partitions_go_round_is_undone_and_done_once_by_whoever_has_it_then(
+    side: Make, writer: AIOKafkaProducer
+) -> None:
+    one: Side = await side("datasets")
+    two: Side = await side("datasets", instance="2", beside=one)
+    held = Held()
+    made = Hears("datasets")
+    made.on(Project)(held)
+    fact = project_fact(uuid7(), 1)
+    async with consuming(Consumer(one.settings, one.engine, made)):
+        await say(writer, fact)
+        await asyncio.wait_for(held.began.wait(), 20)
+        held.began.clear()
+        held.key = "nobody's"
+        async with consuming(Consumer(two.settings, two.engine, hears(Project))):
+            assert await until_applied(one, fact.key, 1) == [1]
 
 
 async def test_a_consumer_that_slept_past_compaction_reads_anew_and_sweeps_what_was_erased(side: Make, writer: AIOKafkaProducer) -> None:
