@@ -122,15 +122,12 @@ class Hears:
         return register
 
 
-_CLAIM = text("""INSERT INTO inbox (topic, key, version, partition) SELECT :topic, k, 0, :partition FROM unnest(CAST(:keys AS text[])) AS k
-                 ON CONFLICT DO NOTHING""")
-# A lookup by the whole key for each key, whatever the planner believes about the table: it must not cost more as the inbox grows.
-_VERSIONS = text("""SELECT k AS key, (SELECT version FROM inbox WHERE topic = :topic AND key = k FOR UPDATE) AS version
-                    FROM unnest(CAST(:keys AS text[])) AS k""")
-_PASSED = text("""INSERT INTO inbox (topic, key, version, partition, pass)
-                  SELECT :topic, k, v, :partition, :pass FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[])) AS n(k, v)
-                  ON CONFLICT (topic, key) DO UPDATE SET version = greatest(inbox.version, excluded.version), pass = excluded.pass,
-                      partition = excluded.partition""")
+# Takes the aggregates' rows, in the order of their keys, says which version of each was passed before, and passes those of this batch.
+_TAKE = """INSERT INTO inbox (topic, key, version, partition, pass)
+           SELECT $1, k, v, $4, $5 FROM unnest($2::text[], $3::bigint[]) AS n(k, v)
+           ON CONFLICT (topic, key) DO UPDATE SET version = greatest(inbox.version, excluded.version), pass = excluded.pass,
+               partition = excluded.partition
+           RETURNING key, coalesce(old.version, 0) AS passed"""
 _AWAKE = text("""INSERT INTO partitions_heard (topic, partition, awake_at) VALUES (:topic, :partition, clock_timestamp())
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at""")
 _CLOCK = text("SELECT clock_timestamp()")
@@ -138,10 +135,9 @@ _HEARD = text("""INSERT INTO partitions_heard (topic, partition, awake_at) SELEC
                  FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[])) AS h(t, p)
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = greatest(partitions_heard.awake_at, excluded.awake_at)""")
 # What is lost of this in a crash comes again with the next position, so nothing waits for the disk.
-_REACHED = text("""UPDATE partitions_heard AS h SET position_at = greatest(h.position_at, n.at)
-                   FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[]), CAST(:times AS timestamptz[])) AS n(topic, partition, at),
-                        set_config('synchronous_commit', 'off', true)
-                   WHERE h.topic = n.topic AND h.partition = n.partition""")
+_REACHED = """UPDATE partitions_heard AS h SET position_at = greatest(h.position_at, n.at)
+              FROM unnest($1::text[], $2::integer[], $3::timestamptz[]) AS n(topic, partition, at), set_config('synchronous_commit', 'off', true)
+              WHERE h.topic = n.topic AND h.partition = n.partition"""
 _UP_TO_DATE = """SELECT count(*) = $2 AND coalesce(min(position_at) > clock_timestamp() - $3 * interval '1 second', false) AS young
                  FROM partitions_heard WHERE topic = ANY($1::text[]) AND position_at IS NOT NULL"""
 _SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
@@ -385,9 +381,7 @@ class Consumer:
         reached = {tp: lane.position for tp, lane in sorted(self.lanes.items()) if lane.position is not None and lane.sweep_to is None}
         if not reached:
             return
-        values = {"topics": [tp.topic for tp in reached], "partitions": [tp.partition for tp in reached], "times": [*reached.values()]}
-        async with self.engine.begin() as connection:
-            await connection.execute(_REACHED, values)
+        await look(self.engine, _REACHED, [tp.topic for tp in reached], [tp.partition for tp in reached], [*reached.values()])
         for tp, at in reached.items():
             if tp in self.lanes and self.lanes[tp].position == at:
                 self.lanes[tp].position = None
@@ -492,18 +486,20 @@ class Consumer:
         heard = [(key, said) for key, said in read if not isinstance(said, bus.Position)]
         if not heard:
             return
-        where = {"topic": first.topic, "partition": first.partition, "keys": sorted({key for key, _ in heard})}
+        newest = dict.fromkeys(sorted({key for key, _ in heard}), 0)
+        for key, fact in heard:
+            newest[key] = max(newest[key], fact.version if fact is not None else 0)
+        place = (first.topic, list(newest), list(newest.values()), first.partition, lane.pass_number)
         async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
-            await uow.session.execute(_CLAIM, where)
-            versions: dict[str, int] = {row.key: row.version for row in await uow.session.execute(_VERSIONS, where)}
+            passed: dict[str, int] = {row["key"]: row["passed"] for row in await fetch(uow.session, _TAKE, *place)}
             for key, fact in heard:
                 if fact is None:  # the aggregate was erased
                     await self._erase(uow, first.topic, key)
-                elif fact.version > versions[key]:
+                elif fact.version > passed[key]:
                     await self._handle(uow, fact)
-                versions[key] = max(fact.version, versions[key]) if fact is not None else 0
-            await uow.session.execute(_PASSED, {**where, "versions": [versions[key] for key in where["keys"]], "pass": lane.pass_number})
-            await uow.session.execute(_FORGET, {**where, "keys": [key for key, version in versions.items() if not version]})
+                passed[key] = max(fact.version, passed[key]) if fact is not None else 0
+            if gone := [key for key, version in passed.items() if not version]:
+                await uow.session.execute(_FORGET, {"topic": first.topic, "keys": gone})
         APPLIED.labels(first.topic).inc(len(heard))
         for fact in [fact for _, fact in heard if fact is not None]:
             for told in self.on_applied:

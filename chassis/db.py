@@ -1,5 +1,6 @@
 """A service's database: its engine, statements that go straight to the driver, and its migrations."""
 
+import functools
 import importlib
 import re
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,7 @@ async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence
 
 
 async def look(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[Any]:
-    """The rows of a single statement that reads, outside of any transaction and session: one way to the database and back.
+    """The rows of a single statement, outside of any transaction and session: one way to the database and back.
 
     Raises what SQLAlchemy would raise.
     """
@@ -166,6 +167,33 @@ async def look(engine: AsyncEngine, statement: str, *values: Any) -> Sequence[An
                 raise DatabaseAway(type(error).__name__) from error
             raise DBAPIError(statement, None, error, hide_parameters=True) from error
     return rows
+
+
+async def put(session: AsyncSession, row: SQLModel) -> None:
+    """Store a row over what stands under its key, in one statement of the driver. Raises what SQLAlchemy would raise.
+
+    An object that the session had of it is the session's no more: whoever asks again is given what was stored.
+    """
+    if session.new or session.dirty or session.deleted:
+        await session.flush()
+    statement, names = _upsert(type(row))
+    await fetch(session, statement, *[getattr(row, name) for name in names])
+    key = class_mapper(type(row)).identity_key_from_instance(row)
+    if (known := session.identity_map.get(key)) is not None:
+        session.expunge(known)
+
+
+@functools.cache
+def _upsert(table: type[SQLModel]) -> tuple[str, list[str]]:
+    """A statement that stores a row of a table, and the attributes that it takes in their order."""
+    stored: sqlalchemy.Table = class_mapper(table).local_table  # type: ignore[assignment]
+    names = [column.name for column in stored.columns]
+    keys = [column.name for column in stored.primary_key]
+    changes = [f'"{name}" = excluded."{name}"' for name in names if name not in keys]
+    columns, values = ", ".join(f'"{name}"' for name in names), ", ".join(f"${number + 1}" for number in range(len(names)))
+    conflict = ", ".join(f'"{name}"' for name in keys)
+    statement = f'INSERT INTO "{stored.name}" ({columns}) VALUES ({values}) ON CONFLICT ({conflict}) DO UPDATE SET {", ".join(changes)}'  # noqa: S608 - names of our own tables
+    return statement, names
 
 
 def _is_gone(driver: asyncpg.Connection, error: Exception) -> bool:

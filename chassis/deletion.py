@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from chassis.db import fetch
 from chassis.log import logger
 from chassis.outbox import ERASURE, NOTIFY, UnitOfWork, unit_of_work
 from contracts.events import GATEWAY, PURGED, Fact, Project, ProjectState, PurgeStep
@@ -23,9 +24,9 @@ log = logger(__name__)
 ERASE_AFTER = timedelta(days=1)
 ERASED_AT_ONCE = 500
 _CLASS = 0x70726F6A
-_HOLD = text(f"SELECT pg_advisory_xact_lock_shared({_CLASS}, hashtext(:project_id))")
+_HOLD = f"SELECT pg_advisory_xact_lock_shared({_CLASS}, hashtext($1))"
 _ALONE = text(f"SELECT pg_advisory_xact_lock({_CLASS}, hashtext(:project_id))")
-_STEP = text("SELECT step FROM deleted_projects WHERE project_id = :project_id")
+_STEP = "SELECT step FROM deleted_projects WHERE project_id = $1"
 _CLOSED = text(
     "INSERT INTO deleted_projects (project_id, step, project_version, closed_at) VALUES (:project_id, 'closed', :version, now())"
 )
@@ -60,7 +61,7 @@ Purge = Callable[[UnitOfWork, UUID], Awaitable[Slice]]
 
 async def hold(session: AsyncSession, project_id: UUID) -> None:
     """Let nobody close the project until this transaction ends. Taken before any row is locked."""
-    await session.execute(_HOLD, {"project_id": str(project_id)})
+    await fetch(session, _HOLD, str(project_id))
 
 
 async def is_closing(session: AsyncSession, project_id: UUID) -> bool:
@@ -76,7 +77,9 @@ async def is_gone(session: AsyncSession, project_id: UUID) -> bool:
 
 
 async def _step(session: AsyncSession, project_id: UUID) -> str | None:
-    return (await session.execute(_STEP, {"project_id": project_id})).scalar_one_or_none()
+    rows = await fetch(session, _STEP, project_id)
+    step: str | None = rows[0]["step"] if rows else None
+    return step
 
 
 async def follow(uow: UnitOfWork, project: Project, close: Close) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlmodel import col
 
+from chassis import db
 from contracts.events import ProjectState, RunState, ShareState, UserStatus
 from services.jobs.models import Agent, Budget, Dataset, Job, Log, Member, Person, Project, Run, Share, Shown, Table
 
@@ -230,8 +231,7 @@ async def one(session: AsyncSession, table: type[T], *key: UUID) -> T | None:
 
 async def put(session: AsyncSession, row: Table) -> None:
     """Store what another service said, over what it said before."""
-    await session.merge(row)
-    await session.flush()
+    await db.put(session, row)
 
 
 async def forget(session: AsyncSession, table: type[T], *key: UUID) -> None:

@@ -424,6 +424,11 @@ async def know_member(uow: UnitOfWork, fact: events.Membership) -> None:
     if not domain.member_counts(member, uow.now):
         runs = await repository.live_runs_of_member(uow.session, fact.project_id, fact.user_id)
         await _cancel(uow, runs, "The person who submitted it has no role in the project any more.")
+    uow.collect(_wake, member)
+
+
+async def _wake(uow: UnitOfWork, _members: list[Member]) -> None:
+    """Once for all memberships of a batch."""
     await repository.wake(uow.session)
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, text
+from sqlalchemy import ARRAY, DateTime, MetaData, Text, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session, registry
 from sqlalchemy.orm.exc import UnmappedInstanceError
@@ -217,3 +218,56 @@ async def test_a_statement_that_is_given_up_leaves_nothing_and_its_connection_se
             await fetch(session, INSERT, "next", 1)
             await session.commit()
     assert await effects(projects) == ["next"]
+
+
+class Notes(SQLModel, registry=registry(metadata=MetaData())):
+    pass
+
+
+class Note(Notes, table=True):
+    __tablename__ = "notes"
+
+    topic: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    words: list[str] = Field(sa_type=ARRAY(Text))
+    at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+
+
+@pytest.fixture
+async def notes(projects: Side) -> Side:
+    await projects.sql("CREATE TABLE notes (topic text, number int, words text[] NOT NULL, at timestamptz, PRIMARY KEY (topic, number))")
+    return projects
+
+
+async def stored(side: Side) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await side.sql("SELECT * FROM notes ORDER BY topic, number")]
+
+
+async def test_a_row_is_put_over_what_stood_under_its_key_and_over_nothing_else(notes: Side) -> None:
+    now = datetime.now(UTC)
+    async with db.session(notes.engine) as session:
+        await db.put(session, Note(topic="a", number=1, words=["x"], at=now))
+        await db.put(session, Note(topic="a", number=2, words=[]))
+        await db.put(session, Note(topic="a", number=1, words=["y", "z"]))
+        await session.commit()
+        await db.put(session, Note(topic="a", number=2, words=["given up"]))
+    assert await stored(notes) == [("a", 1, ["y", "z"], None), ("a", 2, [], None)]
+
+
+async def test_who_asks_after_a_row_was_put_is_given_what_was_stored(notes: Side) -> None:
+    async with db.session(notes.engine) as session:
+        session.add(Note(topic="a", number=1, words=["first"]))
+        await session.flush()
+        held = await session.get_one(Note, ("a", 1))
+        held.words = ["changed"]
+        await db.put(session, Note(topic="a", number=1, words=["put"]))
+        assert (await session.get_one(Note, ("a", 1))).words == ["put"]
+        assert held.words == ["changed"]
+        await session.commit()
+    assert await stored(notes) == [("a", 1, ["put"], None)]
+
+
+async def test_a_row_that_cannot_be_put_fails_as_sqlalchemy_would(notes: Side) -> None:
+    async with db.session(notes.engine) as session:
+        with pytest.raises(IntegrityError):
+            await db.put(session, Note(topic="a", number=1, words=None))

@@ -7,6 +7,7 @@ from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis import db
 from services.ca.models import Certificate, CertificateState, Member, Person, Project, Run, Table
 from services.ca.repository.reading import newest
 
@@ -31,8 +32,7 @@ async def member(session: AsyncSession, project_id: UUID, user_id: UUID) -> Memb
 
 async def put(session: AsyncSession, row: Table) -> None:
     """Keep what a fact says of an aggregate."""
-    await session.merge(row)
-    await session.flush()
+    await db.put(session, row)
 
 
 async def forget_project(session: AsyncSession, project_id: UUID) -> None:
