@@ -3,8 +3,8 @@
 The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. Each partition goes its own
 way: one that is slow or waits holds up no other, except that a batch of another topic lets those of authority topics go first. A batch
 is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic through the outbox, before
-it is skipped. On authority topics nothing is skipped: the partition stops. The broker hears of offsets a moment after their effects were
-committed: what a crash lets come again changes nothing.
+it is skipped. On authority topics nothing is skipped: the partition stops. The broker hears of
+offsets a moment after their effects were committed: what a crash lets come again changes nothing.
 """
 
 import asyncio
@@ -44,6 +44,8 @@ HEARD_S = 2.0
 PACE_S = 0.002
 OFFSETS_S = 0.25
 POSITIONS_S = 0.15
+STALE_S = 2.0
+AHEAD_S = 0.8  # as far as clocks may be apart
 DEAD_LETTERS = UUID("0b1f6f0e-6d53-5d6e-9f5c-9a1d3f0d2c11")
 APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
 DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
@@ -135,10 +137,12 @@ _HEARD = text("""INSERT INTO partitions_heard (topic, partition, awake_at) SELEC
                  FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[])) AS h(t, p)
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = greatest(partitions_heard.awake_at, excluded.awake_at)""")
 # What is lost of this in a crash comes again with the next position, so nothing waits for the disk.
-_REACHED = """UPDATE partitions_heard AS h SET position_at = greatest(h.position_at, n.at)
+_REACHED = """UPDATE partitions_heard AS h SET position_at = n.at
               FROM unnest($1::text[], $2::integer[], $3::timestamptz[]) AS n(topic, partition, at), set_config('synchronous_commit', 'off', true)
               WHERE h.topic = n.topic AND h.partition = n.partition"""
-_UP_TO_DATE = """SELECT count(*) = $2 AND coalesce(min(position_at) > clock_timestamp() - $3 * interval '1 second', false) AS young
+# An infinite one is no relay's: who runs a service without the others says so that it misses nothing.
+_UP_TO_DATE = """SELECT count(*) = $2 AND coalesce(bool_and(position_at > clock_timestamp() - $3 * interval '1 second'
+                     AND (position_at < clock_timestamp() + $4 * interval '1 second' OR position_at = 'infinity')), false) AS young
                  FROM partitions_heard WHERE topic = ANY($1::text[]) AND position_at IS NOT NULL"""
 _SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
                  WHERE topic = :topic AND partition = :partition), false)""")
@@ -156,7 +160,7 @@ class Lane:
 
     ``failures`` is how often its next record failed, and ``retry_at`` when to try again.
     ``offset`` is where the next record lies, as long as the broker was not told, and ``position`` the newest one that was come
-    to, as long as it is not stored.
+    to, as long as it is not stored; ``reached`` is the time that it says, as long as there was none that of taking over.
     ``trouble`` is set while an authority fact cannot be read or applied: the partition stands still until it can.
     """
 
@@ -171,6 +175,7 @@ class Lane:
     sweep_to: int | None = None
     offset: int | None = None
     position: datetime | None = None
+    reached: float = field(default_factory=time.time)
 
     @property
     def at_work(self) -> bool:
@@ -181,11 +186,12 @@ class Lane:
 async def up_to_date(database: AsyncSession | AsyncEngine, topics: Iterable[Topic]) -> bool:
     """Whether a service whose ``Hears`` dates these topics has applied all that was committed there more than a second ago.
 
-    What is read after this has all of that: in the same transaction, or outside of any.
+    What is read after this has all of that: in the same transaction, or outside of any. Positions are times of the writers' clocks: where
+    one lies ahead of this database's by more than clocks may differ, an old one would look young for just as long, and nothing is known.
     """
     partitions = {topic.name: topic.partitions for topic in topics}
     ask = functools.partial(fetch, database) if isinstance(database, AsyncSession) else functools.partial(look, database)
-    rows = await ask(_UP_TO_DATE, list(partitions), sum(partitions.values()), FRESH_S)
+    rows = await ask(_UP_TO_DATE, list(partitions), sum(partitions.values()), FRESH_S, AHEAD_S)
     return bool(rows[0]["young"])
 
 
@@ -206,14 +212,19 @@ class Consumer:
 
     def missing(self) -> list[str]:
         """What keeps the consumer from being ready, partition by partition."""
-        now = time.monotonic()
-        stopped = [f"consumer: {lane.trouble}" for lane in self.lanes.values() if lane.trouble]
-        slow = [
-            f"consumer: {tp.topic}[{tp.partition}] has been at one batch for {now - lane.since:.0f} s"
-            for tp, lane in self.lanes.items()
-            if lane.at_work and now - lane.since > LONG_S
-        ]
-        return ([self.error] if self.error else []) + stopped + slow
+        missing = [self.error] if self.error else []
+        now, clock = time.monotonic(), time.time()
+        for tp, lane in self.lanes.items():
+            place = f"{tp.topic}[{tp.partition}]"
+            if lane.trouble:
+                missing.append(f"consumer: {lane.trouble}")
+            if lane.at_work and now - lane.since > LONG_S:
+                missing.append(f"consumer: {place} has been at one batch for {now - lane.since:.0f} s")
+            if lane.topic in self.hears.dated and clock - lane.reached > STALE_S:
+                missing.append(f"consumer: no fresh position on {place}")
+            if lane.topic in self.hears.dated and lane.reached - clock > AHEAD_S:
+                missing.append(f"consumer: positions on {place} are {lane.reached - clock:.1f} s ahead of this clock")
+        return missing
 
     def take_over_anew(self) -> None:
         """Join the group again, so that partitions whose ``awake_at`` was set back are read from their beginning."""
@@ -346,6 +357,7 @@ class Consumer:
                 lane.offset = records[done - 1].offset + 1
                 if lane.topic in self.hears.dated and (position := _newest_position(records[:done])):
                     lane.position = position
+                    lane.reached = position.timestamp()
                     self._came_on.set()
                 del lane.waiting[:done]
             if done < len(records):

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -21,10 +24,12 @@ from chassis.outbox import UnitOfWork
 from chassis.relay import Relay
 from contracts.events import (
     ACTIVITY,
+    BREAK_GLASS,
     MEMBERSHIPS,
     PROJECTS,
     TOPICS,
     USERS,
+    BreakGlass,
     Fact,
     Membership,
     Project,
@@ -64,6 +69,24 @@ async def writer(broker: Bus) -> AsyncIterator[AIOKafkaProducer]:
     await producer.start()
     yield producer
     await producer.stop()
+
+
+def break_glass(opened: UUID, version: int) -> BreakGlass:
+    now = datetime.now(UTC)
+    return BreakGlass(
+        version=version,
+        break_glass_id=opened,
+        project_id=opened,
+        user_id=opened,
+        owners=(),
+        opened_at=now,
+        ends_at=now,
+        ended_at=None,
+        review_due_at=now,
+        reviewed_at=None,
+        verdict=None,
+        unreviewed=False,
+    )
 
 
 def project_fact(project: UUID, version: int) -> Project:
@@ -160,16 +183,18 @@ async def test_an_effect_that_fails_leaves_no_trace_and_is_tried_again(side: Mak
 
 
 async def test_a_poison_fact_is_put_aside_after_bounded_tries_and_the_rest_goes_on(side: Make, writer: AIOKafkaProducer) -> None:
-    datasets: Side = await side("datasets", retries=3)
-    project = uuid7()
-    async with consuming(Consumer(datasets.settings, datasets.engine, hears())) as consumer:
-        await say(writer, project_fact(project, 1))
-        await send(writer, PROJECTS, str(project), b'{"version": "nonsense"}', "project.v1")
-        await say(writer, project_fact(project, 2))
-        assert await until_applied(datasets, str(project), 2) == [1, 2]
+    auth: Side = await side("auth", retries=3)
+    opened = uuid7()
+    made = Hears("auth")
+    made.on(BreakGlass)(effect)
+    async with consuming(Consumer(auth.settings, auth.engine, made)) as consumer:
+        await say(writer, break_glass(opened, 1))
+        await send(writer, BREAK_GLASS, str(opened), b'{"version": "nonsense"}', "break-glass.v1")
+        await say(writer, break_glass(opened, 2))
+        assert await until_applied(auth, str(opened), 2) == [1, 2]
         assert consumer.missing() == []
-    letters = [json.loads(row[0]) for row in await datasets.sql("SELECT payload FROM outbox WHERE topic = 'dead.datasets'")]
-    assert [(letter["topic"], letter["key"]) for letter in letters] == [("projects", str(project))]
+    letters = [json.loads(row[0]) for row in await auth.sql("SELECT payload FROM outbox WHERE topic = 'dead.auth'")]
+    assert [(letter["topic"], letter["key"]) for letter in letters] == [("break-glass", str(opened))]
 
 
 async def test_an_unreadable_fact_on_an_authority_topic_stops_its_partition_and_readiness(side: Make, broker: Bus) -> None:
@@ -618,6 +643,46 @@ async def test_of_topics_taken_as_bytes_it_is_known_until_when_all_was_heard(
         await producer.stop()
 
 
+DATED = Hears("datasets", dated=(MEMBERSHIPS,))
+STORE = """INSERT INTO partitions_heard (topic, partition, awake_at, position_at) VALUES ('memberships', :partition, now(), now() + :ahead)
+           ON CONFLICT (topic, partition) DO UPDATE SET position_at = excluded.position_at"""
+
+
+@pytest.mark.parametrize(("ahead", "known"), [(-0.2, True), (0.3, True), (5.0, False), (-1.5, False)])
+async def test_a_position_that_lies_ahead_of_the_own_clock_makes_nothing_young(side: Make, ahead: float, known: bool) -> None:
+    datasets: Side = await side("datasets")
+    await datasets.sql(STORE, partition=0, ahead=timedelta(0))
+    assert not await up_to_date(datasets.engine, [MEMBERSHIPS])
+    await datasets.sql(STORE, partition=0, ahead=timedelta(0))
+    await datasets.sql(STORE, partition=1, ahead=timedelta(seconds=ahead))
+    assert await up_to_date(datasets.engine, [MEMBERSHIPS]) is known
+
+
+async def test_a_position_is_stored_as_it_came_although_a_later_one_stood_there(side: Make) -> None:
+    datasets: Side = await side("datasets")
+    await datasets.sql(STORE, partition=0, ahead=timedelta(hours=1))
+    consumer = Consumer(datasets.settings, datasets.engine, DATED)
+    place, at = TopicPartition("memberships", 0), datetime.now(UTC)
+    consumer.lanes[place] = Lane(MEMBERSHIPS, position=at)
+    await consumer._note_positions()
+    assert [row.position_at for row in await datasets.sql("SELECT position_at FROM partitions_heard")] == [at]
+    assert consumer.lanes[place].position is None
+
+
+async def test_a_service_says_where_it_does_not_know_the_newest(side: Make) -> None:
+    datasets: Side = await side("datasets")
+    consumer = Consumer(datasets.settings, datasets.engine, DATED)
+    consumer.error = None
+    now = time.time()
+    ages = {("memberships", 0): 0.0, ("memberships", 1): 10.0, ("users", 0): 10.0}
+    for (topic, partition), age in ages.items():
+        consumer.lanes[TopicPartition(topic, partition)] = Lane(TOPICS[topic], reached=now - age)
+    assert consumer.missing() == ["consumer: no fresh position on memberships[1]"]
+    consumer.lanes[TopicPartition("memberships", 1)].reached = now + 60
+    [reason] = consumer.missing()
+    assert re.fullmatch(r"consumer: positions on memberships\[1\] are \d+\.\d s ahead of this clock", reason)
+
+
 async def test_who_answers_strangers_knows_until_when_all_was_heard(side: Make) -> None:
     """What cannot be applied, and what is not said any more, ends in not knowing."""
     broken = asyncio.Event()
@@ -640,14 +705,17 @@ async def test_who_answers_strangers_knows_until_when_all_was_heard(side: Make) 
     assert not await knows()
     relay = asyncio.create_task(Relay(projects.settings).run())
     try:
-        async with consuming(Consumer(datasets.settings, datasets.engine, made)):
+        async with consuming(Consumer(datasets.settings, datasets.engine, made)) as consumer:
             await until(knows)
+            await until(lambda: consumer.missing() == [])
             broken.set()
             await projects.tell(membership(1, uuid7()))
             await until(knows_not)
             broken.clear()
             await until(knows)
-        await until(knows_not)
+            relay.cancel()
+            await until(knows_not)
+            await until(lambda: any("no fresh position on memberships" in reason for reason in consumer.missing()))
     finally:
         relay.cancel()
         await asyncio.gather(relay, return_exceptions=True)
