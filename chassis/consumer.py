@@ -3,7 +3,7 @@
 The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. Each partition goes its own
 way: one that is slow or waits holds up no other, except that a batch of another topic lets those of authority topics go first. A batch
 is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic through the outbox, before
-it is skipped. On authority topics nothing is skipped: the partition stops. The broker hears of
+it is skipped. On topics that are never skipped (the authority topics among them) the partition stops instead. The broker hears of
 offsets a moment after their effects were committed: what a crash lets come again changes nothing.
 """
 
@@ -161,7 +161,7 @@ class Lane:
     ``failures`` is how often its next record failed, and ``retry_at`` when to try again.
     ``offset`` is where the next record lies, as long as the broker was not told, and ``position`` the newest one that was come
     to, as long as it is not stored; ``reached`` is the time that it says, as long as there was none that of taking over.
-    ``trouble`` is set while an authority fact cannot be read or applied: the partition stands still until it can.
+    ``trouble`` is set while a fact that is never skipped cannot be read or applied: the partition stands still until it can.
     """
 
     topic: Topic
@@ -474,7 +474,7 @@ class Consumer:
                 raise
             lane.failures += 1
             log.warning("fact could not be applied", place=place, failures=lane.failures, error=repr(error))
-            if lane.topic.authority or self._is_raw(record.topic):
+            if lane.topic.authority or lane.topic.never_skipped or self._is_raw(record.topic):
                 lane.trouble = f"stands still at {place}"
                 return False
             if lane.failures < self.settings.retries:

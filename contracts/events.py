@@ -28,7 +28,8 @@ class Topic:
     """One Kafka topic.
 
     ``authority``: decisions rest on it, so it is written in fenced transactions, carries positions and is read
-    ``read_committed``. ``text``: it carries names or descriptions, so compaction must reach it in bounded time.
+    ``read_committed``, and never skipped. ``never_skipped``: what cannot be read or applied stops its partition and is no dead letter,
+    because something else would wait for it for ever. ``text``: it carries names or descriptions, so compaction must reach it in bounded time.
     ``per_instance``: every writing process has a topic of its own, ``<name>-<instance>``.
     """
 
@@ -41,6 +42,7 @@ class Topic:
     retention_ms: int = -1
     authority: bool = False
     text: bool = False
+    never_skipped: bool = False
     per_instance: bool = False
 
 
@@ -96,6 +98,7 @@ PROJECTS = _topic(
         CONFIRMS,
         ("project_id",),
         text=True,
+        never_skipped=True,
     )
 )
 MEMBERSHIPS = _topic(
@@ -245,7 +248,7 @@ class Purged(Fact):
 
 PURGED: dict[Service, type[Purged]] = {}
 for _service in CONFIRMS:
-    _said = _topic(Topic(f"purged.{_service}", _service, (Service.PROJECTS,), ("project_id",), partitions=1))
+    _said = _topic(Topic(f"purged.{_service}", _service, (Service.PROJECTS,), ("project_id",), partitions=1, never_skipped=True))
     _made = create_model(f"PurgedBy{_service.title()}", __base__=Purged, __doc__=f"{_service}: {Purged.__doc__}")
     PURGED[_service] = fact(f"purged.{_service}.v1", _said)(_made)
 

@@ -27,6 +27,7 @@ from contracts.events import (
     BREAK_GLASS,
     MEMBERSHIPS,
     PROJECTS,
+    PURGED,
     TOPICS,
     USERS,
     BreakGlass,
@@ -195,6 +196,37 @@ async def test_a_poison_fact_is_put_aside_after_bounded_tries_and_the_rest_goes_
         assert consumer.missing() == []
     letters = [json.loads(row[0]) for row in await auth.sql("SELECT payload FROM outbox WHERE topic = 'dead.auth'")]
     assert [(letter["topic"], letter["key"]) for letter in letters] == [("break-glass", str(opened))]
+
+
+async def test_what_a_deletion_waits_for_is_tried_until_it_can_be_applied_and_never_put_aside(
+    side: Make, writer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    datasets: Side = await side("datasets", retries=5)
+    tries: list[int] = []
+    made = Hears("datasets")
+
+    @made.on(Project)
+    async def no_room(fact: Project, uow: UnitOfWork) -> None:
+        await effect(fact, uow)
+        tries.append(fact.version)
+        if len(tries) <= 10:
+            raise ValueError("the disk is full")
+
+    fact = project_fact(uuid7(), 1)
+    async with consuming(Consumer(datasets.settings, datasets.engine, made)) as consumer:
+        await say(writer, fact)
+        await until(lambda: any("stands still at projects" in reason for reason in consumer.missing()))
+        assert await until_applied(datasets, fact.key, 1) == [1]
+        await until(lambda: consumer.missing() == [])
+    assert len(tries) == 11
+    assert await datasets.sql("SELECT 1 FROM outbox") == []
+
+
+def test_what_decisions_and_deletions_rest_on_is_never_skipped() -> None:
+    assert PROJECTS.never_skipped
+    assert all(said.topic.never_skipped for said in PURGED.values())
+    assert not BREAK_GLASS.never_skipped
 
 
 async def test_an_unreadable_fact_on_an_authority_topic_stops_its_partition_and_readiness(side: Make, broker: Bus) -> None:
