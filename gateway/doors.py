@@ -16,6 +16,7 @@ from contracts.policy import API, POLICY, SERVICE, Action, Rule
 
 MAX_PATH = 4096
 MAX_QUERY = 8192
+FREE = ":path}"
 _PLAIN = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _ENCODED = re.compile(rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
@@ -55,11 +56,16 @@ class MethodNotAllowed(Problem):
 
 @dataclass(frozen=True)
 class Door:
-    """One row as the gateway serves it. ``forms``: what each value of the path must look like; ``project``: which one is a project."""
+    """One row as the gateway serves it.
+
+    ``names`` of the values in the path; ``ids``: those without the free text that a path may end with, so what a record may hold for ever.
+    ``forms``: what each value must look like; ``project``: which one is a project.
+    """
 
     action: Action
     rule: Rule
     names: tuple[str, ...]
+    ids: tuple[str, ...]
     forms: tuple[re.Pattern[str], ...]
     project: int | None
 
@@ -100,8 +106,9 @@ class Doors:
                 node.one = node.one or _Node()
                 node = node.one
         project = names.index("project_id") if "project_id" in names else None
-        door = Door(action, rule, tuple(names), tuple(map(_form, names)), project)
-        table = node.rest if segments[-1].endswith(":path}") else node.doors
+        free = rule.path.endswith(FREE)
+        door = Door(action, rule, tuple(names), tuple(names[:-1] if free else names), tuple(map(_form, names)), project)
+        table = node.rest if free else node.doors
         if rule.method in table:
             raise ValueError(f"two rows for {rule.method} {rule.path}")
         table[rule.method] = door

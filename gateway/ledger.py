@@ -90,8 +90,8 @@ class Ledger:
 
 
 def resource_of(names: tuple[str, ...], values: list[str]) -> str:
-    """What was acted on, as canonical JSON: the parameters of the path."""
-    return "{" + ",".join([f"{_quoted(name)}:{_quoted(value)}" for name, value in sorted(zip(names, values, strict=True))]) + "}"
+    """What was acted on, as canonical JSON: the named parameters of the path, of which ``values`` may have more."""
+    return "{" + ",".join([f"{_quoted(name)}:{_quoted(value)}" for name, value in sorted(zip(names, values, strict=False))]) + "}"
 
 
 def outcome_of(status: int, said: str | None) -> tuple[Outcome, str]:

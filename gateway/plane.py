@@ -122,7 +122,7 @@ class Plane:
         access = request.access
         request.door, request.values = door, values
         access.action = door.action.value
-        access.resource = resource_of(door.names, values)
+        access.resource = resource_of(door.ids, values)
         self._origins.demand_own(request)
         project_id = access.project_id = values[door.project] if door.project is not None else None
         credential = await self._credential(request)

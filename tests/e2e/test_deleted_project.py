@@ -42,8 +42,8 @@ def rows_with(scene: Scene, service: Service, *texts: str) -> str:
     return scene.suite.postgres.run_sql(" UNION ALL ".join(counts) + ";", service).strip()
 
 
-def newest(scene: Scene, name: str) -> dict[bytes, bytes]:
-    """What compaction leaves of a topic: the newest record of each key; tombstones leave nothing."""
+def newest(scene: Scene, name: str, instance: str = "") -> dict[bytes, bytes]:
+    """What compaction leaves of a topic, or of an instance's own one: the newest record of each key; tombstones leave nothing."""
     topic = TOPICS[name]
     reader = next(reader for reader in topic.readers if reader != "gateway")
     tls = scene.suite.home.tls_folder(f"{reader}-1")
@@ -52,12 +52,12 @@ def newest(scene: Scene, name: str) -> dict[bytes, bytes]:
     kept: dict[bytes, bytes] = {}
     try:
         for partition in range(topic.partitions):
-            place = TopicPartition(name, partition, 0)
+            place = TopicPartition(name + instance, partition, 0)
             end = consumer.get_watermark_offsets(place, timeout=20)[1]
             consumer.assign([place])
             while True:  # where positions are written all the time, no fetch is empty, so the end of the topic is never told
                 record = consumer.poll(20)
-                assert record is not None, f"{name}[{partition}] cannot be read"
+                assert record is not None, f"{place} cannot be read"
                 error = record.error()
                 if error is not None:
                     assert error.code() == KafkaError._PARTITION_EOF, error
@@ -158,7 +158,7 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
         assert list(person.at(1).search(MARKER)) == []
     assert [key["key_id"] for key in owner.keys.list()] == []
     assert not any(path.exists() for path in study.blobs)
-    for service in set(Service) - {Service.AUDIT}:
+    for service in Service:
         until(lambda: rows_with(doubled, service, MARKER, PROJECT) == "", f"nothing of the project's words is left in {service}")  # noqa: B023
     status, found = suite.elasticsearch.request(
         "POST", "/hortus-*/_count", json.dumps({"query": {"term": {"project_id": study.project}}}).encode()
@@ -169,6 +169,11 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
             lambda: not any(MARKER.encode() in value or PROJECT.encode() in value for value in newest(doubled, topic).values()),  # noqa: B023
             f"the newest records on {topic} have no word of the project",
         )
+    ledgers = [*((f"audit.{writer}", "") for writer in Service), ("audit.gateway", "-1"), ("audit.gateway", "-2")]
+    told = {name + instance: newest(doubled, name, instance) for name, instance in ledgers}
+    assert len(told["audit.gateway-1"]) > 0
+    speaking = [value for records in told.values() for value in records.values() if MARKER.encode() in value or PROJECT.encode() in value]
+    assert speaking == [], "the ledger, which keeps its records for ever, holds ids"
     last = json.loads(newest(doubled, "certificates")[study.certificate.encode()])
     assert (last["live"], last["chain"]) == (False, "")
     assert owner.projects.create(PROJECT)["project_id"] != study.project

@@ -37,6 +37,7 @@ def test_every_row_is_found_by_its_path_and_method(action: Action) -> None:
     door, values = DOORS.find(rule.method, filled(rule.path).encode())
     assert door.action is action
     assert len(values) == len(door.names)
+    assert door.ids == tuple(name for name in door.names if name not in {"path", "request"}), "free text is in no record"
     if "path" in door.names:
         assert values[-1] == "a/b c.txt"
     if "request" in door.names:

@@ -179,7 +179,7 @@ def reader_lines(folder: Path) -> list[bytes]:
 async def test_records_are_the_canonical_bytes_of_the_contract(tmp_path: Path) -> None:
     project, person = uuid7(), uuid7()
     actor = f'{{"principal":"person","role":"data_owner","user_id":"{person}","username":"zoë \\" x"}}'
-    names, values = ("project_id", "dataset_id", "path"), [str(project), str(uuid7()), 'a "b"/ü.csv']
+    names, values = ("project_id", "dataset_id", "provider"), [str(project), str(uuid7()), 'a "b"/ü.csv']
     access = Access(str(uuid7()), "file.download", actor, resource_of(names, values), str(project))
     async with Spool(tmp_path) as spool:
         ledger = Ledger(spool, "gateway-1")
@@ -193,7 +193,7 @@ async def test_records_are_the_canonical_bytes_of_the_contract(tmp_path: Path) -
         record = AuditRecord.model_validate_json(line)
         assert record.number == number
         assert canonical(record) == line
-    assert AuditRecord.model_validate_json(lines[0]).resource["path"] == 'a "b"/ü.csv'
+    assert AuditRecord.model_validate_json(lines[0]).resource["provider"] == 'a "b"/ü.csv'
     assert [json.loads(line).get("address") for line in lines] == [None, None, None, "2001:db8::7"]
 
 
