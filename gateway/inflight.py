@@ -7,11 +7,13 @@ fact about its principal arrives, and at the instant when its right ends by the 
 import asyncio
 import functools
 import ipaddress
+import math
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Protocol
 
 from chassis.errors import TooManyRequests, Unauthenticated
+from chassis.projection import HOLD_S
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import POLICY, Action
 from gateway.authenticate import Credential, NotKnownYet
@@ -23,6 +25,7 @@ OWN_DEED_S = 0.5
 STALL_S = 300.0
 MOST_AT_ONCE = 128
 CUT = "cut"
+STALE = "cannot-decide"
 CLIENT_LEFT = "client-left"
 STALLED = "stalled"
 
@@ -151,10 +154,17 @@ def network_of(peer: str) -> str:
 
 
 class InFlight:
-    """The registry. ``on_cut`` is told how many requests a lost right has just ended, ``on_use`` which session or API key is used."""
+    """The registry. ``is_fresh`` says whether it is known now who may do what.
 
-    def __init__(self, authority: Authority, on_cut: Callable[[int], None], on_use: Callable[[str], None]) -> None:
+    ``on_cut`` is told how many requests a lost right has just ended, ``on_use`` which session or API key is used.
+    """
+
+    def __init__(
+        self, authority: Authority, is_fresh: Callable[[], bool], on_cut: Callable[[int], None], on_use: Callable[[str], None]
+    ) -> None:
         self._authority = authority
+        self._is_fresh = is_fresh
+        self._fresh_at = math.inf
         self._flights: dict[str, set[Flight]] = {}
         self._on_cut = on_cut
         self._on_use = on_use
@@ -257,10 +267,16 @@ class InFlight:
     def sweep(self, now: float) -> None:
         """Once a second: set precise timers for what ends soon, and end what stands still. ``now`` is the loop's time.
 
-        Whose transfer moves is using their session, however long it takes.
+        Whose transfer moves is using their session, however long it takes. Where it is not known for longer who may do what, transfers end,
+        also those that wait for a client: what is buffered would go out as soon as it takes more.
         """
         wall = time.time()
+        if self._is_fresh():
+            self._fresh_at = now
+        stale = now - self._fresh_at > HOLD_S
         for flight in self:
+            if stale and not flight.quiet and flight.standing is not NOBODY_STANDING:
+                flight.end(STALE)
             moved = flight.bytes_in + flight.bytes_out
             if moved != flight.seen and flight.subject is not None:
                 flight.seen = moved

@@ -25,7 +25,7 @@ from gateway.browser import Origins, cookie_line
 from gateway.connection import BODILESS, Connection, Headers
 from gateway.doors import Doors, MethodNotAllowed
 from gateway.forward import Forwarder
-from gateway.inflight import CLIENT_LEFT, STALL_S, Flight, InFlight, Over, TooManyAtOnce, network_of
+from gateway.inflight import CLIENT_LEFT, STALE, STALL_S, Flight, InFlight, Over, TooManyAtOnce, network_of
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
@@ -38,7 +38,6 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_STALE = "cannot-decide"
 _STOPPED = "gateway-stopped"
 _UPSTREAM_BROKE = "upstream-broke"
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -206,9 +205,12 @@ class Plane:
 
     async def _forward(self, request: Request, rule: Rule, flight: Flight, receive: Receive, send: Send) -> int:
         def begin(connection: Connection) -> None:
-            if flight.over is not None:
+            stale = not self._knows(flight)
+            if stale or flight.over is not None:
                 connection.close()
             flight.check()
+            if stale:
+                raise CannotDecide("The newest permissions are not known at this moment.", retry_after=1)
             flight.upstream = connection
 
         body = b""
@@ -270,13 +272,17 @@ class Plane:
 
     async def _still_fresh(self, flight: Flight) -> None:
         """Bytes move only while it is known who may do what; a pause in that knowledge is a pause of the transfer."""
-        if flight.standing is NOBODY_STANDING or self._projection.is_fresh():
+        if self._knows(flight):
             return
         try:
             await self._projection.fresh()
         except CannotDecide:
-            flight.end(_STALE)
+            flight.end(STALE)
         flight.check()
+
+    def _knows(self, flight: Flight) -> bool:
+        """Whether it is known now who may do what, as far as this request rests on it."""
+        return flight.standing is NOBODY_STANDING or self._projection.is_fresh()
 
     async def _answer(self, request: Request, rule: Rule, flight: Flight, connection: Connection, send: Send) -> int:
         """Hand the service's answer to the client and record it."""

@@ -299,6 +299,7 @@ async def test_a_transfer_pauses_while_nothing_fresh_is_known_and_is_cut_when_th
 
         with pytest.raises(httpx2.TransportError):
             await asyncio.wait_for(the_rest(), 6)
+    await until(lambda: len(stage.gateway.in_flight) == 0)
     assert (await stage.records())[-1]["reason"] == "cannot-decide"
 
 
