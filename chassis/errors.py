@@ -145,6 +145,13 @@ class CannotDecide(Problem):
     title = "Cannot decide at this moment"
 
 
+class CallerLeft(Problem):
+    """Nobody waits for the answer any more: the gateway cut the request, or the caller went. Nothing was done."""
+
+    status = 400
+    title = "The connection ended before this was done; nothing was stored"
+
+
 class OutOfSpace(Problem):
     """A disk is full; the door is closed until there is room."""
 

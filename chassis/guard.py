@@ -2,7 +2,8 @@
 
 ``doors(service)`` gives a router whose routes run in this order: read the identity header (the peer is the gateway, its
 certificate said so), decide, wait for the facts named in ``Hortus-After``, open the transaction when the route asks for
-it, run the route, commit, answer. A failed commit is a failure, never a success that was already sent.
+it, run the route, commit, answer. A failed commit is a failure, never a success that was already sent. A change whose caller
+has left by then is not made: the gateway cuts a request whose right is lost, however long a lock or a pool keeps it waiting here.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis import db
 from chassis.errors import (
     PROBLEM_RESPONSE,
+    CallerLeft,
     CannotDecide,
     ChangedMeanwhile,
     Conflict,
@@ -38,6 +40,7 @@ from chassis.errors import (
 )
 from chassis.outbox import Caller, UnitOfWork, facts_header, read_facts_header
 from chassis.together import Together
+from contracts.events import Outcome
 from contracts.policy import API, POLICY, Action, Decision, Service, Who, decide
 from contracts.roles import NOBODY, Actor, Principal
 
@@ -49,6 +52,7 @@ FACTS_HEADER = "Hortus-Facts"
 AFTER_HEADER = "Hortus-After"
 AFTER_WAIT_S = 1.0
 AFTER_LOOK_S = 0.02
+READING = frozenset({"GET", "HEAD"})
 
 
 class NotSignedIn(Unauthenticated):
@@ -139,6 +143,11 @@ def peer_certificate(request: Request) -> bytes | None:
     """The certificate (DER) that the connection shows, which the handshake accepted."""
     der: bytes | None = request.scope.get("extensions", {}).get("tls", {}).get("der")
     return der
+
+
+def left(request: Request) -> bool:
+    """Whether the connection has ended, so that nobody waits for the answer."""
+    return "gone" in request.scope.get("extensions", {}).get("tls", ())
 
 
 def may(action: Action) -> Any:
@@ -242,7 +251,9 @@ class Shared:
             if isinstance(found, Problem):
                 raise found
             return found
-        caller = Caller(request.state.actor, request.headers.get(REQUEST_HEADER, ""), request.headers.get("traceparent", ""))
+        headers = request.headers
+        gone = functools.partial(left, request)
+        caller = Caller(request.state.actor, headers.get(REQUEST_HEADER, ""), headers.get("traceparent", ""), gone)
         request.state.told, result = await together.ask(caller, item)
         return result
 
@@ -305,6 +316,7 @@ class Door(APIRoute):
                     response.headers[FACTS_HEADER] = facts_header(named, told.actor.user_id)
                 if uow is not None:
                     await _keep_answer(request, uow, response)
+                    _wanted_still(request, uow)
                     await uow.commit()
             except _Replayed as replayed:
                 return replayed.response
@@ -316,6 +328,15 @@ class Door(APIRoute):
             return response
 
         return handle
+
+
+def _wanted_still(request: Request, uow: UnitOfWork) -> None:
+    """A change that waited while the gateway cut it is not made; a refused try is counted, whether somebody hears of it or not.
+
+    Raises CallerLeft.
+    """
+    if request.method not in READING and uow.outcome is Outcome.ALLOWED and left(request):
+        raise CallerLeft
 
 
 def _tag(response: Response) -> None:

@@ -207,11 +207,12 @@ def who_acts(actor: Actor, service: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks for a unit of work, and by which request."""
+    """Who asks for a unit of work, and by which request. ``left``: whether nobody waits for its answer any more."""
 
     actor: Actor = NOBODY
     request_id: str = ""
     traceparent: str = ""
+    left: Callable[[], bool] = lambda: False
 
 
 @asynccontextmanager

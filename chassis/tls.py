@@ -133,10 +133,11 @@ class PeerProtocol(HttpToolsProtocol):
             super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is gone, and with it whoever waits for an answer."""
         if self._end is not None:
             self._end.cancel()
         if self.transport is not None:
+            self.peer["gone"] = True
             super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -145,9 +146,17 @@ class PeerProtocol(HttpToolsProtocol):
         scope: Any = self.scope
         scope["extensions"] = {"tls": self.peer}
 
+    def on_message_complete(self) -> None:
+        """The request is all there. Reading goes on, also after a large body: the end of the connection has to be noticed."""
+        super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()
+
 
 def protocol(accepted: Collection[str] | None) -> type[PeerProtocol]:
     """A uvicorn HTTP protocol that puts ``{"peer": spiffe | None, "der": bytes | None}`` into ``scope["extensions"]["tls"]``.
+
+    Once the connection has ended, also that its peer is ``gone``.
 
     A connection whose identity is not in ``accepted`` is closed right after the handshake, and one that was accepted when its certificate
     ends; a request that has begun is answered before. None accepts all, and leaves it to the application what a certificate is worth.

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.db import is_away
-from chassis.errors import Problem
+from chassis.errors import CallerLeft, Problem
 from chassis.outbox import Caller, UnitOfWork, units_of_work
 
 MOST = 64
@@ -69,9 +69,14 @@ class Together(Generic[I, R]):
         self._under_way.discard(task)
         self._begin()
 
-    async def _do(self, group: Sequence[_Asked[I, R]]) -> None:
+    async def _do(self, asked: Sequence[_Asked[I, R]]) -> None:
+        group = [each for each in asked if not _has_left(each)]
+        if not group:
+            return
         try:
             await self._transaction(group)
+        except CallerLeft:
+            await self._do(group)
         except Exception as error:  # noqa: BLE001 - it is raised to whoever asked
             if len(group) > 1 and not is_away(error):
                 for each in group:  # what breaks one must not break the others
@@ -89,6 +94,8 @@ class Together(Generic[I, R]):
         async with units_of_work(self._engine, self._service, self._action, [each.caller for each in group]) as uows:
             own = list(uows)
             results = await self.work(own, [each.item for each in group])
+            if any(each.caller.left() for each in group):
+                raise CallerLeft
             uows[:] = [uow for uow, result in zip(own, results, strict=True) if not isinstance(result, Problem)]
         for each, uow, result in zip(group, own, results, strict=True):
             if each.answer.done():
@@ -97,3 +104,11 @@ class Together(Generic[I, R]):
                 each.answer.set_exception(result)
             else:
                 each.answer.set_result((uow, result))
+
+
+def _has_left(asked: _Asked[I, R]) -> bool:
+    """Whether nobody waits for this any more; then it ends here."""
+    gone = asked.caller.left()
+    if gone and not asked.answer.done():
+        asked.answer.set_exception(CallerLeft())
+    return gone

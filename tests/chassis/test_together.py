@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from chassis import together
-from chassis.errors import NotFound, Problem
+from chassis.errors import CallerLeft, NotFound, Problem
 from chassis.outbox import Caller, UnitOfWork
 from chassis.together import Together
 
@@ -109,3 +110,21 @@ async def test_whoever_hangs_up_takes_nothing_from_the_others(transactions: Tran
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(answers[1], asyncio.CancelledError)
     assert [answer[1] for answer in (answers[0], answers[2]) if isinstance(answer, tuple)] == ["A", "C"]
+
+
+async def test_what_is_asked_for_by_who_has_left_is_not_done_and_the_others_go_on_together(transactions: Transactions) -> None:
+    left: set[str] = set()
+    worked: list[list[str]] = []
+
+    async def work(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        worked.append(list(items))
+        left.add("c")
+        return list(items)
+
+    asked = doing(work, at_once=1)
+    left.add("a")
+    callers = [Caller(request_id=item, left=functools.partial(left.__contains__, item)) for item in "abcd"]
+    answers = await asyncio.gather(*[asked.ask(caller, caller.request_id) for caller in callers], return_exceptions=True)
+    assert [type(answer) for answer in answers] == [CallerLeft, tuple, CallerLeft, tuple]
+    assert worked == [["b", "c", "d"], ["b", "d"]]
+    assert transactions.committed == [["b", "d"]]
