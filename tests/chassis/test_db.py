@@ -270,4 +270,4 @@ async def test_who_asks_after_a_row_was_put_is_given_what_was_stored(notes: Side
 async def test_a_row_that_cannot_be_put_fails_as_sqlalchemy_would(notes: Side) -> None:
     async with db.session(notes.engine) as session:
         with pytest.raises(IntegrityError):
-            await db.put(session, Note(topic="a", number=1, words=None))
+            await db.put(session, Note(topic="a", number=1, words=None))  # type: ignore[arg-type]
