@@ -19,7 +19,7 @@ from services.datasets.blobs import Blobs
 from services.datasets.flights import Flights
 from services.datasets.handlers import hears
 from services.datasets.routes import router
-from services.datasets.service import Limits, Storage
+from services.datasets.service.storage import Limits, Storage
 from services.datasets.vault import MasterKey
 
 GIB = 1024**3
@@ -45,7 +45,7 @@ class DatasetsSettings(Settings):
 async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     """Open the store and watch reads in flight, in every process that answers requests."""
     settings: DatasetsSettings = runtime.settings
-    flights = Flights(plain_dsn(settings.database_url), functools.partial(service.still_allowed, runtime.engine))
+    flights = Flights(plain_dsn(settings.database_url), functools.partial(service.transfers.still_allowed, runtime.engine))
     runtime.extra["storage"] = Storage(
         engine=runtime.engine,
         master=MasterKey.load(settings.master_key_file),
@@ -64,13 +64,13 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
 async def sweep_blobs(runtime: Runtime) -> None:
     """Delete, every ten minutes, what failed uploads and ended runs left behind."""
     while True:
-        await service.sweep(runtime.extra["storage"], runtime.settings.orphan_age_s)
+        await service.sweep.sweep(runtime.extra["storage"], runtime.settings.orphan_age_s)
         await asyncio.sleep(runtime.settings.sweep_s)
 
 
 async def purge(runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
     """Remove a slice of what a deleted project left."""
-    return await service.purge(uow, runtime.extra["storage"], project_id)
+    return await service.deletion.purge(uow, runtime.extra["storage"], project_id)
 
 
 spec = Spec(Service.DATASETS, DatasetsSettings, router, hears, background=(sweep_blobs,), lifespan=lifespan, purge=purge)

@@ -14,35 +14,35 @@ hears = Hears(Service.DATASETS)
 @hears.on(User)
 async def know_person(fact: User, uow: UnitOfWork) -> None:
     """An account was made or changed."""
-    await service.know_person(uow, fact)
+    await service.heard.know_person(uow, fact)
 
 
 @hears.on(Membership)
 async def know_member(fact: Membership, uow: UnitOfWork) -> None:
     """A role was given, changed or taken away."""
-    await service.know_member(uow, fact)
+    await service.heard.know_member(uow, fact)
 
 
 @hears.on(Project)
 async def know_project(fact: Project, uow: UnitOfWork) -> None:
     """A project was created or changed."""
-    await service.know_project(uow, fact)
+    await service.heard.know_project(uow, fact)
 
 
 @hears.on(Run)
 async def know_run(fact: Run, uow: UnitOfWork) -> None:
     """A run moved on."""
-    await service.know_run(uow, fact)
+    await service.heard.know_run(uow, fact)
 
 
 @hears.erased(USERS)
 async def person_erased(key: str, uow: UnitOfWork) -> None:
     """An account was erased while this service slept."""
-    await service.forget_person(uow, UUID(key))
+    await service.heard.forget_person(uow, UUID(key))
 
 
 @hears.erased(MEMBERSHIPS)
 async def member_erased(key: str, uow: UnitOfWork) -> None:
     """A membership was erased while this service slept."""
     project_id, _, user_id = key.partition(":")
-    await service.forget_member(uow, UUID(project_id), UUID(user_id))
+    await service.heard.forget_member(uow, UUID(project_id), UUID(user_id))

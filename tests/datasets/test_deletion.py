@@ -96,7 +96,7 @@ async def test_a_purge_that_dies_between_the_blobs_and_the_commit_is_done_again(
     await staged(world, dataset_id)
     await world.hear(CLOSING, PURGING)
     await world.said()
-    real = getattr(repository, where)
+    real = getattr(repository.deletion, where)
     deaths = iter([True, True])
 
     async def dies(*arguments: Any) -> Any:
@@ -105,7 +105,7 @@ async def test_a_purge_that_dies_between_the_blobs_and_the_commit_is_done_again(
             raise ConnectionError("killed before the commit")
         return done
 
-    monkeypatch.setattr(repository, where, dies)
+    monkeypatch.setattr(repository.deletion, where, dies)
     for _ in range(2):
         with pytest.raises(ConnectionError):
             await purge(world)
@@ -152,7 +152,7 @@ async def test_what_a_run_staged_is_deleted_and_counted_whichever_of_its_ends_is
 
 
 async def test_many_files_go_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "PURGED_AT_ONCE", 2)
+    monkeypatch.setattr(service.deletion, "PURGED_AT_ONCE", 2)
     dataset_ids = [await new_dataset(world, f"d{number}") for number in range(3)]
     for number in range(5):
         await put(world, dataset_ids[0], f"f{number}", b"123")

@@ -14,7 +14,8 @@ from chassis.errors import CannotDecide, NotFound
 from contracts.events import ProjectState, RunState, ShareState, UserStatus
 from contracts.roles import Role
 from services.datasets import domain
-from services.datasets.domain import Span, Verdict
+from services.datasets.domain.files import Span
+from services.datasets.domain.runs import Verdict
 from services.datasets.models import Dataset, File, KnownRun, Member, Person, Project, Run, Share
 from tests.world import OURS, THEIRS
 
@@ -22,7 +23,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def dataset(project_id: UUID = OURS, name: str = "mri", origins: list[UUID] | None = None) -> Dataset:
-    made = domain.new_dataset(uuid7(), project_id, name, "", NOW)
+    made = domain.datasets.new_dataset(uuid7(), project_id, name, "", NOW)
     made.origins = origins or []
     return made
 
@@ -49,7 +50,10 @@ def file(size: int = 3, origins: list[UUID] | None = None) -> File:
 
 @given(count=st.integers(1, 10_000), size=st.integers(0, 2**42))
 def test_counts_and_sizes_for_who_may_not_take_outputs_say_little(count: int, size: int) -> None:
-    for exact, rounded in ((count, domain.coarse_count(count)), (max(size, domain.COARSEST_SIZE), domain.coarse_size(size))):
+    for exact, rounded in (
+        (count, domain.origins.coarse_count(count)),
+        (max(size, domain.origins.COARSEST_SIZE), domain.origins.coarse_size(size)),
+    ):
         assert exact <= rounded < 2 * exact
         assert rounded.bit_count() == 1
 
@@ -57,18 +61,18 @@ def test_counts_and_sizes_for_who_may_not_take_outputs_say_little(count: int, si
 def test_outputs_are_seen_in_full_by_an_owner_whose_project_all_of_it_came_from() -> None:
     source = uuid7()
     made = dataset(origins=[source])
-    assert domain.shown_in_full(OURS, Role.DATA_OWNER, made, {source: OURS})
-    assert not domain.shown_in_full(OURS, Role.DATA_OWNER, made, {source: THEIRS})
-    assert not domain.shown_in_full(OURS, Role.DATA_OWNER, made, {})
-    assert not domain.shown_in_full(THEIRS, Role.DATA_OWNER, made, {source: THEIRS})
-    assert not domain.shown_in_full(OURS, Role.DATA_SCIENTIST, made, {source: OURS})
-    assert not domain.shown_in_full(OURS, None, made, {source: OURS})
+    assert domain.origins.shown_in_full(OURS, Role.DATA_OWNER, made, {source: OURS})
+    assert not domain.origins.shown_in_full(OURS, Role.DATA_OWNER, made, {source: THEIRS})
+    assert not domain.origins.shown_in_full(OURS, Role.DATA_OWNER, made, {})
+    assert not domain.origins.shown_in_full(THEIRS, Role.DATA_OWNER, made, {source: THEIRS})
+    assert not domain.origins.shown_in_full(OURS, Role.DATA_SCIENTIST, made, {source: OURS})
+    assert not domain.origins.shown_in_full(OURS, None, made, {source: OURS})
 
 
 def test_uploads_are_seen_in_full_by_every_member() -> None:
     put_in = dataset()
-    put_in.origins = domain.origins_of_upload(put_in.dataset_id)
-    assert domain.shown_in_full(OURS, Role.DATA_SCIENTIST, put_in, {})
+    put_in.origins = domain.origins.origins_of_upload(put_in.dataset_id)
+    assert domain.origins.shown_in_full(OURS, Role.DATA_SCIENTIST, put_in, {})
 
 
 # Names and paths
@@ -78,31 +82,31 @@ def test_uploads_are_seen_in_full_by_every_member() -> None:
     "name", ["", "   ", "x" * 101, "a\nb", "a\0b", "a\N{RIGHT-TO-LEFT OVERRIDE}b", "\ud800", "a\N{REPLACEMENT CHARACTER}b"]
 )
 def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
-    with pytest.raises(domain.InvalidName):
-        domain.dataset_name(name)
+    with pytest.raises(domain.names.InvalidName):
+        domain.names.dataset_name(name)
 
 
 def test_a_name_is_kept_in_normal_form_without_blanks_around() -> None:
-    assert domain.dataset_name("  Mu\N{COMBINING DIAERESIS}nchen 2024 ") == "München 2024"
+    assert domain.names.dataset_name("  Mu\N{COMBINING DIAERESIS}nchen 2024 ") == "München 2024"
 
 
 @pytest.mark.parametrize(
     ("one", "two"), [("MRI", "mri"), ("Straße", "STRASSE"), ("Ångström", "a\N{COMBINING RING ABOVE}ngstro\N{COMBINING DIAERESIS}m")]
 )
 def test_names_that_differ_in_case_only_are_the_same(one: str, two: str) -> None:
-    assert domain.name_key(one) == domain.name_key(two)
+    assert domain.names.name_key(one) == domain.names.name_key(two)
 
 
 def test_a_description_has_lines_but_no_control_characters() -> None:
-    assert domain.description("two\nlines\tand a tab") == "two\nlines\tand a tab"
+    assert domain.names.description("two\nlines\tand a tab") == "two\nlines\tand a tab"
     for text in ("bell\a", "x" * 2001, "nul\0"):
-        with pytest.raises(domain.InvalidDescription):
-            domain.description(text)
+        with pytest.raises(domain.names.InvalidDescription):
+            domain.names.description(text)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b.csv", "scan 1/…/ß.dcm", ".hidden", "..a/b..", "x" * 255, "/".join(["y" * 200] * 5)])
 def test_a_plain_path_is_taken_as_it_is(path: str) -> None:
-    assert domain.file_path(path) == path
+    assert domain.names.file_path(path) == path
 
 
 @pytest.mark.parametrize(
@@ -133,15 +137,15 @@ def test_a_plain_path_is_taken_as_it_is(path: str) -> None:
     ],
 )
 def test_a_path_that_could_mean_another_place_is_refused(path: str) -> None:
-    with pytest.raises(domain.InvalidPath):
-        domain.file_path(path)
+    with pytest.raises(domain.names.InvalidPath):
+        domain.names.file_path(path)
 
 
 @given(st.text(max_size=300))
 def test_a_path_that_is_taken_stays_inside_and_is_the_same_on_every_system(path: str) -> None:
     try:
-        taken = domain.file_path(path)
-    except domain.InvalidPath:
+        taken = domain.names.file_path(path)
+    except domain.names.InvalidPath:
         return
     assert taken == path == unicodedata.normalize("NFC", path)
     assert not {"", ".", ".."} & set(path.split("/"))
@@ -151,19 +155,19 @@ def test_a_path_that_is_taken_stays_inside_and_is_the_same_on_every_system(path:
 
 @given(wanted=st.text(max_size=200), taken=st.sets(st.sampled_from(["output", "output (2)", "results", "results (2)"])))
 def test_an_output_gets_a_valid_name_that_is_free(wanted: str, taken: set[str]) -> None:
-    name = domain.output_name(wanted, taken)
-    assert domain.dataset_name(name) == name
-    assert domain.name_key(name) not in taken
+    name = domain.names.output_name(wanted, taken)
+    assert domain.names.dataset_name(name) == name
+    assert domain.names.name_key(name) not in taken
 
 
 def test_an_output_whose_name_is_taken_is_numbered() -> None:
-    assert domain.output_name("Results", {"results", "results (2)"}) == "Results (3)"
+    assert domain.names.output_name("Results", {"results", "results (2)"}) == "Results (3)"
 
 
 @pytest.mark.parametrize("value", ["", "zz", "a" * 63, "a" * 65, "g" * 64, " " + "a" * 63])
 def test_what_is_no_hash_is_refused(value: str) -> None:
-    with pytest.raises(domain.InvalidHash):
-        domain.announced_hash(value)
+    with pytest.raises(domain.files.InvalidHash):
+        domain.files.announced_hash(value)
 
 
 # Ranges
@@ -187,13 +191,13 @@ def test_what_is_no_hash_is_refused(value: str) -> None:
     ],
 )
 def test_a_single_range_is_understood_and_anything_else_means_everything(header: str | None, span: Span) -> None:
-    assert domain.byte_range(header, 10) == span
+    assert domain.files.byte_range(header, 10) == span
 
 
 @pytest.mark.parametrize(("header", "size"), [("bytes=10-", 10), ("bytes=99-100", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-5", 0)])
 def test_a_range_after_the_end_is_refused(header: str, size: int) -> None:
-    with pytest.raises(domain.RangeNotSatisfiable):
-        domain.byte_range(header, size)
+    with pytest.raises(domain.files.RangeNotSatisfiable):
+        domain.files.byte_range(header, size)
 
 
 # Visibility
@@ -201,24 +205,24 @@ def test_a_range_after_the_end_is_refused(header: str, size: int) -> None:
 
 def test_a_dataset_of_another_project_does_not_exist_until_it_is_shared() -> None:
     with pytest.raises(NotFound):
-        domain.readable(dataset(THEIRS), OURS, shared_in=False)
+        domain.datasets.readable(dataset(THEIRS), OURS, shared_in=False)
     with pytest.raises(NotFound):
-        domain.readable(None, OURS, shared_in=True)
-    assert domain.readable(dataset(THEIRS), OURS, shared_in=True)
+        domain.datasets.readable(None, OURS, shared_in=True)
+    assert domain.datasets.readable(dataset(THEIRS), OURS, shared_in=True)
 
 
 def test_a_dataset_that_is_shared_in_is_not_own() -> None:
-    with pytest.raises(domain.DatasetIsNotOwn):
-        domain.own(dataset(THEIRS), OURS)
+    with pytest.raises(domain.datasets.DatasetIsNotOwn):
+        domain.datasets.own(dataset(THEIRS), OURS)
 
 
 def test_a_project_that_is_not_active_takes_nothing_in_and_an_unknown_one_cannot_be_judged() -> None:
-    domain.accepting(ProjectState.ACTIVE)
+    domain.datasets.accepting(ProjectState.ACTIVE)
     with pytest.raises(CannotDecide):
-        domain.accepting(None)
+        domain.datasets.accepting(None)
     for state in set(ProjectState) - {ProjectState.ACTIVE}:
-        with pytest.raises(domain.ProjectIsClosed):
-            domain.accepting(state)
+        with pytest.raises(domain.datasets.ProjectIsClosed):
+            domain.datasets.accepting(state)
 
 
 # Origins
@@ -226,37 +230,37 @@ def test_a_project_that_is_not_active_takes_nothing_in_and_an_unknown_one_cannot
 
 def test_bytes_whose_origins_are_all_own_may_leave() -> None:
     own = dataset()
-    domain.may_leave(OURS, own, [own.dataset_id], {own.dataset_id: OURS})
+    domain.origins.may_leave(OURS, own, [own.dataset_id], {own.dataset_id: OURS})
 
 
 def test_one_foreign_origin_among_own_ones_keeps_bytes_inside() -> None:
     own, other = dataset(), uuid7()
-    with pytest.raises(domain.OriginsAreForeign, match="Data Owner of the project of origin must approve"):
-        domain.may_leave(OURS, own, [own.dataset_id, other], {own.dataset_id: OURS, other: THEIRS})
+    with pytest.raises(domain.origins.OriginsAreForeign, match="Data Owner of the project of origin must approve"):
+        domain.origins.may_leave(OURS, own, [own.dataset_id, other], {own.dataset_id: OURS, other: THEIRS})
 
 
 def test_an_origin_that_nobody_knows_is_foreign() -> None:
     own = dataset()
-    with pytest.raises(domain.OriginsAreForeign):
-        domain.may_leave(OURS, own, [uuid7()], {})
-    with pytest.raises(domain.OriginsAreForeign):
-        domain.may_leave(OURS, own, [], {})
+    with pytest.raises(domain.origins.OriginsAreForeign):
+        domain.origins.may_leave(OURS, own, [uuid7()], {})
+    with pytest.raises(domain.origins.OriginsAreForeign):
+        domain.origins.may_leave(OURS, own, [], {})
 
 
 def test_a_dataset_that_is_only_shared_in_does_not_leave() -> None:
     theirs = dataset(THEIRS)
-    with pytest.raises(domain.OriginsAreForeign):
-        domain.may_leave(OURS, theirs, [theirs.dataset_id], {theirs.dataset_id: THEIRS})
+    with pytest.raises(domain.origins.OriginsAreForeign):
+        domain.origins.may_leave(OURS, theirs, [theirs.dataset_id], {theirs.dataset_id: THEIRS})
 
 
 def test_outputs_come_from_the_inputs_and_from_all_that_those_came_from() -> None:
     one, two, older = uuid7(), uuid7(), uuid7()
-    assert domain.origins_of_outputs(uuid7(), {one: [older], two: []}) == sorted([one, two, older])
+    assert domain.origins.origins_of_outputs(uuid7(), {one: [older], two: []}) == sorted([one, two, older])
 
 
 def test_outputs_of_a_run_without_inputs_come_from_their_own_dataset() -> None:
     output = uuid7()
-    assert domain.origins_of_outputs(output, {}) == [output]
+    assert domain.origins.origins_of_outputs(output, {}) == [output]
 
 
 class World(RuleBasedStateMachine):
@@ -275,7 +279,7 @@ class World(RuleBasedStateMachine):
     @rule(project=st.sampled_from(projects))
     def upload(self, project: UUID) -> None:
         made = dataset(project)
-        domain.replace(made, None, file(origins=domain.origins_of_upload(made.dataset_id)))
+        domain.datasets.replace(made, None, file(origins=domain.origins.origins_of_upload(made.dataset_id)))
         self._add(made, {project})
 
     @rule(project=st.sampled_from(projects), data=st.data())
@@ -284,30 +288,30 @@ class World(RuleBasedStateMachine):
         readable = [each for each in self.datasets if self._readable(each, project)]
         inputs = data.draw(st.lists(st.sampled_from(readable), unique_by=lambda each: each.dataset_id, max_size=3)) if readable else []
         made = dataset(project)
-        made.origins = domain.origins_of_outputs(made.dataset_id, {each.dataset_id: each.origins for each in inputs})
+        made.origins = domain.origins.origins_of_outputs(made.dataset_id, {each.dataset_id: each.origins for each in inputs})
         self._add(made, {project}.union(*(self.truth[each.dataset_id] for each in inputs)))
 
     @rule(data=st.data())
     @precondition(lambda self: self.datasets)
     def put_another_file_in(self, data: st.DataObject) -> None:
         chosen = data.draw(st.sampled_from(self.datasets))
-        domain.replace(chosen, None, file(origins=domain.origins_of_upload(chosen.dataset_id)))
+        domain.datasets.replace(chosen, None, file(origins=domain.origins.origins_of_upload(chosen.dataset_id)))
 
     @rule(receiver=st.sampled_from(projects), data=st.data())
     @precondition(lambda self: self.datasets)
     def share(self, receiver: UUID, data: st.DataObject) -> None:
         chosen = data.draw(st.sampled_from(self.datasets))
         try:
-            share = domain.offer(uuid7(), chosen, receiver, self.homes)
-        except (domain.OriginsAreForeign, domain.SharedWithItself):
+            share = domain.shares.offer(uuid7(), chosen, receiver, self.homes)
+        except (domain.origins.OriginsAreForeign, domain.shares.SharedWithItself):
             return
-        domain.accept(share, receiver)
+        domain.shares.accept(share, receiver)
         self.shares.append(share)
 
     @rule(data=st.data())
     @precondition(lambda self: self.shares)
     def withdraw(self, data: st.DataObject) -> None:
-        domain.withdraw(data.draw(st.sampled_from(self.shares)))
+        domain.shares.withdraw(data.draw(st.sampled_from(self.shares)))
 
     @invariant()
     def origins_only_grow(self) -> None:
@@ -320,8 +324,8 @@ class World(RuleBasedStateMachine):
         for each in self.datasets:
             for project in self.projects:
                 try:
-                    domain.may_leave(project, each, each.origins, self.homes)
-                except domain.OriginsAreForeign:
+                    domain.origins.may_leave(project, each, each.origins, self.homes)
+                except domain.origins.OriginsAreForeign:
                     continue
                 assert self.truth[each.dataset_id] == {project}
 
@@ -351,35 +355,35 @@ TestOriginsThroughAnyChain = World.TestCase
 
 
 def test_a_dataset_is_not_shared_with_its_own_project() -> None:
-    with pytest.raises(domain.SharedWithItself):
-        domain.offer(uuid7(), dataset(), OURS, {})
+    with pytest.raises(domain.shares.SharedWithItself):
+        domain.shares.offer(uuid7(), dataset(), OURS, {})
 
 
 def test_a_derived_dataset_with_a_foreign_origin_is_not_shared_on() -> None:
     foreign = uuid7()
-    with pytest.raises(domain.OriginsAreForeign):
-        domain.offer(uuid7(), dataset(origins=[foreign]), uuid7(), {foreign: THEIRS})
+    with pytest.raises(domain.origins.OriginsAreForeign):
+        domain.shares.offer(uuid7(), dataset(origins=[foreign]), uuid7(), {foreign: THEIRS})
 
 
 def test_a_share_is_accepted_once_by_the_project_that_it_is_for() -> None:
     own = dataset()
-    share = domain.offer(uuid7(), own, THEIRS, {own.dataset_id: OURS})
+    share = domain.shares.offer(uuid7(), own, THEIRS, {own.dataset_id: OURS})
     with pytest.raises(NotFound):
-        domain.accept(share, OURS)
+        domain.shares.accept(share, OURS)
     with pytest.raises(NotFound):
-        domain.accept(None, THEIRS)
-    assert domain.accept(share, THEIRS)
-    assert not domain.accept(share, THEIRS)
+        domain.shares.accept(None, THEIRS)
+    assert domain.shares.accept(share, THEIRS)
+    assert not domain.shares.accept(share, THEIRS)
     assert (share.state, share.version) == (ShareState.ACCEPTED, 2)
 
 
 def test_a_withdrawn_share_stays_withdrawn() -> None:
     own = dataset()
-    share = domain.offer(uuid7(), own, THEIRS, {own.dataset_id: OURS})
-    assert domain.withdraw(share)
-    assert not domain.withdraw(share)
-    with pytest.raises(domain.ShareIsWithdrawn):
-        domain.accept(share, THEIRS)
+    share = domain.shares.offer(uuid7(), own, THEIRS, {own.dataset_id: OURS})
+    assert domain.shares.withdraw(share)
+    assert not domain.shares.withdraw(share)
+    with pytest.raises(domain.shares.ShareIsWithdrawn):
+        domain.shares.accept(share, THEIRS)
 
 
 # Runs
@@ -417,8 +421,8 @@ def member(role: Role | None = Role.DATA_SCIENTIST, starts: int = -1, ends: int 
 
 
 def test_a_run_with_its_token_and_a_person_in_the_project_is_live() -> None:
-    assert domain.run_is_live(KnownRun(run(), somebody(), member(), project()), 2, NOW) is Verdict.YES
-    assert domain.run_is_live(KnownRun(run(RunState.LEASED), somebody(), member(ends=1), project()), 2, NOW) is Verdict.YES
+    assert domain.runs.run_is_live(KnownRun(run(), somebody(), member(), project()), 2, NOW) is Verdict.YES
+    assert domain.runs.run_is_live(KnownRun(run(RunState.LEASED), somebody(), member(ends=1), project()), 2, NOW) is Verdict.YES
 
 
 def test_what_was_not_heard_yet_is_waited_for() -> None:
@@ -430,7 +434,7 @@ def test_what_was_not_heard_yet_is_waited_for() -> None:
         KnownRun(run(), somebody(), member(), None),
         KnownRun(run(RunState.QUEUED), somebody(), member(), project()),
     ):
-        assert domain.run_is_live(gap, 2, NOW) is Verdict.NOT_YET_KNOWN
+        assert domain.runs.run_is_live(gap, 2, NOW) is Verdict.NOT_YET_KNOWN
 
 
 def test_an_older_token_an_ended_run_a_person_who_left_and_a_project_that_is_not_active_are_not_live() -> None:
@@ -443,12 +447,12 @@ def test_an_older_token_an_ended_run_a_person_who_left_and_a_project_that_is_not
         KnownRun(run(), somebody(), member(ends=0), project()),
         *(KnownRun(run(), somebody(), member(), project(state)) for state in set(ProjectState) - {ProjectState.ACTIVE}),
     ):
-        assert domain.run_is_live(known, 2, NOW) is Verdict.NOT_LIVE
+        assert domain.runs.run_is_live(known, 2, NOW) is Verdict.NOT_LIVE
 
 
 def test_who_is_active_and_has_the_role_at_this_moment_holds_it() -> None:
     owner = member(Role.DATA_OWNER, ends=1)
-    assert domain.holds_role(somebody(), owner, Role.DATA_OWNER, NOW)
+    assert domain.datasets.holds_role(somebody(), owner, Role.DATA_OWNER, NOW)
     for person, known, role in (
         (None, owner, Role.DATA_OWNER),
         (somebody(), None, Role.DATA_OWNER),
@@ -458,37 +462,37 @@ def test_who_is_active_and_has_the_role_at_this_moment_holds_it() -> None:
         (somebody(), member(Role.DATA_OWNER, starts=1), Role.DATA_OWNER),
         (somebody(), member(Role.DATA_OWNER, ends=0), Role.DATA_OWNER),
     ):
-        assert not domain.holds_role(person, known, role, NOW)
+        assert not domain.datasets.holds_role(person, known, role, NOW)
 
 
 def test_a_run_reads_its_inputs_and_only_while_they_are_readable() -> None:
     own, theirs = dataset(), dataset(THEIRS)
     working = run(inputs=[own.dataset_id, theirs.dataset_id])
-    assert domain.run_may_read(working, own, own.dataset_id, shared_in=False) is Verdict.YES
-    assert domain.run_may_read(working, theirs, theirs.dataset_id, shared_in=True) is Verdict.YES
-    assert domain.run_may_read(working, theirs, theirs.dataset_id, shared_in=False) is Verdict.NOT_READABLE
-    assert domain.run_may_read(working, dataset(), uuid7(), shared_in=False) is Verdict.NO_INPUT
+    assert domain.runs.run_may_read(working, own, own.dataset_id, shared_in=False) is Verdict.YES
+    assert domain.runs.run_may_read(working, theirs, theirs.dataset_id, shared_in=True) is Verdict.YES
+    assert domain.runs.run_may_read(working, theirs, theirs.dataset_id, shared_in=False) is Verdict.NOT_READABLE
+    assert domain.runs.run_may_read(working, dataset(), uuid7(), shared_in=False) is Verdict.NO_INPUT
 
 
 def test_every_verdict_but_yes_is_a_refusal() -> None:
-    domain.enforce(Verdict.YES)
+    domain.runs.enforce(Verdict.YES)
     for verdict, refusal in (
         (Verdict.NOT_YET_KNOWN, NotFound),
         (Verdict.NO_INPUT, NotFound),
-        (Verdict.NOT_LIVE, domain.RunIsNotLive),
-        (Verdict.NOT_READABLE, domain.InputIsNotReadable),
+        (Verdict.NOT_LIVE, domain.runs.RunIsNotLive),
+        (Verdict.NOT_READABLE, domain.runs.InputIsNotReadable),
     ):
         with pytest.raises(refusal):
-            domain.enforce(verdict)
+            domain.runs.enforce(verdict)
 
 
 def test_a_run_leaves_no_more_than_it_may() -> None:
-    room = domain.staging_room(60, 1, 100, 3)
+    room = domain.runs.staging_room(60, 1, 100, 3)
     room.take(40)
-    with pytest.raises(domain.StagingIsFull):
+    with pytest.raises(domain.runs.StagingIsFull):
         room.take(41)
-    with pytest.raises(domain.StagingIsFull):
-        domain.staging_room(0, 3, 100, 3)
+    with pytest.raises(domain.runs.StagingIsFull):
+        domain.runs.staging_room(0, 3, 100, 3)
 
 
 # Versions
@@ -496,8 +500,8 @@ def test_a_run_leaves_no_more_than_it_may() -> None:
 
 def test_a_new_version_replaces_the_old_one_in_the_counts_and_keeps_its_origins() -> None:
     whole, old, new = dataset(), file(5), file(7)
-    domain.replace(whole, None, old)
-    domain.replace(whole, old, new)
+    domain.datasets.replace(whole, None, old)
+    domain.datasets.replace(whole, old, new)
     assert (whole.files, whole.size, whole.version) == (1, 7, 3)
     assert (old.current, new.number) == (False, 2)
     assert set(whole.origins) == {*old.origins, *new.origins}

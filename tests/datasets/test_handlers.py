@@ -376,7 +376,7 @@ async def test_only_what_was_staged_with_the_winning_token_is_published(world: W
     assert isinstance(fact, Dataset)
     assert (fact.files, fact.size, fact.origins) == (1, 19, (run.output_dataset_id,))
     assert [row.path for row in await world.sql("SELECT path FROM files")] == ["b"]
-    assert await service.sweep(world.runtime.extra["storage"], 0) == 1
+    assert await service.sweep.sweep(world.runtime.extra["storage"], 0) == 1
     assert await world.sql("SELECT 1 FROM staged") == []
 
 
@@ -393,8 +393,8 @@ async def test_outputs_of_a_run_that_did_not_succeed_are_swept(
         await leave(world, job(live.run_id, 1, OURS), name, data)
     await world.said()
     assert await twice(world, later(run, state)) == []
-    monkeypatch.setattr(service, "PURGED_AT_ONCE", 1)
-    assert await service.sweep(world.runtime.extra["storage"], 0) == 2
+    monkeypatch.setattr(service.sweep, "PURGED_AT_ONCE", 1)
+    assert await service.sweep.sweep(world.runtime.extra["storage"], 0) == 2
     assert {row.run_id for row in await world.sql("SELECT run_id FROM staged")} == {live.run_id}
     assert len(list(files_under(blobs))) == 1
 
@@ -423,7 +423,7 @@ async def test_a_run_leaves_no_more_bytes_and_files_than_it_may(
     assert (await leave(small, me, "a", BIG[:200_000])).status_code == 201, "the first is replaced, not added to"
     assert (await leave(small, me, "b", b"")).status_code == 201
     assert reason(await leave(small, me, "c", b"")) == "staging-is-full"
-    assert await service.sweep(small.runtime.extra["storage"], 0) == 1
+    assert await service.sweep.sweep(small.runtime.extra["storage"], 0) == 1
     assert len(list(files_under(blobs))) == 1
 
 

@@ -163,7 +163,9 @@ async def test_a_dataset_of_another_project_does_not_exist_here(world: World) ->
 # Files
 
 
-@pytest.mark.parametrize("size", [0, 1, service.SMALL, service.SMALL + 1, vault.CHUNK - 1, vault.CHUNK, vault.CHUNK + 1, len(BIG)])
+@pytest.mark.parametrize(
+    "size", [0, 1, service.uploads.SMALL, service.uploads.SMALL + 1, vault.CHUNK - 1, vault.CHUNK, vault.CHUNK + 1, len(BIG)]
+)
 async def test_what_goes_in_comes_out_and_lies_encrypted(world: World, blobs: Path, size: int) -> None:
     dataset_id, data = await new_dataset(world), BIG[:size]
     await world.said()
@@ -179,7 +181,7 @@ async def test_what_goes_in_comes_out_and_lies_encrypted(world: World, blobs: Pa
     assert (out.status_code, out.content, out.headers["Content-Length"], out.headers["ETag"]) == (200, data, str(size), f'"{sha256}"')
     at_rest = b"".join(file.read_bytes() for file in files_under(blobs))
     rows = await world.sql("SELECT content FROM files")
-    assert len(at_rest) == (0 if size <= service.SMALL else vault.sealed_size(size))
+    assert len(at_rest) == (0 if size <= service.uploads.SMALL else vault.sealed_size(size))
     for place in (at_rest, bytes(rows[0].content or b"")):
         assert size < 16 or not any(data[n : n + 16] in place for n in range(0, size - 16, 4096))
 
@@ -424,8 +426,8 @@ async def test_blobs_of_no_file_are_swept_and_no_others(world: World, blobs: Pat
     orphan = next(files_under(blobs)).with_name(str(uuid7()))
     orphan.write_bytes(b"left by an upload whose commit failed")
     storage = world.runtime.extra["storage"]
-    assert await service.sweep(storage, 3600) == 0
-    assert await service.sweep(storage, 0) == 1
+    assert await service.sweep.sweep(storage, 3600) == 0
+    assert await service.sweep.sweep(storage, 0) == 1
     assert not orphan.exists()
     assert (await world.get(path(dataset_id, "files/a"), owner(OURS))).content == BIG
 

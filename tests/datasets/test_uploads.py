@@ -57,10 +57,10 @@ async def test_what_a_slow_store_has_after_the_role_ended_is_not_stored(
 async def test_an_end_that_is_heard_while_a_file_is_being_added_waits_for_it(world: World) -> None:
     dataset_id = await new_dataset(world)
     await world.said()
-    target = service.Target(dataset_id, uuid7(), "a", b"")
-    stored = service.Stored(1, bytes(32), b"key", None, b"x")
+    target = service.uploads.Target(dataset_id, uuid7(), "a", b"")
+    stored = service.uploads.Stored(1, bytes(32), b"key", None, b"x")
     async with world.work(owner(OURS, ADA)) as uow:
-        await service.add_file(uow, OURS, target, stored)
+        await service.uploads.add_file(uow, OURS, target, stored)
         ending = asyncio.create_task(ends(world, "removed"))
         await world.somebody_waits()
         assert not ending.done()
