@@ -14,7 +14,7 @@ from contracts.policy import Service
 from services.jobs import notices, repository, service
 from services.jobs.handlers import hears
 from services.jobs.routes import router
-from services.jobs.service import Terms
+from services.jobs.service.leases import Terms
 
 log = logger(__name__)
 LONGEST_REST_S = 2.0
@@ -39,19 +39,19 @@ async def know_local_agent(runtime: Runtime) -> None:
     token = runtime.settings.local_agent_token_sha256
     if token:
         async with unit_of_work(runtime.engine, Service.JOBS.value, "agent.create") as uow:
-            await service.know_local_agent(uow, bytes.fromhex(token))
+            await service.agents.know_local_agent(uow, bytes.fromhex(token))
     await asyncio.Event().wait()
 
 
 async def end_what_is_over(runtime: Runtime) -> None:
     """Act at the instant at which a lease runs out or the membership behind a run ends."""
     terms = Terms(runtime.settings.run_lease_s, runtime.settings.most_leases)
-    async with repository.changes(runtime.engine) as changed:
+    async with repository.changes.changes(runtime.engine) as changed:
         while True:
             changed.forget()
             async with unit_of_work(runtime.engine, Service.JOBS.value, "run.end") as uow:
-                ended = await service.end_what_is_over(uow, terms)
-                left = await repository.seconds_to_next_end(uow.session)
+                ended = await service.leases.end_what_is_over(uow, terms)
+                left = await repository.jobs.seconds_to_next_end(uow.session)
             if not ended:
                 await changed.within(LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
 
@@ -65,11 +65,11 @@ async def announce(runtime: Runtime) -> None:
     office = notices.post_office(runtime.settings.valkey_url)
     pause = 0.1
     try:
-        async with repository.changes(runtime.engine) as changed:
+        async with repository.changes.changes(runtime.engine) as changed:
             while True:
                 changed.forget()
                 async with unit_of_work(runtime.engine, Service.JOBS.value, "run.announce") as uow:
-                    waiting = await service.unannounced(uow)
+                    waiting = await service.leases.unannounced(uow)
                 try:
                     if waiting:
                         await asyncio.to_thread(notices.send, office, waiting)
@@ -86,7 +86,7 @@ async def announce(runtime: Runtime) -> None:
 
 async def purge(_runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
     """Remove a slice of what a deleted project left."""
-    return await service.purge(uow, project_id)
+    return await service.deletion.purge(uow, project_id)
 
 
 spec = Spec(

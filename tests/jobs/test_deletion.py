@@ -50,7 +50,7 @@ async def test_closing_ends_the_runs_and_says_so_once(scene: Scene) -> None:
 
 
 async def test_a_deleted_project_leaves_no_job_log_program_or_budget(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "BATCH", 2)
+    monkeypatch.setattr(service.deletion, "BATCH", 2)
     world = scene.world
     job_ids = await filled(scene)
     await world.hear(CLOSING, PURGING)
@@ -98,12 +98,12 @@ async def test_a_slice_that_dies_is_done_again(scene: Scene, monkeypatch: pytest
     await filled(scene)
     await world.hear(CLOSING, PURGING)
     await world.said()
-    real = repository.remove_jobs
-    monkeypatch.setattr(repository, "remove_jobs", _dying)
+    real = repository.deletion.remove_jobs
+    monkeypatch.setattr(repository.deletion, "remove_jobs", _dying)
     with pytest.raises(ConnectionError):
         await purge_slice(world)
     assert await world.said() == []
-    monkeypatch.setattr(repository, "remove_jobs", real)
+    monkeypatch.setattr(repository.deletion, "remove_jobs", real)
     await purge(world)
     (told,) = [fact for fact in await world.said() if isinstance(fact, Purged)]
     assert told.removed["jobs"] == 3
@@ -138,14 +138,14 @@ async def test_replicas_purge_a_project_once_between_them(scene: Scene, worlds: 
 async def test_a_project_that_cannot_be_purged_does_not_keep_others_waiting(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     await scene.world.hear(state(ProjectState.PURGING, 3, THEIRS), CLOSING, PURGING)
     await scene.world.said()
-    real = service.purge
+    real = service.deletion.purge
 
     async def stuck(uow: UnitOfWork, project_id: UUID) -> Slice:
         if project_id == THEIRS:
             raise ConnectionError("this one never ends")
         return await real(uow, project_id)
 
-    monkeypatch.setattr(service, "purge", stuck)
+    monkeypatch.setattr(service.deletion, "purge", stuck)
     purged: list[UUID] = []
     async with asyncio.timeout(15):
         while OURS not in purged:

@@ -45,24 +45,24 @@ def a_job() -> Job:
 
 
 def a_run(state: RunState = RunState.QUEUED) -> Run:
-    run = domain.submit(a_job(), UUID(int=51))
+    run = domain.runs.submit(a_job(), UUID(int=51))
     if state is not RunState.QUEUED:
-        domain.lease(run, A1, "csr", NOW, 10)
+        domain.leases.lease(run, A1, "csr", NOW, 10)
     if state in (RunState.RUNNING, RunState.SUCCEEDED):
-        domain.start(run, NOW)
-    if state in domain.ENDED:
-        domain.finish(run, state, 0, None, NOW)
+        domain.runs.start(run, NOW)
+    if state in domain.runs.ENDED:
+        domain.runs.finish(run, state, 0, None, NOW)
     return run
 
 
 def act(run: Run, step: str) -> None:
     steps: dict[str, Callable[[], object]] = {
-        "lease": lambda: domain.lease(run, A1, "csr", NOW, 10),
-        "start": lambda: domain.start(run, NOW),
-        "succeed": lambda: domain.finish(run, RunState.SUCCEEDED, 0, None, NOW),
-        "fail": lambda: domain.finish(run, RunState.FAILED, 1, "why", NOW),
-        "cancel": lambda: domain.cancel(run, "why", NOW),
-        "expire": lambda: domain.expire(run, 3, NOW),
+        "lease": lambda: domain.leases.lease(run, A1, "csr", NOW, 10),
+        "start": lambda: domain.runs.start(run, NOW),
+        "succeed": lambda: domain.runs.finish(run, RunState.SUCCEEDED, 0, None, NOW),
+        "fail": lambda: domain.runs.finish(run, RunState.FAILED, 1, "why", NOW),
+        "cancel": lambda: domain.runs.cancel(run, "why", NOW),
+        "expire": lambda: domain.leases.expire(run, 3, NOW),
     }
     steps[step]()
 
@@ -75,16 +75,16 @@ def test_whatever_happens_tokens_grow_and_an_ended_run_stays_as_it_ended(steps: 
         before = run.state
         try:
             act(run, step)
-        except domain.RunHasEnded:
+        except domain.runs.RunHasEnded:
             assert run.state == before
         assert run.fencing_token >= token
         assert (run.fencing_token > token) == (before == "queued" and run.state == "leased")
         assert run.fencing_token <= 3
         assert (run.lease_until is not None) == (run.state in ("leased", "running"))
-        assert (run.ended_at is not None) == (run.state in domain.ENDED)
+        assert (run.ended_at is not None) == (run.state in domain.runs.ENDED)
         assert ended is None or run.state == ended
         token = run.fencing_token
-        ended = run.state if run.state in domain.ENDED else None
+        ended = run.state if run.state in domain.runs.ENDED else None
 
 
 @pytest.mark.parametrize("state", ANY)
@@ -102,9 +102,9 @@ def test_every_state_can_be_left_only_as_the_table_says(state: RunState) -> None
         if step in allowed[state]:
             act(run, step)
         else:
-            with pytest.raises(domain.RunHasEnded):
+            with pytest.raises(domain.runs.RunHasEnded):
                 act(run, step)
-        if state in domain.ENDED:
+        if state in domain.runs.ENDED:
             assert run.state == state
 
 
@@ -112,12 +112,12 @@ def test_every_state_can_be_left_only_as_the_table_says(state: RunState) -> None
 def test_a_run_whose_machines_go_away_before_it_gets_anywhere_fails_after_the_last_lease(minutes: int | None) -> None:
     run, now = a_run(), NOW
     for token in (1, 2, 3):
-        domain.lease(run, A1, "csr", now, 10)
+        domain.leases.lease(run, A1, "csr", now, 10)
         assert run.fencing_token == token
         if minutes is not None:
-            domain.start(run, now)
+            domain.runs.start(run, now)
             now += timedelta(minutes=minutes)
-        domain.expire(run, 3, now)
+        domain.leases.expire(run, 3, now)
     why = "The machine that ran it could not be reached any more, 3 times in a row before it had run for an hour."
     assert (run.state, run.reason) == ("failed", why)
 
@@ -125,10 +125,10 @@ def test_a_run_whose_machines_go_away_before_it_gets_anywhere_fails_after_the_la
 def test_a_long_run_outlives_any_number_of_restarts() -> None:
     run, now = a_run(), NOW
     for ran in (60, 0, 0, 90, 0, 0, 60, 60, 60):
-        domain.lease(run, A1, "csr", now, 10)
-        domain.start(run, now)
+        domain.leases.lease(run, A1, "csr", now, 10)
+        domain.runs.start(run, now)
         now += timedelta(minutes=ran)
-        domain.expire(run, 3, now)
+        domain.leases.expire(run, 3, now)
         assert run.state == "queued"
     assert run.fencing_token == 9
 
@@ -136,17 +136,17 @@ def test_a_long_run_outlives_any_number_of_restarts() -> None:
 def test_a_lease_that_is_given_back_is_not_a_lost_one() -> None:
     run = a_run()
     for _ in range(5):
-        domain.lease(run, A1, "csr", NOW, 10)
-        domain.release(run)
-    domain.lease(run, A1, "csr", NOW, 10)
-    domain.expire(run, 2, NOW)
+        domain.leases.lease(run, A1, "csr", NOW, 10)
+        domain.runs.release(run)
+    domain.leases.lease(run, A1, "csr", NOW, 10)
+    domain.leases.expire(run, 2, NOW)
     assert (run.state, run.lost) == ("queued", 1)
 
 
 def test_a_requeued_run_keeps_nothing_of_its_lease() -> None:
     run = a_run(RunState.LEASED)
-    domain.certify(run, certificate(run.run_id, 1))
-    domain.expire(run, 3, NOW)
+    domain.runs.certify(run, certificate(run.run_id, 1))
+    domain.leases.expire(run, 3, NOW)
     assert (run.agent_id, run.csr, run.certificate, run.certificate_id, run.announced_at) == (None,) * 5
 
 
@@ -166,23 +166,23 @@ def test_a_lease_is_held_by_one_agent_with_one_token_until_its_end(agent: UUID |
     run = a_run(RunState.LEASED)
     now = NOW + timedelta(seconds=after)
     if held:
-        assert domain.lease_is_held(run, agent, token, now) is run
+        assert domain.leases.lease_is_held(run, agent, token, now) is run
     else:
-        with pytest.raises(domain.LeaseLost):
-            domain.lease_is_held(run, agent, token, now)
+        with pytest.raises(domain.leases.LeaseLost):
+            domain.leases.lease_is_held(run, agent, token, now)
 
 
 def test_a_certificate_counts_for_the_present_lease_alone() -> None:
     run = a_run(RunState.LEASED)
-    assert not domain.certify(run, certificate(run.run_id, 2))
-    assert not domain.certify(run, certificate(run.run_id, 1, live=False))
-    assert domain.certify(run, certificate(run.run_id, 1))
-    assert not domain.certify(a_run(RunState.FAILED), certificate(run.run_id, 1))
+    assert not domain.runs.certify(run, certificate(run.run_id, 2))
+    assert not domain.runs.certify(run, certificate(run.run_id, 1, live=False))
+    assert domain.runs.certify(run, certificate(run.run_id, 1))
+    assert not domain.runs.certify(a_run(RunState.FAILED), certificate(run.run_id, 1))
 
 
 def test_a_csr_is_told_only_while_the_lease_lives() -> None:
     for state in ANY:
-        fact = domain.run_fact(a_job(), a_run(state))
+        fact = domain.runs.run_fact(a_job(), a_run(state))
         assert (fact.csr is not None) == (state in (RunState.LEASED, RunState.RUNNING))
 
 
@@ -210,20 +210,20 @@ def a_member(role: Role | None = Role.DATA_SCIENTIST, starts: float = -1, ends: 
     ],
 )
 def test_a_membership_counts_between_its_two_instants(member: Member | None, counts: bool) -> None:
-    assert domain.member_counts(member, NOW) is counts
+    assert domain.submitting.member_counts(member, NOW) is counts
 
 
 def test_work_needs_a_project_an_account_and_a_role_that_are_known_here() -> None:
     project, person = Project(project_id=P1, state="active"), Person(user_id=UUID(int=41), status=UserStatus.ACTIVE)
-    domain.may_work(project, person, a_member(), NOW)
+    domain.submitting.may_work(project, person, a_member(), NOW)
     for known in ((None, person, a_member()), (project, None, a_member()), (project, person, None)):
-        with pytest.raises(domain.NotKnownHereYet):
-            domain.may_work(known[0], known[1], known[2], NOW)
-    with pytest.raises(domain.NotKnownHereYet):
-        domain.may_work(project, Person(user_id=UUID(int=41), status=UserStatus.BLOCKED), a_member(), NOW)
+        with pytest.raises(domain.submitting.NotKnownHereYet):
+            domain.submitting.may_work(known[0], known[1], known[2], NOW)
+    with pytest.raises(domain.submitting.NotKnownHereYet):
+        domain.submitting.may_work(project, Person(user_id=UUID(int=41), status=UserStatus.BLOCKED), a_member(), NOW)
     for state in ("archived", "closing", "deleted"):
-        with pytest.raises(domain.ProjectNotActive):
-            domain.may_work(Project(project_id=P1, state=state), person, a_member(), NOW)
+        with pytest.raises(domain.submitting.ProjectNotActive):
+            domain.submitting.may_work(Project(project_id=P1, state=state), person, a_member(), NOW)
 
 
 def a_dataset(dataset_id: UUID, project_id: UUID, *origins: UUID, name: str = "wdbc", deleted: bool = False) -> Dataset:
@@ -247,16 +247,16 @@ def a_dataset(dataset_id: UUID, project_id: UUID, *origins: UUID, name: str = "w
 def test_inputs_are_own_or_shared_in(dataset: Dataset, share: tuple[UUID, ShareState] | None, readable: bool) -> None:
     shares = [Share(share_id=UUID(int=9), dataset_id=D1, target_project_id=share[0], state=share[1])] if share else []
     if readable:
-        domain.inputs_are_readable(P1, [D1], [dataset], shares)
+        domain.submitting.inputs_are_readable(P1, [D1], [dataset], shares)
     else:
-        with pytest.raises(domain.InputNotReadable):
-            domain.inputs_are_readable(P1, [D1], [dataset], shares)
+        with pytest.raises(domain.submitting.InputNotReadable):
+            domain.submitting.inputs_are_readable(P1, [D1], [dataset], shares)
 
 
 @given(st.lists(st.text(max_size=120), min_size=1, max_size=6))
 def test_every_input_has_a_folder_of_its_own_with_a_plain_name(names: list[str]) -> None:
     ids = [UUID(int=100 + number) for number in range(len(names))]
-    made = domain.folders([a_dataset(each, P1, name=name) for each, name in zip(ids, names, strict=True)], ids)
+    made = domain.submitting.folders([a_dataset(each, P1, name=name) for each, name in zip(ids, names, strict=True)], ids)
     folders = [folder for _, folder in made]
     assert [each for each, _ in made] == ids
     assert len({folder.casefold() for folder in folders}) == len(folders)
@@ -284,11 +284,11 @@ def test_every_input_has_a_folder_of_its_own_with_a_plain_name(names: list[str])
     ],
 )
 def test_only_owners_over_origins_of_their_own_project_read_freely(role: Role | None, datasets: list[Dataset], freely: bool) -> None:
-    assert domain.reads_freely(P1, role, [D1], datasets) is freely
+    assert domain.reading.reads_freely(P1, role, [D1], datasets) is freely
 
 
 def test_an_owner_reads_a_job_without_inputs_freely() -> None:
-    assert domain.reads_freely(P1, Role.DATA_OWNER, [], [])
+    assert domain.reading.reads_freely(P1, Role.DATA_OWNER, [], [])
 
 
 def a_budget(used: int = 0) -> Budget:
@@ -296,7 +296,7 @@ def a_budget(used: int = 0) -> Budget:
 
 
 def a_log(text: bytes = b"") -> Log:
-    return Log(run_id=UUID(int=51), base=0, until=len(text), kept=text[-domain.LOG_KEPT :])
+    return Log(run_id=UUID(int=51), base=0, until=len(text), kept=text[-domain.reading.LOG_KEPT :])
 
 
 def nothing_shown() -> Shown:
@@ -310,68 +310,68 @@ def test_no_sequence_of_writing_and_reading_shows_more_than_the_budget(steps: li
     seen = [bytearray(40 * 40_000) for _ in logs]
     for what, length in steps:
         if what < 2:
-            domain.append(logs[what][0], logs[what][0].until, "x" * length)
+            domain.reading.append(logs[what][0], logs[what][0].until, "x" * length)
             continue
         for number, (log, shown) in enumerate(logs):
             try:
-                reading = domain.read_log(log, shown, budget)
-            except domain.LogBudgetUsedUp:
+                reading = domain.reading.read_log(log, shown, budget)
+            except domain.reading.LogBudgetUsedUp:
                 continue
             assert log.until - len(log.kept) <= reading.start <= reading.end <= log.until
             seen[number][reading.start : reading.end] = b"x" * (reading.end - reading.start)
-    assert sum(each.count(b"x") for each in seen) == budget.used <= domain.BUDGET - domain.KEPT_FOR_DETAILS
+    assert sum(each.count(b"x") for each in seen) == budget.used <= domain.reading.BUDGET - domain.reading.KEPT_FOR_DETAILS
 
 
 def test_reading_again_shows_the_same_for_nothing() -> None:
     budget, log, shown = a_budget(), a_log(b"abc"), nothing_shown()
-    assert domain.read_log(log, shown, budget) == domain.Reading(0, 3, 3)
-    assert domain.read_log(log, shown, budget) == domain.Reading(0, 3, 0)
-    domain.append(log, 3, "def")
-    assert domain.read_log(log, shown, budget) == domain.Reading(0, 6, 3)
+    assert domain.reading.read_log(log, shown, budget) == domain.reading.Reading(0, 3, 3)
+    assert domain.reading.read_log(log, shown, budget) == domain.reading.Reading(0, 3, 0)
+    domain.reading.append(log, 3, "def")
+    assert domain.reading.read_log(log, shown, budget) == domain.reading.Reading(0, 6, 3)
     assert budget.used == 6
 
 
 def test_a_used_up_budget_still_shows_what_was_shown() -> None:
     log, shown = a_log(b"abc"), nothing_shown()
-    domain.read_log(log, shown, a_budget())
-    domain.append(log, 3, "def")
-    assert domain.read_log(log, shown, a_budget(domain.BUDGET)) == domain.Reading(0, 3, 0)
-    with pytest.raises(domain.LogBudgetUsedUp):
-        domain.read_log(log, nothing_shown(), a_budget(domain.BUDGET))
+    domain.reading.read_log(log, shown, a_budget())
+    domain.reading.append(log, 3, "def")
+    assert domain.reading.read_log(log, shown, a_budget(domain.reading.BUDGET)) == domain.reading.Reading(0, 3, 0)
+    with pytest.raises(domain.reading.LogBudgetUsedUp):
+        domain.reading.read_log(log, nothing_shown(), a_budget(domain.reading.BUDGET))
 
 
 def test_small_results_are_charged_when_they_are_new() -> None:
     run, shown, budget = a_run(RunState.RUNNING), nothing_shown(), a_budget()
     run.state = RunState.CANCELLED.value
-    assert domain.read_details(run, shown, budget)
+    assert domain.reading.read_details(run, shown, budget)
     assert budget.used == 0
     run.metrics = {"loss": 0.5}
     for _ in range(2):
-        assert domain.read_details(run, shown, budget)
+        assert domain.reading.read_details(run, shown, budget)
     first = budget.used
     assert first > 0
     run.metrics = {"loss": 0.25}
-    assert domain.read_details(run, shown, budget)
+    assert domain.reading.read_details(run, shown, budget)
     assert budget.used > first
-    assert not domain.read_details(run, nothing_shown(), a_budget(domain.BUDGET - 5))
+    assert not domain.reading.read_details(run, nothing_shown(), a_budget(domain.reading.BUDGET - 5))
 
 
 def test_small_results_that_still_change_cost_nothing_and_are_shown_at_the_end() -> None:
     run, shown, budget = a_run(RunState.RUNNING), nothing_shown(), a_budget()
     for epoch in range(100):
         run.metrics = {"loss": 1 / (1 + epoch)}
-        assert not domain.read_details(run, shown, budget)
-        assert domain.read_details(run, nothing_shown(), None)
+        assert not domain.reading.read_details(run, shown, budget)
+        assert domain.reading.read_details(run, nothing_shown(), None)
     assert budget.used == 0
     run.state = RunState.SUCCEEDED.value
-    assert domain.read_details(run, shown, budget)
+    assert domain.reading.read_details(run, shown, budget)
     assert budget.used > 0
 
 
 def test_a_character_cut_in_two_is_not_shown_in_pieces() -> None:
     log = a_log("aé€".encode())
-    assert domain.text_between(log, 0, 2) == "a"
-    assert domain.text_between(log, 2, 6) == "€"
+    assert domain.reading.text_between(log, 0, 2) == "a"
+    assert domain.reading.text_between(log, 2, 6) == "€"
 
 
 @given(st.text(max_size=400), st.lists(st.tuples(st.integers(0, 400), st.integers(1, 100)), max_size=10))
@@ -382,22 +382,22 @@ def test_a_log_sent_in_overlapping_parts_is_kept_as_it_was(text: str, parts: lis
     for back, length in parts:
         start = max(0, sent - back)
         sent = max(sent, min(len(text), start + length))
-        domain.append(log, len(text[:start].encode()), text[start : start + length])
-    domain.append(log, len(text[:sent].encode()), text[sent:])
+        domain.reading.append(log, len(text[:start].encode()), text[start : start + length])
+    domain.reading.append(log, len(text[:sent].encode()), text[sent:])
     assert log.kept.decode() == text
     assert log.until == len(text.encode())
 
 
 def test_a_new_lease_writes_a_new_log_and_offsets_go_on() -> None:
     log = a_log(b"first")
-    domain.begin_log(log)
-    assert domain.append(log, 0, "second") == 6
+    domain.reading.begin_log(log)
+    assert domain.reading.append(log, 0, "second") == 6
     assert (log.kept, log.base, log.until) == (b"second", 5, 11)
 
 
 def test_text_that_no_database_can_hold_is_replaced() -> None:
     log = a_log()
-    domain.append(log, 0, "a\0b\ud800c")
+    domain.reading.append(log, 0, "a\0b\ud800c")
     assert log.kept.decode() == "a\ufffdb?c"
 
 
@@ -405,52 +405,52 @@ def test_text_that_no_database_can_hold_is_replaced() -> None:
 
 
 def an_agent() -> Agent:
-    return Agent(agent_id=A1, name="node", token_sha256=domain.token_hash("token"), created_at=NOW, version=1)
+    return Agent(agent_id=A1, name="node", token_sha256=domain.agents.token_hash("token"), created_at=NOW, version=1)
 
 
 def test_a_token_serves_the_first_key_only() -> None:
-    agent, hashed = an_agent(), domain.token_hash("token")
-    assert domain.enrol(agent, hashed, b"k" * 32, "csr 1", NOW)
-    assert not domain.enrol(agent, hashed, b"k" * 32, "csr 1", NOW)
-    assert domain.enrol(agent, hashed, b"k" * 32, "csr 2", NOW)
+    agent, hashed = an_agent(), domain.agents.token_hash("token")
+    assert domain.agents.enrol(agent, hashed, b"k" * 32, "csr 1", NOW)
+    assert not domain.agents.enrol(agent, hashed, b"k" * 32, "csr 1", NOW)
+    assert domain.agents.enrol(agent, hashed, b"k" * 32, "csr 2", NOW)
     assert agent.version == 3
-    with pytest.raises(domain.EnrolmentTokenRefused):
-        domain.enrol(agent, hashed, b"l" * 32, "csr 3", NOW)
+    with pytest.raises(domain.agents.EnrolmentTokenRefused):
+        domain.agents.enrol(agent, hashed, b"l" * 32, "csr 3", NOW)
 
 
 def test_a_token_that_nobody_used_ends_and_one_in_use_does_not() -> None:
-    hashed = domain.token_hash("token")
+    hashed = domain.agents.token_hash("token")
     unused, used = an_agent(), an_agent()
-    unused.enrol_before = used.enrol_before = NOW + domain.ENROLMENT
-    assert domain.enrol(used, hashed, b"k" * 32, "csr 1", NOW + domain.ENROLMENT - timedelta(seconds=1))
-    assert domain.enrol(used, hashed, b"k" * 32, "csr 2", NOW + domain.ENROLMENT)
-    with pytest.raises(domain.EnrolmentTokenRefused):
-        domain.enrol(unused, hashed, b"k" * 32, "csr 1", NOW + domain.ENROLMENT)
+    unused.enrol_before = used.enrol_before = NOW + domain.agents.ENROLMENT
+    assert domain.agents.enrol(used, hashed, b"k" * 32, "csr 1", NOW + domain.agents.ENROLMENT - timedelta(seconds=1))
+    assert domain.agents.enrol(used, hashed, b"k" * 32, "csr 2", NOW + domain.agents.ENROLMENT)
+    with pytest.raises(domain.agents.EnrolmentTokenRefused):
+        domain.agents.enrol(unused, hashed, b"k" * 32, "csr 1", NOW + domain.agents.ENROLMENT)
     assert unused.key_sha256 is None
 
 
 def test_an_agent_is_withdrawn_once_and_no_certificate_of_it_counts_again() -> None:
     agent = an_agent()
     agent.csr, agent.chain, agent.certificate_id = "csr", "chain", "a9"
-    assert domain.withdraw(agent)
+    assert domain.agents.withdraw(agent)
     assert agent.model_dump(include={"live", "csr", "chain", "certificate_id"}) == {
         "live": False,
         "csr": None,
         "chain": None,
         "certificate_id": None,
     }
-    assert not domain.withdraw(agent)
+    assert not domain.agents.withdraw(agent)
     assert agent.version == 2
-    domain.certify_agent(agent, certificate(UUID(int=0), 1, serial="a9").model_copy(update={"agent_id": A1}))
+    domain.agents.certify_agent(agent, certificate(UUID(int=0), 1, serial="a9").model_copy(update={"agent_id": A1}))
     assert agent.chain is None
 
 
 def test_a_withdrawn_agent_and_an_unknown_token_are_refused_alike() -> None:
-    agent, hashed = an_agent(), domain.token_hash("token")
+    agent, hashed = an_agent(), domain.agents.token_hash("token")
     agent.live = False
     for candidate, token in ((agent, hashed), (None, hashed), (an_agent(), hashlib.sha256(b"other").digest())):
-        with pytest.raises(domain.EnrolmentTokenRefused):
-            domain.enrol(candidate, token, b"k" * 32, "csr", NOW)
+        with pytest.raises(domain.agents.EnrolmentTokenRefused):
+            domain.agents.enrol(candidate, token, b"k" * 32, "csr", NOW)
 
 
 def test_a_revoked_certificate_is_forgotten_and_an_older_revocation_is_not_mistaken_for_it() -> None:
@@ -459,20 +459,20 @@ def test_a_revoked_certificate_is_forgotten_and_an_older_revocation_is_not_mista
     def fact(serial: str, *, live: bool) -> events.Certificate:
         return certificate(UUID(int=0), 1, live=live, serial=serial).model_copy(update={"agent_id": A1, "not_before": LONG_AGO})
 
-    domain.certify_agent(agent, fact("c1", live=True))
-    domain.certify_agent(agent, fact("c2", live=True))
-    domain.certify_agent(agent, fact("c1", live=False))
+    domain.agents.certify_agent(agent, fact("c1", live=True))
+    domain.agents.certify_agent(agent, fact("c2", live=True))
+    domain.agents.certify_agent(agent, fact("c1", live=False))
     kept = agent.certificate_id
     assert kept == "c2"
-    domain.certify_agent(agent, fact("c2", live=False))
+    domain.agents.certify_agent(agent, fact("c2", live=False))
     assert (agent.chain, agent.certificate_id) == (None, None)
 
 
 def test_a_csr_is_known_by_its_key_and_must_be_signed_by_it() -> None:
     first, second = csr(), csr()
-    assert domain.key_of(first) == domain.key_of(first) != domain.key_of(second)
+    assert domain.agents.key_of(first) == domain.agents.key_of(first) != domain.agents.key_of(second)
     lines = first.splitlines()
     forged = "\n".join([lines[0], *lines[1:-2], lines[-2][::-1], lines[-1]])
     for wrong in ("", "x", forged, "x" * 9000, first + second, csr(hashes.SHA224())):
         with pytest.raises(CsrRefused):
-            domain.key_of(wrong)
+            domain.agents.key_of(wrong)

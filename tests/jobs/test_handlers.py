@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from contracts.events import Fact, ProjectState, ShareState, UserStatus
 from contracts.roles import Role
 from services.jobs import app, service
-from services.jobs.service import Terms
+from services.jobs.service.leases import Terms
 from tests.jobs.scene import Scene, certificate, dataset, member, project, share, user
 from tests.world import OURS, THEIRS, World, Worlds, reason
 
@@ -101,7 +101,7 @@ async def test_the_end_of_an_older_lease_s_certificate_does_not_touch_the_new_on
     await scene.world.hear(certificate(run_id, 1, serial="c1"))
     await scene.world.sql("UPDATE runs SET lease_until = now() - interval '1 second'")
     async with scene.world.work() as uow:
-        await service.end_what_is_over(uow, Terms(5, 2))
+        await service.leases.end_what_is_over(uow, Terms(5, 2))
     await scene.leased()
     await scene.world.hear(certificate(run_id, 2, serial="c2"))
     assert await told_twice(scene, certificate(run_id, 1, live=False, version=2, serial="c1")) == []
@@ -151,7 +151,7 @@ async def test_two_replicas_end_a_lease_once(scene: Scene, worlds: Worlds) -> No
 
     async def reap(world: World) -> int:
         async with world.work() as uow:
-            return await service.end_what_is_over(uow, Terms(5, 2))
+            return await service.leases.end_what_is_over(uow, Terms(5, 2))
 
     assert sum(await asyncio.gather(reap(scene.world), reap(beside))) == 5
     assert await scene.said_of_runs() == ["queued"] * 5
@@ -169,17 +169,17 @@ async def test_a_run_that_waits_on_is_announced_again(scene: Scene) -> None:
     await scene.submitted()
     for expected in (1, 0):
         async with scene.world.work() as uow:
-            assert len(await service.unannounced(uow)) == expected
+            assert len(await service.leases.unannounced(uow)) == expected
     await scene.world.sql("UPDATE runs SET announced_at = now() - interval '31 seconds'")
     async with scene.world.work() as uow:
-        assert len(await service.unannounced(uow)) == 1
+        assert len(await service.leases.unannounced(uow)) == 1
 
 
 async def test_the_local_agent_is_announced_once(scene: Scene) -> None:
     token = bytes(range(32))
     for _ in range(2):
         async with scene.world.work() as uow:
-            await service.know_local_agent(uow, token)
+            await service.agents.know_local_agent(uow, token)
     assert (await scene.world.sql("SELECT count(*) FROM agents WHERE token_sha256 = :t", t=token))[0][0] == 1
 
 

@@ -256,7 +256,7 @@ async def test_a_withdrawn_agent_takes_nothing_and_what_it_ran_waits_for_another
 async def test_a_lease_that_is_taken_while_its_agent_is_withdrawn_is_given_back(scene: Scene) -> None:
     await scene.submitted()
     async with scene.world.work(scene.agent) as taking:
-        assert await service.take_lease(taking, csr(), service.Terms(10, 3)) is not None
+        assert await service.leases.take_lease(taking, csr(), service.leases.Terms(10, 3)) is not None
         withdrawing = asyncio.create_task(scene.world.delete(f"/agents/{scene.agent.agent_id}", administrator()))
         waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         async with asyncio.timeout(10):
@@ -353,7 +353,7 @@ async def test_an_older_fencing_token_changes_nothing(scene: Scene) -> None:
     job_made, lease = await scene.running()
     await scene.world.sql("UPDATE runs SET lease_until = now() - interval '1 second'")
     async with scene.world.work() as uow:
-        assert await service.end_what_is_over(uow, service.Terms(5, 2)) == 1
+        assert await service.leases.end_what_is_over(uow, service.leases.Terms(5, 2)) == 1
     renewed = await scene.leased()
     assert renewed["fencing_token"] == 2
     for what, body in (("renewal", {}), ("log", {"offset": 0, "text": "x"}), ("report", {"state": "succeeded"})):

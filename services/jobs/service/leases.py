@@ -1,0 +1,159 @@
+"""Leases: taken, renewed, reported on, and what time does to them."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from chassis.consumer import up_to_date
+from chassis.errors import CannotDecide, NotFound
+from chassis.outbox import UnitOfWork
+from contracts.events import MEMBERSHIPS, USERS, RunState
+from services.jobs import domain, repository
+from services.jobs.models import Job, Run
+from services.jobs.service.agents import calling_agent
+from services.jobs.service.ending import BATCH, cancel_runs, tell
+
+LOOK_S = 0.1
+AGAIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How leases are given: for how many seconds, and how many of them in a row a run may lose before it gets anywhere."""
+
+    seconds: float
+    most: int
+
+
+async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run] | None:
+    """Give the oldest waiting run to the calling agent; None when none waits.
+
+    Raises UnknownAgent, CsrRefused, CannotDecide.
+    """
+    agent_id = await calling_agent(uow, lock=True)  # a withdrawal at this moment comes before the lease, or sees it
+    domain.agents.key_of(csr)
+    await _who_may_work_is_known(uow)
+    taken = await repository.jobs.lease_of_request(uow.session, agent_id, csr)
+    if taken is not None:
+        return taken
+    waiting = await repository.jobs.next_queued(uow.session, uow.now)
+    if waiting is None:
+        return None
+    job, run = waiting
+    domain.leases.lease(run, agent_id, csr, uow.now, terms.seconds)
+    domain.reading.begin_log(await repository.logs.log(uow.session, run.run_id, lock=True))
+    await tell(uow, job, run)
+    uow.note(run_id=run.run_id, fencing_token=run.fencing_token)
+    uow.project_id = run.project_id
+    return job, run
+
+
+async def read_lease(uow: UnitOfWork, run_id: UUID) -> tuple[Job, Run]:
+    """The calling agent's lease. Raises UnknownAgent, NotFound, LeaseLost."""
+    agent_id = await calling_agent(uow)
+    found = await repository.jobs.run(uow.session, run_id)
+    domain.leases.lease_is_own(found[1] if found else None, agent_id, None)
+    if found is None:
+        raise NotFound
+    return found
+
+
+async def renew_lease(uow: UnitOfWork, run_id: UUID, fencing_token: int, terms: Terms) -> tuple[Job, Run]:
+    """Prolong the calling agent's lease; one whose run ended is shown as it is. Raises UnknownAgent, NotFound, LeaseLost, CannotDecide."""
+    agent_id = await calling_agent(uow)
+    found = await repository.jobs.run(uow.session, run_id, lock=True)
+    run = domain.leases.lease_is_own(found[1] if found else None, agent_id, fencing_token)
+    if found is None:
+        raise NotFound
+    if run.state in domain.runs.HELD:
+        await _who_may_work_is_known(uow)
+        domain.leases.renew(run, uow.now, terms.seconds)
+    return found
+
+
+async def add_log(uow: UnitOfWork, run_id: UUID, fencing_token: int, offset: int, text: str) -> int:
+    """Add to the log of a leased run; returns the next offset. Raises UnknownAgent, NotFound, LeaseLost."""
+    await _held(uow, run_id, fencing_token)
+    return domain.reading.append(await repository.logs.log(uow.session, run_id, lock=True), offset, text)
+
+
+async def report(
+    uow: UnitOfWork,
+    run_id: UUID,
+    fencing_token: int,
+    state: RunState,
+    exit_code: int | None,
+    reason: str | None,
+    metrics: dict[str, float],
+) -> tuple[Job, Run]:
+    """Take in how a run stands; the same report twice changes nothing.
+
+    Raises UnknownAgent, NotFound, LeaseLost, RunHasEnded, and CannotDecide for a success, which publishes outputs.
+    """
+    agent_id = await calling_agent(uow)
+    found = await repository.jobs.run(uow.session, run_id, lock=True)
+    run = domain.leases.lease_is_own(found[1] if found else None, agent_id, fencing_token)
+    if found is None:
+        raise NotFound
+    if run.state == state and state in domain.runs.ENDED:
+        return found
+    domain.leases.lease_is_held(run, agent_id, fencing_token, uow.now)
+    if state is RunState.SUCCEEDED:
+        await _who_may_work_is_known(uow)
+    if metrics:
+        run.metrics = metrics
+    changed = domain.runs.start(run, uow.now) if state is RunState.RUNNING else domain.runs.finish(run, state, exit_code, reason, uow.now)
+    if changed:
+        await tell(uow, found[0], run)
+        uow.note(run_id=run_id, state=state.value)
+        uow.project_id = run.project_id
+    return found
+
+
+async def _who_may_work_is_known(uow: UnitOfWork) -> None:
+    """What was heard of accounts and memberships is young enough to go by: the gateway knows the agent, not for whom it works. Raises CannotDecide."""
+    if not await up_to_date(uow.session, (USERS, MEMBERSHIPS)):
+        raise CannotDecide("Who may work is not known at this moment.", retry_after=1)
+
+
+async def _held(uow: UnitOfWork, run_id: UUID, fencing_token: int) -> tuple[Job, Run]:
+    agent_id = await calling_agent(uow)
+    found = await repository.jobs.run(uow.session, run_id, lock=True)
+    domain.leases.lease_is_held(found[1] if found else None, agent_id, fencing_token, uow.now)
+    if found is None:
+        raise NotFound
+    return found
+
+
+async def input_folders(uow: UnitOfWork, job: Job) -> list[tuple[UUID, str]]:
+    """The names under which a job finds its inputs."""
+    return domain.submitting.folders(await repository.heard.datasets(uow.session, job.inputs), job.inputs)
+
+
+async def wait_for_news(engine: Any, run_id: UUID, seen: int, seconds: float) -> None:
+    """Return when something happened to a run since ``seen``, at the latest after ``seconds``; holds no transaction."""
+    until = time.monotonic() + seconds
+    # Replicas share the database and nothing else, and one short look costs less than a connection that listens for each agent.
+    while time.monotonic() < until and await repository.changes.news_of(engine, run_id) == seen:  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
+
+
+async def end_what_is_over(uow: UnitOfWork, terms: Terms) -> int:
+    """Requeue or fail runs whose lease ran out, cancel those whose person may not work any more; how many it was."""
+    overdue = await repository.jobs.overdue(uow.session, BATCH)
+    for job, run in overdue:
+        domain.leases.expire(run, terms.most, uow.now)
+        await tell(uow, job, run)
+    unentitled = await repository.jobs.unentitled(uow.session, uow.now, BATCH)
+    await cancel_runs(uow, unentitled, "The person who submitted it has no role in the project any more.")
+    return len(overdue) + len(unentitled)
+
+
+async def unannounced(uow: UnitOfWork) -> list[UUID]:
+    """Waiting runs to tell the agents of; they count as announced from here on, for half a minute."""
+    runs = await repository.jobs.unannounced(uow.session, AGAIN_S, BATCH)
+    for run in runs:
+        run.announced_at = uow.now
+    return [run.run_id for run in runs]
