@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.db import is_away
-from chassis.errors import CallerLeft, Problem
+from chassis.errors import CallerLeft, ChangedMeanwhile, Problem
 from chassis.outbox import Caller, UnitOfWork, units_of_work
 
 MOST = 64
@@ -78,7 +78,7 @@ class Together(Generic[I, R]):
         except CallerLeft:
             await self._do(group)
         except Exception as error:  # noqa: BLE001 - it is raised to whoever asked
-            if len(group) > 1 and not is_away(error):
+            if len(group) > 1 and not _is_everybodys(error):
                 for each in group:  # what breaks one must not break the others
                     await self._do([each])
                 return
@@ -112,3 +112,8 @@ def _has_left(asked: _Asked[I, R]) -> bool:
     if gone and not asked.answer.done():
         asked.answer.set_exception(CallerLeft())
     return gone
+
+
+def _is_everybodys(error: Exception) -> bool:
+    """Whether each of a group would meet the same: the database is away, or the work says itself what keeps it from being done at all."""
+    return is_away(error) or (isinstance(error, Problem) and not isinstance(error, ChangedMeanwhile))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chassis import together
-from chassis.errors import CallerLeft, NotFound, Problem
+from chassis.errors import CallerLeft, CannotDecide, ChangedMeanwhile, NotFound, Problem
 from chassis.outbox import Caller, UnitOfWork
 from chassis.together import Together
 
@@ -92,6 +92,27 @@ async def test_what_breaks_one_does_not_break_the_others(transactions: Transacti
     answers = await ask(doing(breaks, at_once=1), *"abcd")
     assert [type(answer) for answer in answers] == [str, str, LookupError, str]
     assert transactions.committed == [["a"], ["b"], ["d"]]
+
+
+async def test_a_problem_of_the_whole_work_goes_to_everybody_at_the_first_try(transactions: Transactions) -> None:
+    tries = []
+
+    async def cannot(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        tries.append(list(items))
+        raise CannotDecide("The key is away.")
+
+    assert {type(answer) for answer in await ask(doing(cannot, at_once=1), *"abcd")} == {CannotDecide}
+    assert (tries, transactions.committed) == ([["a", "b", "c", "d"]], [])
+
+
+async def test_a_change_that_came_first_is_the_matter_of_one(transactions: Transactions) -> None:
+    async def late(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        if "c" in items:
+            raise ChangedMeanwhile
+        return list(items)
+
+    answers = await ask(doing(late, at_once=1), *"abcd")
+    assert [type(answer) for answer in answers] == [str, str, ChangedMeanwhile, str]
 
 
 async def test_while_the_database_is_away_everybody_is_told_so_at_once(transactions: Transactions) -> None:
