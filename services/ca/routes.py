@@ -11,10 +11,10 @@ from fastapi import Header, Request, Response
 from chassis.guard import CurrentActor, SharedUow, Uow, doors, may, peer_certificate
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
-from services.ca import domain, repository, revocation, service
+from services.ca import domain, repository, service, status_forms
 from services.ca.models import ServiceCertificate
-from services.ca.revocation import NoAnswer
 from services.ca.schemas import CertificateOrder, CertificateView, ServiceCertificateView
+from services.ca.status_forms import NoAnswer
 
 router = doors(Service.CA)
 IfNoneMatch = Annotated[str | None, Header()]
@@ -107,7 +107,7 @@ async def ask_ocsp(request: Request) -> Response:
 async def ask_ocsp_by_path(request: str) -> Response:
     """The same for a request in base64, whose `/`, `+` and `=` are percent-encoded."""
     try:
-        return await _answered(revocation.from_path(request))
+        return await _answered(status_forms.from_path(request))
     except NoAnswer as none:
         return OcspResponse(none.der)
 

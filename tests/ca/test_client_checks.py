@@ -14,7 +14,7 @@ from cryptography.x509 import ocsp
 from compose.local.pki import Pki
 from contracts.policy import API
 from hortus.client import Altered, HortusError, Unreachable, status
-from services.ca import revocation, service
+from services.ca import service, status_forms
 from tests.ca.conftest import ADA, BOB, issued, new_key, revoked, study
 from tests.world import OURS, World, Worlds, owner, scientist
 
@@ -69,7 +69,7 @@ async def test_one_that_was_never_issued_is_unknown(world: World, people: x509.C
 def answer_to(request: bytes, now: Any, life: timedelta = timedelta(seconds=60)) -> bytes:
     asked = service.status.asked(request)
     signer = service.status.signer_of("people")
-    return signer.sign_answer(revocation.answer(asked, signer.certificate, None, now, now + life, known=True)).public_bytes(Encoding.DER)
+    return signer.sign_answer(status_forms.answer(asked, signer.certificate, None, now, now + life, known=True)).public_bytes(Encoding.DER)
 
 
 async def test_an_answer_that_is_old_from_the_future_or_to_another_question_is_not_believed(world: World, people: x509.Certificate) -> None:
@@ -110,7 +110,7 @@ async def test_what_another_issuer_signed_is_not_believed(world: World, people: 
     now = await world.now()
     request, nonce = status.question(leaf, people)
     forged = signer.sign_answer(
-        revocation.answer(service.status.asked(request), signer.certificate, None, now, now + timedelta(seconds=60), known=True)
+        status_forms.answer(service.status.asked(request), signer.certificate, None, now, now + timedelta(seconds=60), known=True)
     )
     with pytest.raises(Altered, match="not signed"):
         status.answered(forged.public_bytes(Encoding.DER), leaf, people, nonce, now)

@@ -145,9 +145,9 @@ def test_long_names_of_two_projects_stay_apart() -> None:
 
 
 def test_a_serial_has_all_its_digits() -> None:
-    assert domain.certificates.serial((1 << 124) - 1) is None
-    assert domain.certificates.serial(NUMBER) == NUMBER
-    assert domain.certificates.certificate_id(NUMBER) == f"{NUMBER:x}"
+    assert domain.profiles.serial((1 << 124) - 1) is None
+    assert domain.profiles.serial(NUMBER) == NUMBER
+    assert domain.profiles.certificate_id(NUMBER) == f"{NUMBER:x}"
 
 
 def signer_for(pki: Pki, holder: Holder) -> Signer:

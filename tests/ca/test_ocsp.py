@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from compose.local.pki import Pki
 from contracts.events import UserStatus
-from services.ca import domain, revocation, service
-from services.ca.revocation import Malformed, NoAnswer, NotOurs
+from services.ca import domain, service, status_forms
+from services.ca.status_forms import Malformed, NoAnswer, NotOurs
 from tests.ca.conftest import ADA, AGENT, BOB, about, agent_fact, csr, issued, openssl, revoked, said, study, user
 from tests.world import OURS, World, Worlds, owner, scientist
 
@@ -308,7 +308,7 @@ async def test_no_bytes_break_the_responder(world: World, people: x509.Certifica
 @given(st.binary(max_size=400))
 def test_the_reader_of_requests_only_ever_says_that_it_does_not_answer(der: bytes) -> None:
     with pytest.raises(NoAnswer):
-        revocation.read(der, {})
+        status_forms.read(der, {})
 
 
 def test_a_refusal_is_in_the_responders_own_words() -> None:

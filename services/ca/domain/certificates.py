@@ -8,20 +8,18 @@ from uuid import UUID
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 from chassis.csr import Request
 from chassis.errors import Conflict
 from contracts import events
 from contracts.events import CertificateKind
 from contracts.roles import Actor, Role
+from services.ca.domain import profiles
 from services.ca.domain.holders import Holder
 from services.ca.models import Certificate, CertificateState, Ending, Intent, Issuer
 
-BACKDATE = timedelta(seconds=60)
 MOST_LIVE = 100
-SERIAL_BITS = 128
-ORGANIZATION = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Hortus")
 SIGNED_BY = {
     CertificateKind.PROJECT: Issuer.PEOPLE,
     CertificateKind.JOB: Issuer.WORKLOADS,
@@ -73,16 +71,6 @@ def has_room(live: int) -> None:
         raise TooManyCertificates
 
 
-def serial(random: int) -> int | None:
-    """A serial number of 128 random bits that has exactly 32 hex digits; None when another draw is needed."""
-    return random if random >> (SERIAL_BITS - 4) else None
-
-
-def certificate_id(number: int) -> str:
-    """A serial number as 32 hex digits."""
-    return f"{number:032x}"
-
-
 @dataclass(frozen=True)
 class Authority:
     """What certificates take from the key that signs them: its name, its id, its own certificate, and what stands in all of them alike."""
@@ -100,23 +88,11 @@ def authority(name: str, key_id: str, issuer: x509.Certificate, terms: Terms) ->
 
     They name where their issuer, their status and the issuer's list are (sections 4.2.2.1 and 4.2.1.13), if that is known.
     """
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    issuer_key = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     extensions = [
-        _alike(x509.BasicConstraints(ca=False, path_length=None), critical=True),
-        _alike(usage, critical=True),
+        _alike(profiles.NO_ISSUER, critical=True),
+        _alike(profiles.USAGE, critical=True),
         _alike(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])),
-        _alike(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key)),
+        _alike(profiles.signed_by(issuer)),
     ]
     if terms.doors:
         extensions += _places(name, terms.doors)
@@ -151,7 +127,7 @@ def intend(
     """
     ends = [now + terms.life(holder.kind), issuer.ends, *([ends_at] if ends_at else [])]
     return Intent(
-        certificate_id=certificate_id(number),
+        certificate_id=profiles.certificate_id(number),
         kind=holder.kind,
         project_id=holder.project_id,
         user_id=holder.user_id,
@@ -160,7 +136,7 @@ def intend(
         fencing_token=holder.fencing_token,
         csr_sha256=request.sha256,
         issuer_key=issuer.key_id,
-        not_before=(now - BACKDATE).replace(microsecond=0),
+        not_before=profiles.begins(now),
         not_after=min(ends).replace(microsecond=0),
         created_at=now,
     )
@@ -172,7 +148,7 @@ def build(intent: Intent, holder: Holder, request: Request, issuer: Authority, t
     own = (x509.SubjectKeyIdentifier(request.key_id), x509.SubjectAlternativeName([uri]))
     return x509.CertificateBuilder(
         issuer.subject,
-        x509.Name([ORGANIZATION, x509.NameAttribute(NameOID.COMMON_NAME, holder.common_name)]),
+        profiles.subject(holder.common_name),
         request.public_key,
         int(intent.certificate_id, 16),
         intent.not_before.replace(tzinfo=None),

@@ -6,24 +6,12 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from chassis.csr import Request
 from chassis.errors import Unauthenticated
-from services.ca.domain.certificates import BACKDATE, certificate_id
+from services.ca.domain import profiles
 from services.ca.models import CertificateState, ServiceCertificate
-
-USAGE = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
 
 
 class NothingToFollow(Unauthenticated):
@@ -57,11 +45,11 @@ def read_shown(certificate: x509.Certificate, service: str, now: datetime) -> Sh
 def intend(shown: Shown, request: Request, number: int, now: datetime, life: timedelta, issuer: x509.Certificate) -> ServiceCertificate:
     """The intent to issue. It begins 60 s ago and ends with its life or its issuer."""
     return ServiceCertificate(
-        certificate_id=certificate_id(number),
+        certificate_id=profiles.certificate_id(number),
         service=shown.service,
         follows=shown.serial,
         csr_sha256=request.sha256,
-        not_before=(now - BACKDATE).replace(microsecond=0),
+        not_before=profiles.begins(now),
         not_after=min(now + life, issuer.not_valid_after_utc).replace(microsecond=0),
         created_at=now,
     )
@@ -69,22 +57,20 @@ def intend(shown: Shown, request: Request, number: int, now: datetime, life: tim
 
 def build(intent: ServiceCertificate, shown: Shown, request: Request, issuer: x509.Certificate) -> x509.CertificateBuilder:
     """The certificate to sign, as the set-up makes them: for a client and a server at once (RFC 5280 section 4.2)."""
-    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Hortus"), x509.NameAttribute(NameOID.COMMON_NAME, shown.service)])
-    issuer_key = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
         x509.CertificateBuilder()
-        .subject_name(name)
+        .subject_name(profiles.subject(shown.service))
         .issuer_name(issuer.subject)
         .public_key(request.public_key)
         .serial_number(int(intent.certificate_id, 16))
         .not_valid_before(intent.not_before)
         .not_valid_after(intent.not_after)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(USAGE, critical=True)
+        .add_extension(profiles.NO_ISSUER, critical=True)
+        .add_extension(profiles.USAGE, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(shown.names, critical=False)
         .add_extension(x509.SubjectKeyIdentifier(request.key_id), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False)
+        .add_extension(profiles.signed_by(issuer), critical=False)
     )
 
 

@@ -136,6 +136,6 @@ async def issue(drafts: Sequence[Draft]) -> list[Intent]:
 def serial() -> int:
     """A serial number that nobody can guess."""
     while True:
-        number = domain.certificates.serial(secrets.randbits(domain.certificates.SERIAL_BITS))
+        number = domain.profiles.serial(secrets.randbits(domain.profiles.SERIAL_BITS))
         if number is not None:
             return number

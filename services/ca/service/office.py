@@ -10,13 +10,13 @@ from chassis.errors import CannotDecide
 from chassis.outbox import Caller, UnitOfWork
 from chassis.together import Together
 from contracts.events import CertificateKind
-from services.ca import domain, revocation
+from services.ca import domain, status_forms
 from services.ca.domain.certificates import Authority, Terms
 from services.ca.domain.requests import Order
 from services.ca.models import Intent
 from services.ca.repository import Engine
-from services.ca.revocation import IssuerName
 from services.ca.signer import Issuers, Keys, Signer, SignerAway
+from services.ca.status_forms import IssuerName
 
 Journal = Callable[[Sequence[Caller]], AbstractAsyncContextManager[list[UnitOfWork]]]
 """Transactions of their own, for intents."""
@@ -58,7 +58,7 @@ class Office:
     def take(self, issuers: Issuers) -> None:
         """Issue with these from now on."""
         self.issuers = issuers
-        self.names: Mapping[IssuerName, str] = revocation.names_of({name: each.certificate for name, each in issuers.signers.items()})
+        self.names: Mapping[IssuerName, str] = status_forms.names_of({name: each.certificate for name, each in issuers.signers.items()})
         self._authorities = {
             name: domain.certificates.authority(name, each.key_id, each.certificate, self.terms) for name, each in issuers.signers.items()
         }

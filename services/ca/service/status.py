@@ -10,11 +10,11 @@ from chassis.consumer import up_to_date
 from chassis.errors import CannotDecide, NotFound
 from chassis.outbox import UnitOfWork
 from contracts.events import MEMBERSHIPS, USERS
-from services.ca import domain, repository, revocation
+from services.ca import domain, repository, status_forms
 from services.ca.models import RevocationList
-from services.ca.revocation import NotNow, Question, Revoked
 from services.ca.service.office import office
 from services.ca.signer import Signer
+from services.ca.status_forms import NotNow, Question, Revoked
 
 AUTHORITIES = (USERS, MEMBERSHIPS)  # no gateway looks up what strangers ask about: who lost a right has to be known here
 
@@ -63,12 +63,12 @@ async def _kept(uow: UnitOfWork, issuer_key: str) -> tuple[RevocationList, int, 
 
 def _signed(signer: Signer, about: RevocationList, entries: Sequence[Revoked]) -> bytes:
     """In a thread: a list of very many takes long."""
-    return signer.sign_list(revocation.revocation_list(about, entries, signer.certificate)).public_bytes(Encoding.DER)
+    return signer.sign_list(status_forms.revocation_list(about, entries, signer.certificate)).public_bytes(Encoding.DER)
 
 
 def asked(der: bytes) -> Question:
     """What an OCSP request asks of these issuers. Raises NoAnswer."""
-    return revocation.read(der, office().names)
+    return status_forms.read(der, office().names)
 
 
 async def answer(question: Question) -> bytes:
@@ -78,13 +78,13 @@ async def answer(question: Question) -> bytes:
     """
     desk = office()
     signer = desk.issuers.signers[question.issuer]
-    name = domain.certificates.certificate_id(question.serial)
+    name = domain.profiles.certificate_id(question.serial)
     known = await up_to_date(desk.engine, AUTHORITIES)
     now, found = await repository.revocation.standing(desk.engine, name, signer.key_id)
     ended = domain.revocation.revocation_of(found) if found else None
     revoked = Revoked(name, *ended) if ended else None
     if found is not None and revoked is None and not known:
         raise NotNow
-    made = revocation.answer(question, signer.certificate, revoked, now, now + desk.answer_life, known=found is not None)
+    made = status_forms.answer(question, signer.certificate, revoked, now, now + desk.answer_life, known=found is not None)
     [signed] = await desk.signed(signer.sign_answer, [made])
     return signed.public_bytes(Encoding.DER)
