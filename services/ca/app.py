@@ -97,13 +97,17 @@ async def end_in_time(runtime: Runtime) -> None:
 
 
 async def settle_waiting(runtime: Runtime) -> None:
-    """Issue to the runs that waited while an issuer's key was away."""
+    """Issue to the runs that wait: an issuer's key was away, or two facts arrived at one moment and neither saw the other.
+
+    Each has a transaction of its own: whoever loses a right meanwhile waits for one signature.
+    """
     while True:
-        office = service.office.office()
-        if office.owed and not office.trouble:
-            office.owed = False
+        if not service.office.office().trouble:
             async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
-                await service.parties.settle_waiting(uow)
+                waiting = await service.parties.waiting(uow)
+            for run in waiting:
+                async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
+                    await service.parties.settle(uow, [run])
         await asyncio.sleep(LONGEST_REST_S)
 
 

@@ -1,5 +1,6 @@
 """Issuers for the tests of ca, made as the set-up makes them, and what a study with members looks like."""
 
+import asyncio
 import hashlib
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -134,6 +135,13 @@ async def issued(world: World, actor: Actor) -> x509.Certificate:
     answer = await world.post(f"/projects/{OURS}/certificates", actor, json={"csr": csr()})
     assert answer.status_code == 201, answer.text
     return x509.load_pem_x509_certificate(answer.json()["chain"].encode())
+
+
+async def appears(world: World, query: str) -> None:
+    """Return when a query has rows; fails when it never has."""
+    async with asyncio.timeout(30):
+        while not await world.sql(query):
+            await asyncio.sleep(0.02)
 
 
 async def revoked(world: World, actor: Actor, certificate: x509.Certificate) -> None:

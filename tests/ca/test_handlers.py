@@ -24,8 +24,8 @@ from contracts.events import (
 )
 from contracts.roles import NOBODY, Role
 from services.ca import handlers, service
-from services.ca.app import end_in_time
-from tests.ca.conftest import ADA, AGENT, BOB, RUN, agent_fact, csr, judged, membership, new_key, project, run, study, user
+from services.ca.app import end_in_time, settle_waiting
+from tests.ca.conftest import ADA, AGENT, BOB, RUN, agent_fact, appears, csr, judged, membership, new_key, project, run, study, user
 from tests.world import OURS, World, Worlds, record_of, scientist
 
 HERE = f"/projects/{OURS}/certificates"
@@ -95,6 +95,30 @@ async def test_a_run_gets_its_certificate_in_whatever_order_the_facts_arrive(emp
         await twice_quiet(empty, facts[place])
     [fact] = await certificates(empty)
     assert fact.run_id == RUN
+
+
+@pytest.mark.parametrize("late", [0, 1, 2], ids=["project", "person", "membership"])
+async def test_a_run_gets_its_certificate_although_it_and_what_it_needs_arrived_at_one_moment(empty: World, late: int) -> None:
+    """Neither transaction sees what the other one brings: the run is looked at again afterwards."""
+    needed: list[Fact] = [project(), user(BOB), membership(BOB)]
+    missing = needed.pop(late)
+    await empty.hear(*needed)
+    async with empty.running(settle_waiting):
+        async with empty.work() as uow:
+            await handlers.hears.handlers[missing.type](missing, uow)
+            await empty.hear(run(request=csr()))
+        await appears(empty, "SELECT 1 FROM certificates WHERE kind = 'job' AND state = 'live'")
+    assert len(await certificates(empty)) == 1
+
+
+async def test_while_nothing_waits_nothing_is_said_or_recorded(world: World) -> None:
+    await job_certificate(world)
+    await world.hear(run(version=3, fencing_token=2, request="no request"))
+    await world.said()
+    await world.recorded()
+    async with world.work() as uow:
+        assert await service.parties.waiting(uow) == []
+    assert (await world.said(), await world.recorded()) == ([], [])
 
 
 async def twice_quiet(world: World, fact: Fact) -> None:

@@ -19,10 +19,10 @@ from compose.local.home import Home
 from compose.local.pki import Pki
 from services.ca import ceremony as ceremony_in_ca
 from services.ca.app import settle_waiting
-from services.ca.signer import IssuerUnusable
+from services.ca.signer import IssuerUnusable, Signer
 from services.ca.signer.token import Token
 from tests.ca import softhsm
-from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, judged, membership, revoked, run, study
+from tests.ca.conftest import ADA, BOB, about, agent_fact, appears, csr, issued, judged, membership, revoked, run, study
 from tests.ca.softhsm import LABEL, MODULE, PIN, SoftToken
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
@@ -52,6 +52,16 @@ async def world(worlds: Worlds, token: SoftToken, token_pki: Pki) -> World:
     made = await worlds.open("ca", **settings)
     await made.hear(*study())
     return made
+
+
+def signer(keys: Token, certificate: Path) -> Signer:
+    """The key ``people`` of the token, with this certificate."""
+    read = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return Signer("people", "people", read, keys.key("people", read))
+
+
+def told(world: World) -> list[str]:
+    return [each for warn in world.runtime.warnings for each in warn()]
 
 
 async def until(met: Callable[[], bool]) -> None:
@@ -127,29 +137,44 @@ async def test_rights_end_while_the_token_is_away_and_a_run_that_waited_gets_its
     finally:
         token.bring_back()
     await until(lambda: world.runtime.missing() == [])
-    async with world.running(settle_waiting), asyncio.timeout(30):
-        while not await world.sql("SELECT 1 FROM certificates WHERE kind = 'job' AND state = 'live'"):
-            await asyncio.sleep(0.05)
+    async with world.running(settle_waiting):
+        await appears(world, "SELECT 1 FROM certificates WHERE kind = 'job' AND state = 'live'")
 
 
 def test_a_wrong_pin_is_tried_once_and_again_when_its_file_changes(token: SoftToken, token_pki: Pki) -> None:
     opened = Token(MODULE, LABEL, token.pin_file, "hortus-")
-    opened.key("people", x509.load_pem_x509_certificate((token_pki.issuers_folder / "people.pem").read_bytes()))
+    people = signer(opened, token_pki.issuers_folder / "people.pem")
     token.pin_file.write_text("wrong")
     try:
-        assert "PinIncorrect" in opened.trouble()
-        assert "not tried again" in opened.trouble()
+        assert "PinIncorrect" in people.trouble()
+        assert "not tried again" in people.trouble()
     finally:
         token.pin_file.write_text(PIN)
-    assert opened.trouble() == ""
+    assert people.trouble() == ""
     opened.close()
 
 
 def test_a_key_that_is_not_the_certificates_is_told_and_no_other_is_taken(token: SoftToken, token_pki: Pki) -> None:
     opened = Token(MODULE, LABEL, token.pin_file, "hortus-")
-    opened.key("people", x509.load_pem_x509_certificate((token_pki.issuers_folder / "workloads.pem").read_bytes()))
-    assert "is not the one in its certificate" in opened.trouble()
+    assert "is not the one in its certificate" in signer(opened, token_pki.issuers_folder / "workloads.pem").trouble()
     opened.close()
+
+
+async def test_a_key_that_only_rests_is_no_trouble_and_somebody_is_told(
+    worlds: Worlds, token: SoftToken, token_pki: Pki, tmp_path: Path
+) -> None:
+    """A certificate of an issuer came whose key the token does not have: it rests, and everybody is served by the one before."""
+    for file in token_pki.issuers_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings: dict[str, Any] = {"issuers_dir": tmp_path, "pkcs11_module": MODULE, "pkcs11_token": LABEL, "pkcs11_pin_file": token.pin_file}
+    world = await worlds.open("ca", **settings, issuer_rest_s=3600)
+    await world.hear(*study())
+    (tmp_path / "people-2.pem").write_bytes((tmp_path / "people.pem").read_bytes())
+    await until(lambda: any("people-2" in each for each in told(world)))
+    assert world.runtime.missing() == []
+    await issued(world, SCIENTIST)
+    (tmp_path / "people-2.pem").unlink()
+    await until(lambda: told(world) == [])
 
 
 def test_the_ceremony_makes_a_key_once_and_asks_for_its_certificate(token: SoftToken, token_pki: Pki) -> None:

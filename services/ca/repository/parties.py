@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from chassis import db
+from contracts.events import CertificateKind
 from services.ca.models import Certificate, CertificateState, Member, Person, Project, Run, Table
 from services.ca.repository.reading import newest
 
@@ -74,6 +75,7 @@ async def active_runs_of_member(session: AsyncSession, project_id: UUID, user_id
 async def runs_without_certificate(session: AsyncSession) -> Sequence[Run]:
     """The leased and running runs that asked for a certificate and have none for this lease."""
     issued = select(col(Certificate.certificate_id)).where(
+        col(Certificate.kind) == CertificateKind.JOB,
         col(Certificate.run_id) == col(Run.run_id),
         col(Certificate.fencing_token) == col(Run.fencing_token),
         col(Certificate.state) != CertificateState.INTENDED,

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TypeVar
 
 from chassis.errors import CannotDecide
+from chassis.log import logger
 from chassis.outbox import Caller, UnitOfWork
 from chassis.together import Together
 from contracts.events import CertificateKind
@@ -18,6 +20,9 @@ from services.ca.repository import Engine
 from services.ca.signer import Issuers, Keys, Signer, SignerAway
 from services.ca.status_forms import IssuerName
 
+log = logger(__name__)
+SIGN_S = 2.0
+SIGN_THREADS = 4
 Journal = Callable[[Sequence[Caller]], AbstractAsyncContextManager[list[UnitOfWork]]]
 """Transactions of their own, for intents."""
 
@@ -29,8 +34,8 @@ class Office:
     """``engine`` is for looks outside of transactions; ``issuing`` does for many at once what the door asks for; ``list_life`` and ``answer_life`` are how long what is said of revocations holds.
 
     ``lists`` are the newest lists of revoked certificates that this process has seen, number and content by key.
-    ``trouble`` says why nothing can be signed at this moment, ``unusable`` why issuers that came are not taken up; ``owed``: a run may wait for a
-    certificate because of the former.
+    ``trouble`` says why nothing can be issued at this moment, ``unusable`` why issuers that came are not taken up, ``doubtful`` which of the keys that
+    issue nothing cannot answer for what they signed.
     """
 
     def __init__(
@@ -51,8 +56,9 @@ class Office:
         self.list_life, self.answer_life = lives
         self.trouble = ""
         self.unusable = ""
-        self.owed = True
+        self.doubtful: Mapping[str, str] = {}
         self.lists: dict[str, tuple[int, bytes]] = {}
+        self._threads = ThreadPoolExecutor(SIGN_THREADS, "signing")
         self.take(issuers)
 
     def take(self, issuers: Issuers) -> None:
@@ -70,11 +76,30 @@ class Office:
         signer = self.issuers.current[domain.certificates.SIGNED_BY[kind]]
         return signer, self._authorities[signer.name]
 
+    def notice(self, trouble: str) -> None:
+        """Issue nothing while there is trouble, in words; go on when there is none."""
+        if trouble != self.trouble:
+            log.warning("issuers", trouble=trouble) if trouble else log.info("the issuers sign again")
+        self.trouble = trouble
+
     async def signed(self, sign: Callable[[B], S], made: Sequence[B]) -> list[S]:
-        """What a signer makes of these: in a thread, where it waits for something else than this processor. Raises SignerAway."""
+        """What a signer makes of these: apart, where it waits for something else than this processor. Raises SignerAway."""
         if self.keys.slow:
-            return await asyncio.to_thread(lambda: [sign(each) for each in made])
+            return await self.apart(lambda: [sign(each) for each in made])
         return [sign(each) for each in made]
+
+    async def apart(self, sign: Callable[[], S], within_s: float | None = None) -> S:
+        """What a signer makes, in a thread of its own. One that hangs is away: whoever waits for it holds what others need. Raises SignerAway."""
+        try:
+            async with asyncio.timeout(within_s or SIGN_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, sign)
+        except TimeoutError as error:
+            self.notice("a key does not answer")
+            raise SignerAway(self.trouble, retry_after=1) from error
+
+    def close(self) -> None:
+        """Sign no more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def missing(self) -> list[str]:
         """What keeps this from issuing, in words."""
@@ -92,6 +117,7 @@ def open_office(office: Office) -> None:
 def close_office(office: Office) -> None:
     """Issue with this no longer."""
     _open.remove(office)
+    office.close()
 
 
 def office() -> Office:

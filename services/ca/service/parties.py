@@ -1,6 +1,6 @@
 """Following what other services say of people, projects, runs and agents."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -15,7 +15,6 @@ from services.ca.domain.holders import Holder
 from services.ca.models import Ending, Member, Person, Project, Run
 from services.ca.service.ending import end
 from services.ca.service.issuing import Draft, issue
-from services.ca.service.office import office
 from services.ca.signer import SignerAway
 
 log = logger(__name__)
@@ -32,7 +31,7 @@ async def learn_person(uow: UnitOfWork, fact: events.User) -> None:
     if not person.active:
         end(uow, await repository.certificates.live_of_person(uow.session, fact.user_id), Ending.PERSON_NOT_ACTIVE)
         return
-    await _settle(uow, runs)
+    await settle(uow, runs)
 
 
 async def learn_project(uow: UnitOfWork, fact: events.Project) -> None:
@@ -46,7 +45,7 @@ async def learn_project(uow: UnitOfWork, fact: events.Project) -> None:
     await deletion.follow(uow, fact, close)
     await repository.parties.put(uow.session, project)
     if project.open:
-        await _settle(uow, await repository.parties.active_runs_in_project(uow.session, fact.project_id))
+        await settle(uow, await repository.parties.active_runs_in_project(uow.session, fact.project_id))
 
 
 async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
@@ -60,7 +59,7 @@ async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
     if not domain.holders.counts(member, uow.now):
         end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
         return
-    await _settle(uow, await repository.parties.active_runs_of_member(uow.session, fact.project_id, fact.user_id))
+    await settle(uow, await repository.parties.active_runs_of_member(uow.session, fact.project_id, fact.user_id))
 
 
 async def learn_run(uow: UnitOfWork, fact: events.Run) -> None:
@@ -70,7 +69,7 @@ async def learn_run(uow: UnitOfWork, fact: events.Run) -> None:
     await _parties(uow, fact.project_id, fact.user_id)
     run = domain.parties.run_of(fact)
     await repository.parties.put(uow.session, run)
-    await _settle(uow, [run])
+    await settle(uow, [run])
 
 
 async def learn_agent(uow: UnitOfWork, fact: events.Agent) -> None:
@@ -127,10 +126,11 @@ async def _parties(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Parties:
     )
 
 
-async def _settle(uow: UnitOfWork, runs: Iterable[Run]) -> None:
+async def settle(uow: UnitOfWork, runs: Iterable[Run]) -> None:
     """Give each run the certificate that its lease asks for, if it may have one, and end those it may not have (any more).
 
-    What is not known yet is no refusal: the run is looked at again when the missing fact arrives.
+    What is not known yet is no refusal: the run is looked at again when the missing fact arrives, and by ``settle_waiting``. A request that
+    cannot be read is: it is forgotten.
     """
     for each in runs:
         project, person, member = await _parties(uow, each.project_id, each.user_id)
@@ -146,7 +146,9 @@ async def _settle(uow: UnitOfWork, runs: Iterable[Run]) -> None:
             end(uow, held, ending)
         elif not await repository.certificates.was_issued_for_lease(uow.session, run.run_id, run.fencing_token):
             request = _readable(uow, run.csr, run_id=run.run_id)
-            if request is not None:
+            if request is None:
+                run.csr = None
+            else:
                 await _issue_to(uow, run, domain.holders.run_holder(project, member, run), request, member.ends_at)
 
 
@@ -156,12 +158,11 @@ async def _issue_to(uow: UnitOfWork, run: Run, holder: Holder, request: Request,
         await issue([Draft(uow, holder, request, ends_at)])
     except SignerAway as away:
         log.warning("a run waits for its certificate", run_id=str(run.run_id), reason=away.detail)
-        office().owed = True
 
 
-async def settle_waiting(uow: UnitOfWork) -> None:
-    """Look again at the runs that wait for a certificate."""
-    await _settle(uow, await repository.parties.runs_without_certificate(uow.session))
+async def waiting(uow: UnitOfWork) -> Sequence[Run]:
+    """The runs that asked for a certificate and have had none."""
+    return await repository.parties.runs_without_certificate(uow.session)
 
 
 def _readable(uow: UnitOfWork, csr: str, **whose: UUID) -> Request | None:

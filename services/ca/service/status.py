@@ -1,7 +1,6 @@
 """Saying what is revoked: lists, and answers about single certificates."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,7 +15,12 @@ from services.ca.service.office import office
 from services.ca.signer import Signer
 from services.ca.status_forms import NotNow, Question, Revoked
 
-AUTHORITIES = (USERS, MEMBERSHIPS)  # no gateway looks up what strangers ask about: who lost a right has to be known here
+LIST_S = 10.0
+AUTHORITIES = (USERS, MEMBERSHIPS)
+"""No gateway looks up what strangers ask about: which people lost a right has to be known here, or nothing is called good.
+
+That a run ended, an agent was withdrawn or a project is closing comes on topics without positions: those count from when they are heard.
+"""
 
 
 def signer_of(issuer: str) -> Signer:
@@ -47,7 +51,8 @@ async def newest_list(uow: UnitOfWork, issuer: str) -> tuple[int, bytes]:
     rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
     entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing))]
     domain.revocation.renumber(kept, len(entries), now, desk.list_life)
-    kept.der = await asyncio.to_thread(_signed, signer, kept, entries)
+    made = await asyncio.to_thread(status_forms.revocation_list, kept, entries, signer.certificate)  # one of very many takes long
+    kept.der = await desk.apart(lambda: signer.sign_list(made).public_bytes(Encoding.DER), LIST_S)
     uow.note(issuer=issuer, number=kept.number)
     await uow.session.flush()
     return kept.number, kept.der
@@ -59,11 +64,6 @@ async def _kept(uow: UnitOfWork, issuer_key: str) -> tuple[RevocationList, int, 
         await repository.revocation.begin_list(uow.session, issuer_key)
         found = await repository.revocation.newest_list(uow.session, issuer_key)
     return found
-
-
-def _signed(signer: Signer, about: RevocationList, entries: Sequence[Revoked]) -> bytes:
-    """In a thread: a list of very many takes long."""
-    return signer.sign_list(status_forms.revocation_list(about, entries, signer.certificate)).public_bytes(Encoding.DER)
 
 
 def asked(der: bytes) -> Question:

@@ -8,12 +8,16 @@ from functools import cached_property
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
 from chassis.errors import CannotDecide
+
+PROBE = b"probe"
+SHA256 = ec.ECDSA(hashes.SHA256())
 
 
 class IssuerUnusable(Exception):
@@ -33,9 +37,6 @@ class Keys(Protocol):
 
     def key(self, name: str, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
         """The key ``name``, whose certificate this is: of it, only ``sign`` is called. Raises IssuerUnusable."""
-
-    def trouble(self) -> str:
-        """Why it cannot sign at this moment, in words, after looking; empty when it can."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,17 @@ class Signer:
     def pem(self) -> str:
         """The issuer's certificate."""
         return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    def trouble(self) -> str:
+        """Why it cannot sign at this moment, in words; empty when it can. It signs something that is thrown away, and its certificate has to agree."""
+        public = self.certificate.public_key()
+        try:
+            public.verify(self._key.sign(PROBE, SHA256), PROBE, SHA256)  # type: ignore[union-attr,call-arg,arg-type]
+        except SignerAway as away:
+            return away.detail
+        except InvalidSignature:
+            return f"the key of the issuer {self.name} is not the one in its certificate"
+        return ""
 
     def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """Sign a certificate. Raises SignerAway."""
@@ -81,3 +93,7 @@ class Issuers:
     def ends(self) -> dict[str, datetime]:
         """When the certificates end that the issuers sign with now."""
         return {issuer: signer.certificate.not_valid_after_utc for issuer, signer in self.current.items()}
+
+    def others(self) -> list[Signer]:
+        """The keys that sign no certificates now, and answer for those that they signed."""
+        return [signer for signer in self.signers.values() if signer not in self.current.values()]

@@ -30,7 +30,3 @@ class KeyFiles:
         if key.public_key() != certificate.public_key():
             raise IssuerUnusable(f"The key of the issuer {name} is not the one in its certificate.")
         return key
-
-    def trouble(self) -> str:
-        """Never: an open key stays open."""
-        return ""

@@ -1,7 +1,7 @@
 """Keys of issuers in a PKCS#11 token (a hardware security module, or SoftHSM2): they are made there and never leave it.
 
 The library is told nothing of threads (``C_Initialize`` without arguments), so one lock stands around every call. A session that was lost is
-opened again with the next signature; a token that is away is looked for with each look (``trouble``). A wrong PIN is not tried twice: tokens
+opened again with the next signature; a token that is away is looked for with each of them. A wrong PIN is not tried twice: tokens
 lock themselves after some tries.
 """
 
@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import pkcs11
 import pkcs11.util.ec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -92,7 +91,6 @@ class Token:
         self.prefix = prefix
         self._session: Any = None
         self._found: dict[str, Any] = {}
-        self._known: dict[str, TokenKey] = {}
         self._epoch = 0
         self._refused_pin: tuple[int, str] | None = None
 
@@ -101,19 +99,7 @@ class Token:
         public = certificate.public_key()
         if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
             raise IssuerUnusable(f"The key of the issuer {name} is not on P-256.")
-        self._known[name] = TokenKey(self, name, public)
-        return self._known[name]
-
-    def trouble(self) -> str:
-        """Why it cannot sign: each key signs something that is thrown away, and its public half has to agree."""
-        for name, key in self._known.items():
-            try:
-                key.public_key().verify(key.sign(b"probe", ec.ECDSA(hashes.SHA256())), b"probe", ec.ECDSA(hashes.SHA256()))
-            except SignerAway as away:
-                return away.detail
-            except InvalidSignature:
-                return f"the key {self.prefix}{name} in the token {self.label} is not the one in its certificate"
-        return ""
+        return TokenKey(self, name, public)
 
     def made(self, name: str) -> TokenKey:
         """The key ``name``, made in the token where it is not there yet; it stays there. Raises SignerAway, or IssuerUnusable for one of another kind."""
@@ -127,8 +113,7 @@ class Token:
         public = load_der_public_key(encoded)
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise IssuerUnusable(f"The key {self.prefix}{name} in the token {self.label} is of another kind.")
-        self._known[name] = TokenKey(self, name, public)
-        return self._known[name]
+        return TokenKey(self, name, public)
 
     def _public_half(self, session: Any, label: str) -> Any:
         found = list(session.get_objects({pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY, pkcs11.Attribute.LABEL: label}))
