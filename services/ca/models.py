@@ -51,7 +51,8 @@ def _instant(*, nullable: bool = False) -> Column[datetime]:
 class Certificate(Table, table=True):
     """A certificate; ``certificate_id`` is its serial in hex. ``fingerprint`` and ``chain`` are empty while it is intended.
 
-    ``issuer_key``: which key of its issuer signs it, by the SHA-1 of the key's public half in hex.
+    ``issuer_key``: which key of its issuer signs it, by the SHA-1 of the key's public half in hex. ``right_ends_at``: when the membership behind it
+    ends, as is known now; it counts until then, or until its own end.
     """
 
     __tablename__ = "certificates"
@@ -68,6 +69,7 @@ class Certificate(Table, table=True):
     issuer_key: str
     not_before: datetime = Field(sa_column=_instant())
     not_after: datetime = Field(sa_column=_instant())
+    right_ends_at: datetime | None = Field(default=None, sa_column=_instant(nullable=True))
     fingerprint: str = ""
     chain: str = ""
     created_at: datetime = Field(sa_column=_instant())
@@ -100,6 +102,7 @@ class Intent:
     not_before: datetime
     not_after: datetime
     created_at: datetime
+    right_ends_at: datetime | None = None
     live: bool = False
     version: int = 0
     fingerprint: str = ""
@@ -128,11 +131,13 @@ Place = tuple[UUID, UUID | None]
 
 
 class Standing(NamedTuple):
-    """What becomes of an issued certificate: its state, and when and why it stopped counting."""
+    """What becomes of an issued certificate: its state, when and why it stopped counting, when it ends, and when the membership behind it does."""
 
     state: str
     ended_at: datetime | None
     ending: str | None
+    not_after: datetime
+    right_ends_at: datetime | None
 
 
 class RevocationList(Table, table=True):

@@ -217,6 +217,25 @@ def test_a_certificate_ends_no_later_than_the_membership(pki: Pki) -> None:
     assert NOW + timedelta(minutes=9, seconds=58) < made(pki, MEMBER, NOW, ends).not_after <= ends
 
 
+def test_a_runs_certificate_lives_as_long_as_its_kind_since_the_membership_can_be_prolonged(pki: Pki) -> None:
+    ends = NOW + timedelta(minutes=10)
+    certificate = made(pki, HOLDERS["job"][0], NOW, ends)
+    assert certificate.not_after == NOW.replace(microsecond=0) + timedelta(hours=24)
+    assert certificate.right_ends_at == ends
+
+
+@pytest.mark.parametrize(
+    ("right", "lapse"), [(None, (60, Ending.EXPIRED)), (60, (60, Ending.EXPIRED)), (59, (59, Ending.MEMBERSHIP_ENDED))]
+)
+def test_a_certificate_lapses_at_its_end_or_at_that_of_the_membership_behind_it(
+    right: int | None, lapse: tuple[int, Ending], pki: Pki
+) -> None:
+    certificate = row(made(pki, MEMBER, NOW))
+    certificate.not_after = NOW + timedelta(seconds=60)
+    certificate.right_ends_at = None if right is None else NOW + timedelta(seconds=right)
+    assert domain.certificates.lapses(certificate) == (NOW + timedelta(seconds=lapse[0]), lapse[1])
+
+
 def test_a_certificate_ends_no_later_than_its_issuer(pki: Pki) -> None:
     issuer = signer_for(pki, MEMBER).certificate
     late = issuer.not_valid_after_utc - timedelta(hours=1)

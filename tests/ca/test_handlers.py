@@ -1,5 +1,6 @@
 """What ca does with what it hears, on a real database; every fact is heard twice."""
 
+import asyncio
 from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
@@ -283,6 +284,41 @@ async def test_certificates_end_at_the_instant_the_membership_ends(world: World)
     assert {fact.certificate_id for fact in said} == held
     ended = [row[0] for row in await world.sql("SELECT ended_at FROM certificates")]
     assert all(ends <= at < ends + timedelta(seconds=1) for at in ended)
+
+
+async def test_the_certificate_of_a_run_lives_on_when_the_membership_is_prolonged(world: World) -> None:
+    ends = await world.now() + timedelta(seconds=1)
+    await world.hear(membership(BOB, version=2, ends_at=ends))
+    name = await job_certificate(world)
+    await world.hear(membership(BOB, version=3, ends_at=ends + timedelta(hours=1)))
+    while await world.now() <= ends:
+        await asyncio.sleep(0.05)
+    async with world.work() as uow:
+        assert await service.ending.expire(uow) == ends + timedelta(hours=1)
+    assert await live(world) == {name}
+
+
+async def test_the_certificate_of_a_run_ends_at_the_instant_the_membership_does(world: World) -> None:
+    ends = await world.now() + timedelta(seconds=1)
+    await world.hear(membership(BOB, version=2, ends_at=ends))
+    await job_certificate(world)
+    async with world.running(end_in_time):
+        [fact] = await eventually_said(world, 1)
+    assert not fact.live
+    assert fact.not_after > ends + timedelta(hours=23)
+    [row] = await world.sql("SELECT ended_at, ending FROM certificates")
+    assert tuple(row) == (ends, "membership ended")
+
+
+async def test_the_certificate_of_a_person_that_ends_with_the_membership_is_over_and_not_revoked(world: World) -> None:
+    ends = await world.now() + timedelta(seconds=2)
+    await world.hear(membership(BOB, version=2, ends_at=ends))
+    await project_certificate(world)
+    async with world.running(end_in_time):
+        [fact] = await eventually_said(world, 1)
+    assert fact.not_after == ends.replace(microsecond=0)
+    [row] = await world.sql("SELECT ended_at, ending FROM certificates")
+    assert tuple(row) == (fact.not_after, "expired")
 
 
 async def test_a_certificate_that_ran_out_is_said_to_be_over(worlds: Worlds, settings: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What ca answers about one certificate (OCSP); openssl asks and judges, by POST and by GET."""
 # ruff: noqa: S303 - requests name their issuer by SHA-1 (RFC 6960 section 4.3)
 
+import asyncio
 import base64
 import re
 import secrets
@@ -22,7 +23,7 @@ from compose.local.pki import Pki
 from contracts.events import UserStatus
 from services.ca import domain, service, status_forms
 from services.ca.status_forms import Malformed, NoAnswer, NotOurs
-from tests.ca.conftest import ADA, AGENT, BOB, about, agent_fact, csr, issued, openssl, revoked, said, study, user
+from tests.ca.conftest import ADA, AGENT, BOB, about, agent_fact, csr, issued, membership, openssl, revoked, said, study, user
 from tests.world import OURS, World, Worlds, owner, scientist
 
 OWNER = owner(OURS, ADA)
@@ -94,6 +95,25 @@ async def test_openssl_believes_what_is_answered(world: World, pki: Pki, tmp_pat
         assert f"leaf.pem: {status}" in words
         assert not re.search("WARNING|[Ee]rror|Failure", words)
         await revoked(world, SCIENTIST, leaf)
+
+
+async def test_a_membership_that_ended_takes_its_certificates_with_it_although_nobody_wrote_that_down_yet(
+    world: World, people: x509.Certificate
+) -> None:
+    leaf = await issued(world, SCIENTIST)
+    ends = await world.now() + timedelta(seconds=0.5)
+    await world.hear(membership(BOB, version=2, ends_at=ends))
+    while await world.now() <= ends:
+        await asyncio.sleep(0.05)
+    before = await ask(world, about(leaf, people)), (await world.get("/crls/people")).content
+    async with world.work() as uow:
+        await service.ending.expire(uow)
+    after = await ask(world, about(leaf, people)), (await world.get("/crls/people")).content
+    for told, crl in (before, after):
+        assert (told.certificate_status, told.revocation_time_utc) == (REVOKED, ends.replace(microsecond=0))
+        assert told.revocation_reason is x509.ReasonFlags.affiliation_changed
+        assert [each.serial_number for each in x509.load_der_x509_crl(crl)] == [leaf.serial_number]
+    assert before[1] == after[1]
 
 
 async def test_another_issuers_answer_is_not_believed(world: World, pki: Pki, tmp_path: Path) -> None:

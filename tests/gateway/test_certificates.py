@@ -373,6 +373,28 @@ async def test_a_withdrawn_agents_certificate_is_refused(stage: Stage) -> None:
     assert await refused(machine, "/projects") == (401, "certificate-not-live")
 
 
+async def test_a_jobs_certificate_counts_until_the_instant_its_membership_ends_and_again_when_that_is_prolonged(stage: Stage) -> None:
+    """The certificate itself names a later end, and nobody waits for ca to say that it is over."""
+    ada = member(stage, Role.DATA_SCIENTIST)
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    stage.joins(ada, PROJECT, Role.DATA_SCIENTIST, version=2, ends_at=ends)
+    holder = run_of(stage, ada)
+    files = f"/runs/{holder.fact.run_id}/inputs/{DATASET}/files"
+    job = await stage.client(holder=holder)
+    answers, stage.answer = stage.answer, endless
+    with contextlib.suppress(httpx2.TransportError):
+        async with job.stream("GET", f"{files}/a") as answer:
+            assert answer.status_code == 200
+            async for _ in answer.aiter_raw():
+                pass
+        pytest.fail("the transfer ended as if it were whole")
+    assert ends <= datetime.now(UTC) < holder.fact.not_after
+    assert await refused(job, files) == (401, "membership-ended")
+    stage.answer = answers
+    stage.joins(ada, PROJECT, Role.DATA_SCIENTIST, version=3, ends_at=ends + timedelta(hours=1))
+    assert (await job.get(files)).status_code == 200
+
+
 async def test_a_jobs_certificate_dies_with_the_job_and_with_it_what_it_reads_and_writes(stage: Stage) -> None:
     """When a run has ended ca revokes its certificate (tests/ca/test_handlers.py); here is what becomes of whoever still shows it."""
     ada = member(stage, Role.DATA_SCIENTIST)

@@ -88,11 +88,18 @@ async def test_a_deleted_dataset_ends_the_runs_over_it(scene: Scene) -> None:
     assert await told_twice(scene, dataset(scene.dataset_id, deleted=True, version=2)) == ["cancelled"]
 
 
-async def test_a_revoked_certificate_ends_the_run_that_held_it(scene: Scene) -> None:
-    _, lease = await scene.running()
+@pytest.mark.parametrize(
+    ("left", "why"), [(timedelta(hours=1), "Its certificate was revoked."), (timedelta(0), "Its certificate ran out.")]
+)
+async def test_a_certificate_that_counts_no_longer_ends_the_run_that_held_it_and_the_reason_says_why(
+    scene: Scene, left: timedelta, why: str
+) -> None:
+    job, lease = await scene.running()
     run_id = UUID(lease["run_id"])
     assert await told_twice(scene, certificate(run_id, 1)) == []
-    assert await told_twice(scene, certificate(run_id, 1, live=False, version=2)) == ["cancelled"]
+    ended = certificate(run_id, 1, live=False, version=2).model_copy(update={"not_after": await scene.world.now() + left})
+    assert await told_twice(scene, ended) == ["cancelled"]
+    assert (await scene.run_of(job)).reason == why
 
 
 async def test_the_end_of_an_older_lease_s_certificate_does_not_touch_the_new_one(scene: Scene) -> None:

@@ -123,9 +123,12 @@ def intend(
 ) -> Intent:
     """The intent to issue, before anything is signed.
 
-    It begins 60 s ago and ends with its kind's life, its issuer or the right behind it (``ends_at``), whichever is first.
+    It begins 60 s ago and ends with its kind's life or its issuer, whichever is first. The right behind it ends at ``ends_at``: a person's certificate
+    says so itself, and the next one may say more; a run has one alone, which lives on when the membership is prolonged.
     """
-    ends = [now + terms.life(holder.kind), issuer.ends, *([ends_at] if ends_at else [])]
+    ends = [now + terms.life(holder.kind), issuer.ends]
+    if ends_at is not None and holder.kind is CertificateKind.PROJECT:
+        ends.append(ends_at)
     return Intent(
         certificate_id=profiles.certificate_id(number),
         kind=holder.kind,
@@ -139,6 +142,7 @@ def intend(
         not_before=profiles.begins(now),
         not_after=min(ends).replace(microsecond=0),
         created_at=now,
+        right_ends_at=ends_at,
     )
 
 
@@ -164,6 +168,14 @@ def issued(intent: Intent, leaf: x509.Certificate, issuer: Authority) -> events.
     intent.fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
     intent.chain = leaf.public_bytes(Encoding.PEM).decode() + issuer.pem
     return fact_of(intent)
+
+
+def lapses(certificate: Certificate) -> tuple[datetime, Ending]:
+    """When a certificate stops counting by itself, and why: at its end, or before at that of the membership behind it."""
+    ends = certificate.right_ends_at
+    if ends is not None and ends < certificate.not_after:
+        return ends, Ending.MEMBERSHIP_ENDED
+    return certificate.not_after, Ending.EXPIRED
 
 
 def revoke(certificate: Certificate, ending: Ending, now: datetime) -> events.Certificate | None:

@@ -20,9 +20,14 @@ def reason_of(ending: str) -> x509.ReasonFlags | None:
     return REASONS.get(Ending(ending))
 
 
-def revocation_of(standing: Standing) -> tuple[datetime, x509.ReasonFlags | None] | None:
-    """When and why an issued certificate was ended before its own end; None where it was not: one that has expired was not revoked."""
-    state, ended_at, ending = standing
+def revocation_of(standing: Standing, now: datetime) -> tuple[datetime, x509.ReasonFlags | None] | None:
+    """When and why an issued certificate was ended before its own end; None where it was not: one that has expired was not revoked.
+
+    A membership takes its certificates with it at the instant it ends, whenever somebody comes to write that down.
+    """
+    state, ended_at, ending, not_after, right_ends_at = standing
+    if state == CertificateState.LIVE and right_ends_at is not None and right_ends_at <= now and right_ends_at < not_after:
+        return right_ends_at, reason_of(Ending.MEMBERSHIP_ENDED)
     if state != CertificateState.REVOKED or ended_at is None or ending is None or ending == Ending.EXPIRED:
         return None
     return ended_at, reason_of(ending)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, or_, select, text, tuple_
+from sqlalchemy import Select, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -14,9 +14,10 @@ from services.ca.repository.reading import newest
 
 LIVE = col(Certificate.state) == CertificateState.LIVE
 ISSUED = col(Certificate.state) != CertificateState.INTENDED
+JOB = col(Certificate.kind) == CertificateKind.JOB
+AGENT = col(Certificate.kind) == CertificateKind.AGENT
 DUE_AT_ONCE = 200
-_NEXT_DUE = text("""SELECT least(min(c.not_after), min(m.ends_at)) FROM certificates c
-                    LEFT JOIN members m ON m.project_id = c.project_id AND m.user_id = c.user_id WHERE c.state = 'live'""")
+COUNTS_UNTIL = func.least(col(Certificate.not_after), col(Certificate.right_ends_at))
 
 
 async def project_certificate(session: AsyncSession, project_id: UUID, certificate_id: str) -> Certificate | None:
@@ -61,18 +62,18 @@ async def live_of_member(session: AsyncSession, project_id: UUID, user_id: UUID)
 
 async def live_of_run(session: AsyncSession, run_id: UUID) -> Sequence[Certificate]:
     """The certificates of a run that count, locked."""
-    return (await session.execute(_live().where(col(Certificate.run_id) == run_id))).scalars().all()
+    return (await session.execute(_live().where(JOB, col(Certificate.run_id) == run_id))).scalars().all()
 
 
 async def live_of_agent(session: AsyncSession, agent_id: UUID) -> Sequence[Certificate]:
     """The certificates of an agent that count, locked."""
-    return (await session.execute(_live().where(col(Certificate.agent_id) == agent_id))).scalars().all()
+    return (await session.execute(_live().where(AGENT, col(Certificate.agent_id) == agent_id))).scalars().all()
 
 
 async def was_issued_for_lease(session: AsyncSession, run_id: UUID, fencing_token: int) -> bool:
     """Whether this lease of a run has had its certificate."""
     found = select(col(Certificate.certificate_id)).where(
-        col(Certificate.run_id) == run_id, col(Certificate.fencing_token) == fencing_token, ISSUED
+        JOB, col(Certificate.run_id) == run_id, col(Certificate.fencing_token) == fencing_token, ISSUED
     )
     return (await session.execute(found)).first() is not None
 
@@ -80,36 +81,27 @@ async def was_issued_for_lease(session: AsyncSession, run_id: UUID, fencing_toke
 async def was_issued_for_request(session: AsyncSession, agent_id: UUID, csr_sha256: str) -> bool:
     """Whether this request of an agent has had its certificate."""
     found = select(col(Certificate.certificate_id)).where(
-        col(Certificate.agent_id) == agent_id, col(Certificate.csr_sha256) == csr_sha256, ISSUED
+        AGENT, col(Certificate.agent_id) == agent_id, col(Certificate.csr_sha256) == csr_sha256, ISSUED
     )
     return (await session.execute(found)).first() is not None
 
 
-async def due(session: AsyncSession, now: datetime) -> Sequence[tuple[Certificate, bool]]:
-    """Certificates whose end has come, locked, unless another replica is at them; and whether it is their own end.
-
-    Those that are not due by their own end are due by that of the membership behind them.
-    """
-    over = col(Certificate.not_after) <= now
-    found = (
-        select(Certificate, over)
-        .join(
-            Member,
-            (col(Member.project_id) == col(Certificate.project_id)) & (col(Member.user_id) == col(Certificate.user_id)),
-            isouter=True,
-        )
-        .where(LIVE, or_(over, col(Member.ends_at) <= now))
-        .order_by(col(Certificate.certificate_id))
-        .limit(DUE_AT_ONCE)
-        .with_for_update(of=Certificate, skip_locked=True)
-    )
-    return [(certificate, own) for certificate, own in (await session.execute(newest(found))).all()]
+async def due(session: AsyncSession, now: datetime) -> Sequence[Certificate]:
+    """Certificates whose end has come, or that of the membership behind them, locked, unless another replica is at them; those first that ended first."""
+    found = select(Certificate).where(LIVE, now >= COUNTS_UNTIL).order_by(COUNTS_UNTIL).limit(DUE_AT_ONCE)
+    return (await session.execute(newest(found).with_for_update(skip_locked=True))).scalars().all()
 
 
 async def next_due(session: AsyncSession) -> datetime | None:
     """When the next certificate, or a membership behind one, ends; None when there is none."""
-    instant: datetime | None = (await session.execute(_NEXT_DUE)).scalar_one()
+    instant: datetime | None = (await session.execute(select(func.min(COUNTS_UNTIL)).where(LIVE))).scalar_one()
     return instant
+
+
+async def bind(session: AsyncSession, member: Member) -> None:
+    """Let a member's certificates count no longer than the membership."""
+    own = (LIVE, col(Certificate.project_id) == member.project_id, col(Certificate.user_id) == member.user_id)
+    await session.execute(update(Certificate).where(*own).values(right_ends_at=member.ends_at).execution_options(synchronize_session=False))
 
 
 def _live() -> Select[Certificate]:

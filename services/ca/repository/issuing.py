@@ -21,13 +21,13 @@ _HELD = """SELECT c.project_id, c.user_id, count(*) FROM certificates c
            JOIN unnest($1::uuid[], $2::uuid[]) AS place (project_id, user_id) USING (project_id, user_id)
            WHERE c.kind = 'project' AND c.state = 'live' GROUP BY c.project_id, c.user_id"""
 _ANNOUNCE = """INSERT INTO certificates (certificate_id, kind, state, project_id, user_id, agent_id, run_id, fencing_token, csr_sha256, issuer_key,
-                                         not_before, not_after, fingerprint, chain, created_at, version)
+                                         not_before, not_after, fingerprint, chain, created_at, right_ends_at, version)
     SELECT certificate_id, kind, 'intended', project_id, user_id, agent_id, run_id, fencing_token, csr_sha256, issuer_key,
-           not_before, not_after, '', '', created_at, 0
+           not_before, not_after, '', '', created_at, right_ends_at, 0
     FROM unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::bigint[], $8::text[], $9::text[],
-                $10::timestamptz[], $11::timestamptz[], $12::timestamptz[])
+                $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[])
         AS intent (certificate_id, kind, project_id, user_id, agent_id, run_id, fencing_token, csr_sha256, issuer_key,
-                   not_before, not_after, created_at)"""
+                   not_before, not_after, created_at, right_ends_at)"""
 _STORE = """UPDATE certificates c SET state = 'live', version = 1, fingerprint = signed.fingerprint, chain = signed.chain
             FROM unnest($1::text[], $2::text[], $3::text[]) AS signed (certificate_id, fingerprint, chain)
             WHERE c.certificate_id = signed.certificate_id AND c.state = 'intended' RETURNING c.certificate_id"""
@@ -75,6 +75,7 @@ async def announce(session: AsyncSession, intents: Sequence[Intent]) -> None:
         [each.not_before for each in intents],
         [each.not_after for each in intents],
         [each.created_at for each in intents],
+        [each.right_ends_at for each in intents],
     )
     await fetch(session, _ANNOUNCE, *columns)
 

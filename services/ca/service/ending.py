@@ -19,18 +19,19 @@ async def revoke(uow: UnitOfWork, project_id: UUID, certificate_id: str) -> None
 
 
 async def expire(uow: UnitOfWork) -> datetime | None:
-    """Revoke what has come to its end; when the next certificate or membership ends."""
-    for certificate, own in await repository.certificates.due(uow.session, uow.now):
-        end(uow, [certificate], Ending.EXPIRED if own else Ending.MEMBERSHIP_ENDED)
+    """Revoke what has come to its end, or whose membership has; when the next one does."""
+    for certificate in await repository.certificates.due(uow.session, uow.now):
+        at, ending = domain.certificates.lapses(certificate)
+        end(uow, [certificate], ending, at)
     await uow.session.flush()
     await repository.deletion.forget_listed(uow.session)
     return await repository.certificates.next_due(uow.session)
 
 
-def end(uow: UnitOfWork, certificates: Iterable[Certificate], ending: Ending) -> None:
-    """End certificates, tell the others and the ledger."""
+def end(uow: UnitOfWork, certificates: Iterable[Certificate], ending: Ending, at: datetime | None = None) -> None:
+    """End certificates, now or as of a moment before, tell the others and the ledger."""
     for certificate in certificates:
-        fact = domain.certificates.revoke(certificate, ending, uow.now)
+        fact = domain.certificates.revoke(certificate, ending, at or uow.now)
         if fact is not None:
             uow.emit(fact)
             note(uow, "revoked", certificate.certificate_id)

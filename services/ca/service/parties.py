@@ -56,6 +56,7 @@ async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
     await repository.parties.person(uow.session, fact.user_id)
     member = domain.parties.member_of(fact)
     await repository.parties.put(uow.session, member)
+    await repository.certificates.bind(uow.session, member)
     if not domain.holders.counts(member, uow.now):
         end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
         return

@@ -49,7 +49,7 @@ async def newest_list(uow: UnitOfWork, issuer: str) -> tuple[int, bytes]:
             desk.lists[signer.key_id] = await repository.revocation.content(uow.session, signer.key_id)
         return desk.lists[signer.key_id]
     rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
-    entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing))]
+    entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing, now))]
     domain.revocation.renumber(kept, len(entries), now, desk.list_life)
     made = await asyncio.to_thread(status_forms.revocation_list, kept, entries, signer.certificate)  # one of very many takes long
     kept.der = await desk.apart(lambda: signer.sign_list(made).public_bytes(Encoding.DER), LIST_S)
@@ -81,7 +81,7 @@ async def answer(question: Question) -> bytes:
     name = domain.profiles.certificate_id(question.serial)
     known = await up_to_date(desk.engine, AUTHORITIES)
     now, found = await repository.revocation.standing(desk.engine, name, signer.key_id)
-    ended = domain.revocation.revocation_of(found) if found else None
+    ended = domain.revocation.revocation_of(found, now) if found else None
     revoked = Revoked(name, *ended) if ended else None
     if found is not None and revoked is None and not known:
         raise NotNow

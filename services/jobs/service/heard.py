@@ -138,4 +138,5 @@ async def know_certificate(uow: UnitOfWork, fact: events.Certificate) -> None:
         if domain.runs.certify(found[1], fact):
             await repository.changes.wake(uow.session)
         elif not fact.live and found[1].certificate_id == fact.certificate_id:
-            await cancel_runs(uow, [found], "Its certificate was revoked.")
+            ran_out = fact.not_after <= uow.now
+            await cancel_runs(uow, [found], "Its certificate ran out." if ran_out else "Its certificate was revoked.")
