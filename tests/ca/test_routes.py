@@ -8,10 +8,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from chassis.csr import read_csr
 from compose.local.pki import Pki
 from contracts.events import Certificate, CertificateKind, ProjectState, UserStatus
 from contracts.roles import NOBODY, Actor
-from services.ca import domain
+from services.ca import domain, service
+from services.ca.domain.requests import Order
+from services.ca.models import Intent
 from tests.ca.conftest import ADA, BOB, RUN, csr, judged, membership, new_key, private_key, project, run, study, user
 from tests.world import OURS, THEIRS, World, Worlds, agent, auditor, job, owner, person, reason, scientist, stranger
 
@@ -273,15 +276,41 @@ async def test_one_person_cannot_fill_the_list(world: World, monkeypatch: pytest
     await given(world)
 
 
-async def test_removal_and_issuing_that_meet_leave_no_live_certificate(world: World) -> None:
-    """The membership's removal is heard while certificates are being issued: afterwards none of them counts."""
-    for version in range(2, 12, 2):
-        asked = [asyncio.create_task(ask(world)) for _ in range(4)]
-        await world.hear(membership(BOB, version=version, role=None))
-        answers = await asyncio.gather(*asked)
-        assert {answer.status_code for answer in answers} <= {201, 404}
-        assert await world.sql("SELECT 1 FROM certificates WHERE state = 'live'") == []
-        await world.hear(membership(BOB, version=version + 1))
+async def test_whoever_asks_while_somebody_issues_in_the_same_place_is_counted_after_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain.certificates, "MOST_LIVE", 1)
+    async with world.work(SCIENTIST) as uow:
+        assert isinstance((await service.issuing.certify([uow], [order()]))[0], Intent)
+        asked = asyncio.create_task(ask(world))
+        await world.somebody_waits()
+        await given(world, OWNER)  # in another place nobody waits
+    refused = await asked
+    assert (refused.status_code, reason(refused)) == (409, "too-many-certificates")
+
+
+async def test_a_removal_that_comes_while_a_certificate_is_issued_ends_it(world: World) -> None:
+    async with world.work(SCIENTIST) as uow:
+        [made] = await service.issuing.certify([uow], [order()])
+        removal = asyncio.create_task(world.hear(membership(BOB, version=2, role=None)))
+        await world.somebody_waits()
+    await removal
+    assert isinstance(made, Intent)
+    [row] = await world.sql("SELECT certificate_id, state FROM certificates")
+    assert tuple(row) == (made.certificate_id, "revoked")
+
+
+async def test_whoever_asks_while_their_removal_is_heard_gets_nothing(world: World) -> None:
+    async with world.work() as uow:
+        await service.parties.learn_membership(uow, membership(BOB, version=2, role=None))
+        asked = asyncio.create_task(ask(world))
+        await world.somebody_waits()
+    assert (await asked).status_code == 404
+    assert await world.sql("SELECT 1 FROM certificates") == []
+
+
+def order() -> Order:
+    return Order(OURS, read_csr(csr()))
 
 
 async def test_a_service_without_its_issuers_does_not_start(worlds: Worlds, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Issuing, for many at once: what it rests on, the intents, and the certificates."""
 
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -8,7 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis.db import as_stored, fetch
 from services.ca.models import Intent, Member, Person, Place, Project
 
-_VERSIONS = """SELECT place.project_id, place.user_id, coalesce(p.version, 0), coalesce(u.version, 0), coalesce(m.version, 0)
+# Whoever issues in a place is alone there, so that those who ask at one moment count each other; nobody waits for another in a circle, because all take
+# places in one order, and before anything else.
+_VERSIONS = """WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock(key) FROM unnest($3::bigint[]) AS key)
+               SELECT place.project_id, place.user_id, coalesce(p.version, 0), coalesce(u.version, 0), coalesce(m.version, 0),
+                      (SELECT count(*) FROM alone)
                FROM unnest($1::uuid[], $2::uuid[]) AS place (project_id, user_id)
                LEFT JOIN projects p ON p.project_id = place.project_id LEFT JOIN people u ON u.user_id = place.user_id
                LEFT JOIN members m ON m.project_id = place.project_id AND m.user_id = place.user_id"""
@@ -34,9 +39,19 @@ _STORE = """UPDATE certificates c SET state = 'live', version = 1, fingerprint =
 
 
 async def versions(session: AsyncSession, places: Collection[Place]) -> dict[Place, tuple[int, int, int]]:
-    """How much is known of projects, people and their memberships: the version of each, 0 for none. Locks nothing."""
-    rows = await fetch(session, _VERSIONS, [project for project, _ in places], [person for _, person in places])
+    """How much is known of projects, people and their memberships: the version of each, 0 for none.
+
+    It keeps others from issuing in these places until the transaction ends, and locks no rows.
+    """
+    keys = sorted({_lock(place) for place in places})
+    rows = await fetch(session, _VERSIONS, [project for project, _ in places], [person for _, person in places], keys)
     return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
+
+
+def _lock(place: Place) -> int:
+    """The number of a place's lock: the same in every process."""
+    project, person = place
+    return int.from_bytes(blake2b(project.bytes + (person.bytes if person else b""), digest_size=8).digest(), signed=True)
 
 
 async def parties(session: AsyncSession, places: Collection[Place]) -> tuple[dict[UUID, Project], dict[UUID, Person], dict[Place, Member]]:
