@@ -114,7 +114,7 @@ MEMBERSHIPS = _topic(
 BREAK_GLASS = _topic(
     Topic("break-glass", Service.PROJECTS, (Service.AUTH,), ("break_glass_id",), partitions=1, compacted=False, retention_ms=30 * DAY_MS)
 )
-CERTIFICATES = _topic(Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True))
+CERTIFICATES = _topic(Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True, text=True))
 DATASETS = _topic(Topic("datasets", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("dataset_id",), text=True))
 SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("share_id",), authority=True))
 JOBS = _topic(Topic("jobs", Service.JOBS, (Service.SEARCH,), ("job_id",), text=True))
@@ -300,7 +300,7 @@ class CertificateKind(StrEnum):
 
 @fact("certificate.v1", CERTIFICATES)
 class Certificate(Fact):
-    """A certificate was issued, or revoked (``live`` false); ``chain`` is PEM, leaf first, without the root."""
+    """A certificate was issued, or revoked (``live`` false); ``chain`` is PEM, leaf first, without the root, and empty once it is revoked."""
 
     certificate_id: str
     kind: CertificateKind

@@ -285,6 +285,7 @@ def test_revoking_says_so_once(pki: Pki) -> None:
     fact = domain.certificates.revoke(certificate, Ending.WITHDRAWN, NOW)
     assert fact is not None
     assert (fact.live, fact.version, certificate.ending) == (False, 2, Ending.WITHDRAWN)
+    assert (fact.chain, certificate.chain != "") == ("", True)
     assert domain.certificates.revoke(certificate, Ending.EXPIRED, NOW) is None
     assert (certificate.version, certificate.ending) == (2, Ending.WITHDRAWN)
 

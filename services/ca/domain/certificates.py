@@ -197,7 +197,7 @@ def strip(certificate: Certificate) -> events.Certificate:
 
 
 def fact_of(certificate: Certificate | Intent) -> events.Certificate:
-    """The public state of a certificate."""
+    """The public state of a certificate; its chain, which holds names, as long as it counts."""
     return events.Certificate(
         certificate_id=certificate.certificate_id,
         version=certificate.version,
@@ -211,5 +211,5 @@ def fact_of(certificate: Certificate | Intent) -> events.Certificate:
         not_before=certificate.not_before,
         not_after=certificate.not_after,
         live=certificate.live,
-        chain=certificate.chain,
+        chain=certificate.chain if certificate.live else "",
     )
