@@ -52,6 +52,38 @@ async def main():
 asyncio.run(main())
 """
 
+CROWD = """
+import asyncio, os, signal, sys
+from uuid import UUID
+from chassis import app
+from services.ca import repository
+from tests.ca.conftest import BOB, csr
+from tests.world import OURS, World, scientist
+
+url, issuers, folder = sys.argv[1:]
+store = repository.issuing.store
+
+async def stored_and_dies(*given):
+    await store(*given)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    spec = app.load("ca")
+    settings = spec.settings(service="ca", tls_dir=folder, kafka="localhost:1", state_dir=folder, database_url=url, issuers_dir=issuers)
+    async with app.running(spec, settings, only="api") as runtime:
+        world = World(spec, runtime, url)
+
+        async def ask():
+            answer = await world.post(f"/projects/{OURS}/certificates", scientist(OURS, BOB), json={"csr": csr()})
+            print(answer.status_code, answer.json()["certificate_id"], flush=True)
+
+        await asyncio.gather(*[ask() for _ in range(5)])
+        repository.issuing.store = stored_and_dies
+        await asyncio.gather(*[ask() for _ in range(20)])
+
+asyncio.run(main())
+"""
+
 
 @pytest.fixture
 async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
@@ -80,6 +112,20 @@ async def test_what_was_announced_when_ca_was_killed_counts_nowhere_and_the_run_
     assert isinstance(told, Certificate)
     assert told.certificate_id != lost.certificate_id
     assert [row[0] for row in await world.sql("SELECT certificate_id FROM certificates WHERE state = 'live'")] == [told.certificate_id]
+
+
+async def test_of_a_crowd_at_the_door_when_ca_was_killed_exactly_those_who_were_answered_have_certificates(world: World, pki: Pki) -> None:
+    command = [sys.executable, "-c", CROWD, world.database_url, str(pki.issuers_folder), str(pki.home.path)]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -9, done.stderr
+    answers = [line.split() for line in done.stdout.splitlines()]
+    assert {status for status, _ in answers} == {"201"}
+    answered = {name for _, name in answers}
+    live = {row[0] for row in await world.sql("SELECT certificate_id FROM certificates WHERE state = 'live'")}
+    assert live == answered
+    assert len(live) == 5
+    assert await world.sql("SELECT 1 FROM certificates WHERE state = 'intended'") != []
+    assert {fact.key for fact in await world.said()} == live
 
 
 async def test_those_who_ask_at_the_same_moment_share_a_transaction_and_each_has_their_own_record(world: World) -> None:
