@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from chassis.db import fetch
 from chassis.log import logger
 from chassis.outbox import ERASURE, NOTIFY, UnitOfWork, unit_of_work
-from contracts.events import GATEWAY, PURGED, Fact, Project, ProjectState, PurgeStep
+from contracts.events import PURGED, Fact, Project, ProjectState, PurgeStep
 from contracts.policy import Service
 
 log = logger(__name__)
@@ -138,8 +138,8 @@ async def erase_later(uow: UnitOfWork, lasts: Iterable[Fact]) -> None:
     """
     facts = list(lasts)
     for fact in facts:
-        if fact.topic.authority and set(fact.topic.readers) != {GATEWAY}:
-            raise ValueError(f"{fact.topic.name} is heard by services")  # see UnitOfWork.erase
+        if not fact.topic.erasable:
+            raise ValueError(f"{fact.topic.name} is heard by services")
     values = {
         "topics": [fact.topic.name for fact in facts],
         "keys": [fact.key for fact in facts],

@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 
 from chassis import db
 from chassis.errors import ChangedMeanwhile, Problem
-from contracts.events import GATEWAY, Fact, Outcome
+from contracts.events import Fact, Outcome
 from contracts.roles import NOBODY, Actor
 
 CHANNEL = "outbox"
@@ -91,8 +91,7 @@ class UnitOfWork:
 
         The caller deletes the aggregate's row in this transaction, and its key is never used again.
         """
-        if last.topic.authority and set(last.topic.readers) != {GATEWAY}:
-            # Tombstones of authority topics live for minutes: a service that slept longer would never hear of it.
+        if not last.topic.erasable:
             raise ValueError(f"{last.topic.name} is heard by services")
         self.erasures.append(last)
 

@@ -30,7 +30,8 @@ class Topic:
     ``authority``: decisions rest on it, so it is written in fenced transactions, carries positions and is read
     ``read_committed``, and never skipped. ``never_skipped``: what cannot be read or applied stops its partition and is no dead letter,
     because something else would wait for it for ever. ``text``: it carries names or descriptions, so compaction must reach it in bounded time.
-    ``per_instance``: every writing process has a topic of its own, ``<name>-<instance>``.
+    ``per_instance``: every writing process has a topic of its own, ``<name>-<instance>``. ``lapses``: each aggregate ends by itself at an
+    instant that its facts name, so that nothing rests on one that was over a day ago, whatever a reader has missed.
     """
 
     name: str
@@ -44,6 +45,15 @@ class Topic:
     text: bool = False
     never_skipped: bool = False
     per_instance: bool = False
+    lapses: bool = False
+
+    @property
+    def erasable(self) -> bool:
+        """Whether its aggregates may be erased by a tombstone.
+
+        Those of authority topics live for minutes: a service that slept longer, and no whole day, would never hear of it.
+        """
+        return not self.authority or self.lapses or set(self.readers) == {GATEWAY}
 
 
 class Fact(BaseModel):
@@ -114,7 +124,9 @@ MEMBERSHIPS = _topic(
 BREAK_GLASS = _topic(
     Topic("break-glass", Service.PROJECTS, (Service.AUTH,), ("break_glass_id",), partitions=1, compacted=False, retention_ms=30 * DAY_MS)
 )
-CERTIFICATES = _topic(Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True, text=True))
+CERTIFICATES = _topic(
+    Topic("certificates", Service.CA, (GATEWAY, Service.JOBS), ("certificate_id",), authority=True, text=True, lapses=True)
+)
 DATASETS = _topic(Topic("datasets", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("dataset_id",), text=True))
 SHARES = _topic(Topic("shares", Service.DATASETS, (Service.JOBS, Service.SEARCH), ("share_id",), authority=True))
 JOBS = _topic(Topic("jobs", Service.JOBS, (Service.SEARCH,), ("job_id",), text=True))

@@ -1,6 +1,7 @@
-"""The assembly of ca: its doors, what it hears, its issuers, and the timers that end certificates and look after the issuers."""
+"""The assembly of ca: its doors, what it hears, its issuers, and the timers that end and forget certificates and look after the issuers."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
@@ -9,6 +10,7 @@ from uuid import UUID
 from chassis import db, patience
 from chassis.app import Runtime, Spec
 from chassis.deletion import Slice
+from chassis.errors import CannotDecide, NotFound
 from chassis.outbox import Caller, UnitOfWork, unit_of_work, units_of_work
 from chassis.together import Together
 from contracts.policy import API, Action, Service
@@ -26,6 +28,7 @@ from services.ca.signer.files import KeyFiles
 
 JOURNAL_CONNECTIONS = 2
 LONGEST_REST_S = 1.0
+FORGET_S = 600.0
 SERVICES = "services"
 
 
@@ -111,9 +114,23 @@ async def settle_waiting(runtime: Runtime) -> None:
         await asyncio.sleep(LONGEST_REST_S)
 
 
+async def forget(runtime: Runtime) -> None:
+    """Forget certificates that were over a day ago. Each key's list is made when it is due, although nobody asks: what was on it can go."""
+    while True:
+        for issuer in service.office.office().issuers.signers:
+            with contextlib.suppress(CannotDecide, NotFound):
+                async with unit_of_work(runtime.engine, Service.CA, "crl.renew") as uow:
+                    await service.status.newest_list(uow, issuer)
+        more = True
+        while more:
+            async with unit_of_work(runtime.engine, Service.CA, "certificate.forget") as uow:
+                more = await service.deletion.forget(uow)
+        await asyncio.sleep(FORGET_S)
+
+
 async def purge(_runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
     """Remove a slice of what a deleted project left."""
     return await service.deletion.purge(uow, project_id)
 
 
-spec = Spec(Service.CA, CaSettings, router, hears, background=(end_in_time, settle_waiting), lifespan=lifespan, purge=purge)
+spec = Spec(Service.CA, CaSettings, router, hears, background=(end_in_time, settle_waiting, forget), lifespan=lifespan, purge=purge)

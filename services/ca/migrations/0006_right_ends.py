@@ -1,7 +1,4 @@
-"""Each certificate knows when the membership behind it ends, so that one index says what is due and one look what still counts.
-
-Indexes that find the certificates of runs and agents, and what is over and can be forgotten.
-"""
+"""Each certificate knows when the membership behind it ends, so that one index says what is due and one look what still counts."""
 
 from alembic import op
 

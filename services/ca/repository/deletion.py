@@ -1,9 +1,10 @@
-"""What deleted projects left: chains with their names, and serial numbers that lists need."""
+"""What is over: chains of deleted projects with their names, and certificates that no list needs any more."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -18,10 +19,27 @@ async def with_chain(session: AsyncSession, project_id: UUID, limit: int) -> Seq
     return (await session.execute(newest(found).limit(limit).with_for_update())).scalars().all()
 
 
+async def over_in_project(session: AsyncSession, project_id: UUID, limit: int) -> Sequence[Certificate]:
+    """Some certificates of a project that counted once and that no list needs, locked."""
+    return (await session.execute(_over().where(col(Certificate.project_id) == project_id).limit(limit).with_for_update())).scalars().all()
+
+
+async def over_before(session: AsyncSession, instant: datetime, limit: int) -> Sequence[Certificate]:
+    """Some certificates that had come to their end before an instant and that no list needs, locked, unless another replica is at them."""
+    found = _over().where(col(Certificate.not_after) <= instant).order_by(col(Certificate.not_after)).limit(limit)
+    return (await session.execute(found.with_for_update(skip_locked=True))).scalars().all()
+
+
+async def remove(session: AsyncSession, certificates: Sequence[Certificate]) -> None:
+    """Delete certificates."""
+    gone = [certificate.certificate_id for certificate in certificates]
+    await session.execute(delete(Certificate).where(col(Certificate.certificate_id).in_(gone)))
+
+
 async def purge(session: AsyncSession, project_id: UUID) -> tuple[dict[str, int], int]:
-    """Delete what is known of a project whose chains are gone; how many of what, and how many certificates stay for the lists."""
+    """Delete what is known of a project whose certificates have no chains, and its intents; how many of what, and how many certificates stay for the lists."""
     conditions: dict[str, tuple[type[Table], ColumnElement[bool]]] = {
-        "certificates": (Certificate, and_(col(Certificate.project_id) == project_id, ~_needed())),
+        "certificates": (Certificate, and_(col(Certificate.project_id) == project_id, col(Certificate.state) == CertificateState.INTENDED)),
         "runs": (Run, col(Run.project_id) == project_id),
         "memberships": (Member, col(Member.project_id) == project_id),
     }
@@ -32,14 +50,11 @@ async def purge(session: AsyncSession, project_id: UUID) -> tuple[dict[str, int]
     return counted, (await session.execute(left)).scalar_one()
 
 
-async def forget_listed(session: AsyncSession) -> None:
-    """Delete the certificates of deleted projects that no list needs any more."""
-    nameless = and_(col(Certificate.state) == CertificateState.REVOKED, col(Certificate.chain) == "")
-    await session.execute(delete(Certificate).where(nameless, ~_needed()))
+def _over() -> Select[Certificate]:
+    return newest(select(Certificate).where(col(Certificate.state) == CertificateState.REVOKED, ~_needed()))
 
 
 def _needed() -> ColumnElement[bool]:
-    """Whether a certificate is on the lists that its issuer's key signs from now on (RFC 5280 section 3.3)."""
-    revoked = and_(col(Certificate.state) == CertificateState.REVOKED, col(Certificate.ending) != Ending.EXPIRED)
+    """Whether a revoked certificate is on the lists that its issuer's key signs from now on (RFC 5280 section 3.3)."""
     since = select(col(RevocationList.since)).where(col(RevocationList.issuer_key) == col(Certificate.issuer_key)).scalar_subquery()
-    return and_(revoked, col(Certificate.not_after) > func.coalesce(since, func.now()))
+    return and_(col(Certificate.ending) != Ending.EXPIRED, col(Certificate.not_after) > func.coalesce(since, func.now()))

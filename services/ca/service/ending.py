@@ -24,7 +24,6 @@ async def expire(uow: UnitOfWork) -> datetime | None:
         at, ending = domain.certificates.lapses(certificate)
         end(uow, [certificate], ending, at)
     await uow.session.flush()
-    await repository.deletion.forget_listed(uow.session)
     return await repository.certificates.next_due(uow.session)
 
 
