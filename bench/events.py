@@ -31,7 +31,8 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from chassis import db, patience
-from chassis.consumer import Consumer, Hears
+from chassis.consumer import Consumer
+from chassis.hears import Hears
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.relay import Relay
 from chassis.settings import Settings
@@ -84,7 +85,7 @@ async def consume(settings: Settings, log: Path) -> None:
         def applied(done: Fact) -> None:
             file.write(f"{done.key} {done.version} {time.time()}\n")
 
-        consumer.on_applied.append(applied)
+        consumer.applier.on_applied.append(applied)
         await asyncio.gather(consumer.run(), _flush(file))
 
 

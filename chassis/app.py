@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
 from chassis import db, deletion, log, patience, tls
-from chassis.consumer import Consumer, Hears
+from chassis.consumer import Consumer
 from chassis.errors import (
     CannotDecide,
     ChangedMeanwhile,
@@ -37,6 +37,7 @@ from chassis.errors import (
     problem_response,
 )
 from chassis.guard import IDENTITY_HEADER, write_identity
+from chassis.hears import Hears
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.relay import Relay
 from chassis.renewal import Renewal
@@ -270,7 +271,7 @@ async def purge_projects(spec: Spec, runtime: Runtime) -> None:
     told = asyncio.Event()
     consumer: Consumer | None = runtime.extra.get("consumer")
     if consumer is not None:
-        consumer.on_applied.append(lambda fact: told.set() if isinstance(fact, Project) else None)
+        consumer.applier.on_applied.append(lambda fact: told.set() if isinstance(fact, Project) else None)
     while True:
         told.clear()
         while await deletion.purge_slice(runtime.engine, spec.service, functools.partial(purge, runtime)):

@@ -1,38 +1,29 @@
-"""The consumer: facts heard by a service, each applied at most once per version, in one transaction with its effects.
+"""The consumer: facts heard by a service, fetched and applied partition by partition.
 
-The inbox holds the last version applied of every aggregate, so it stays as small as what it describes. Each partition goes its own
-way: one that is slow or waits holds up no other, except that a batch of another topic lets those of authority topics go first. A batch
-is one transaction; when it fails, its facts are applied one by one. A poison fact goes to the dead-letter topic through the outbox, before
-it is skipped. On topics that are never skipped (the authority topics among them) the partition stops instead. The broker hears of
-offsets a moment after their effects were committed: what a crash lets come again changes nothing.
+Each partition goes its own way: one that is slow or waits holds up no other, except that a batch of another topic lets those of authority
+topics go first. The broker hears of offsets a moment after their effects were committed: what a crash lets come again changes nothing.
 """
 
 import asyncio
 import contextlib
-import functools
-import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
-from uuid import UUID, uuid5
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from prometheus_client import Counter
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import bus, patience
-from chassis.db import fetch, is_away, look
+from chassis import bus, inbox, patience
+from chassis.hears import Hears
+from chassis.inbox import AHEAD_S
+from chassis.lanes import Applier, Lane
 from chassis.log import logger
-from chassis.outbox import NOTIFY, UnitOfWork, unit_of_work
-from chassis.projection import FRESH_S
 from chassis.settings import Settings
-from contracts.events import TOPICS, Fact, Topic
+from contracts.events import TOPICS
 
 log = logger(__name__)
 BATCH = 200
@@ -45,154 +36,8 @@ PACE_S = 0.002
 OFFSETS_S = 0.25
 POSITIONS_S = 0.15
 STALE_S = 2.0
-AHEAD_S = 0.8  # as far as clocks may be apart
-DEAD_LETTERS = UUID("0b1f6f0e-6d53-5d6e-9f5c-9a1d3f0d2c11")
-APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
-DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
 
-F = TypeVar("F", bound=Fact)
 Batches = dict[TopicPartition, list[Any]]
-Handler = Callable[[Any, UnitOfWork], Awaitable[None]]
-RawHandler = Callable[[Sequence["RawRecord"], UnitOfWork], Awaitable[None]]
-Eraser = Callable[[str, UnitOfWork], Awaitable[None]]
-
-
-class NotYetKnown(Exception):
-    """A fact refers to something that this service has not heard of yet: wait, without counting it as a failure."""
-
-    def __init__(self, topic: str, key: object) -> None:
-        super().__init__(f"{topic}:{key}")
-
-
-@dataclass(frozen=True)
-class RawRecord:
-    """A record as it lies on the topic; ``at`` is the broker's time in milliseconds since 1970."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes
-    at: int
-
-
-@dataclass
-class Hears:
-    """What a service hears: one handler for each fact, and batch handlers for topics that are stored as they are.
-
-    ``dated``: it decides about people whom no gateway looks up, by what it heard on these authority topics, so the positions
-    that it has come to are stored, and ``up_to_date`` says whether they are young enough.
-    """
-
-    service: str
-    dated: tuple[Topic, ...] = ()
-    handlers: dict[str, Handler] = field(default_factory=dict)
-    topics: dict[str, Topic] = field(default_factory=dict)
-    erasers: dict[str, Eraser] = field(default_factory=dict)
-    raw_prefix: str | None = None
-    raw_handler: RawHandler | None = None
-
-    def on(self, fact: type[F]) -> Callable[[Callable[[F, UnitOfWork], Awaitable[None]]], Callable[[F, UnitOfWork], Awaitable[None]]]:
-        """Register the handler of a fact. The catalogue must name this service as a reader of its topic."""
-
-        def register(handler: Callable[[F, UnitOfWork], Awaitable[None]]) -> Callable[[F, UnitOfWork], Awaitable[None]]:
-            if self.service not in fact.topic.readers:
-                raise ValueError(f"{self.service} is no reader of {fact.topic.name}")
-            self.handlers[fact.type] = handler
-            self.topics[fact.topic.name] = fact.topic
-            return handler
-
-        return register
-
-    def erased(self, topic: Topic) -> Callable[[Eraser], Eraser]:
-        """Register what to do when an aggregate was erased from a compacted topic, now or while this service slept."""
-
-        def register(eraser: Eraser) -> Eraser:
-            self.erasers[topic.name] = eraser
-            return eraser
-
-        return register
-
-    def raw(self, prefix: str) -> Callable[[RawHandler], RawHandler]:
-        """Register a batch handler for every topic that starts with ``prefix``; it must itself be safe to repeat."""
-
-        def register(handler: RawHandler) -> RawHandler:
-            self.raw_prefix = prefix
-            self.raw_handler = handler
-            return handler
-
-        return register
-
-
-# Takes the aggregates' rows, in the order of their keys, says which version of each was passed before, and passes those of this batch.
-_TAKE = """INSERT INTO inbox (topic, key, version, partition, pass)
-           SELECT $1, k, v, $4, $5 FROM unnest($2::text[], $3::bigint[]) AS n(k, v)
-           ON CONFLICT (topic, key) DO UPDATE SET version = greatest(inbox.version, excluded.version), pass = excluded.pass,
-               partition = excluded.partition
-           RETURNING key, coalesce(old.version, 0) AS passed"""
-_AWAKE = text("""INSERT INTO partitions_heard (topic, partition, awake_at) VALUES (:topic, :partition, clock_timestamp())
-                 ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at""")
-_CLOCK = text("SELECT clock_timestamp()")
-_HEARD = text("""INSERT INTO partitions_heard (topic, partition, awake_at) SELECT t, p, :at
-                 FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS integer[])) AS h(t, p)
-                 ON CONFLICT (topic, partition) DO UPDATE SET awake_at = greatest(partitions_heard.awake_at, excluded.awake_at)""")
-# What is lost of this in a crash comes again with the next position, so nothing waits for the disk.
-_REACHED = """UPDATE partitions_heard AS h SET position_at = n.at
-              FROM unnest($1::text[], $2::integer[], $3::timestamptz[]) AS n(topic, partition, at), set_config('synchronous_commit', 'off', true)
-              WHERE h.topic = n.topic AND h.partition = n.partition"""
-# An infinite one is no relay's: who runs a service without the others says so that it misses nothing.
-_UP_TO_DATE = """SELECT count(*) = $2 AND coalesce(bool_and(position_at > clock_timestamp() - $3 * interval '1 second'
-                     AND (position_at < clock_timestamp() + $4 * interval '1 second' OR position_at = 'infinity')), false) AS young
-                 FROM partitions_heard WHERE topic = ANY($1::text[]) AND position_at IS NOT NULL"""
-_SLEPT = text("""SELECT coalesce((SELECT clock_timestamp() - awake_at > :limit * interval '1 second' FROM partitions_heard
-                 WHERE topic = :topic AND partition = :partition), false)""")
-_NEXT_PASS = text("UPDATE partitions_heard SET pass = pass + 1 WHERE topic = :topic AND partition = :partition RETURNING pass")
-_PASS = text("SELECT pass FROM partitions_heard WHERE topic = :topic AND partition = :partition")
-_UNSEEN = text("SELECT key FROM inbox WHERE topic = :topic AND partition = :partition AND pass < :pass ORDER BY key FOR UPDATE")
-_FORGET = text("DELETE FROM inbox WHERE topic = :topic AND key = ANY(CAST(:keys AS text[]))")
-_DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
-                       VALUES (:topic, :key, 1, 'dead-letter.v1', :id, now(), :service, '', :payload) ON CONFLICT DO NOTHING""")
-
-
-@dataclass
-class Lane:
-    """One assigned partition: what was fetched and is not done with, what is at work on it and since when, and the sweep it is in, if any.
-
-    ``failures`` is how often its next record failed, and ``retry_at`` when to try again.
-    ``offset`` is where the next record lies, as long as the broker was not told, and ``position`` the newest one that was come
-    to, as long as it is not stored; ``reached`` is the time that it says, as long as there was none that of taking over.
-    ``trouble`` is set while a fact that is never skipped cannot be read or applied: the partition stands still until it can.
-    """
-
-    topic: Topic
-    waiting: list[Any] = field(default_factory=list)
-    work: asyncio.Task[None] | None = None
-    since: float = 0.0
-    failures: int = 0
-    trouble: str | None = None
-    retry_at: float = 0.0
-    pass_number: int = 0
-    sweep_to: int | None = None
-    offset: int | None = None
-    position: datetime | None = None
-    reached: float = field(default_factory=time.time)
-
-    @property
-    def at_work(self) -> bool:
-        """Whether something is being done about it."""
-        return self.work is not None and not self.work.done()
-
-
-async def up_to_date(database: AsyncSession | AsyncEngine, topics: Iterable[Topic]) -> bool:
-    """Whether a service whose ``Hears`` dates these topics has applied all that was committed there more than a second ago.
-
-    What is read after this has all of that: in the same transaction, or outside of any. Positions are times of the writers' clocks: where
-    one lies ahead of this database's by more than clocks may differ, an old one would look young for just as long, and nothing is known.
-    """
-    partitions = {topic.name: topic.partitions for topic in topics}
-    ask = functools.partial(fetch, database) if isinstance(database, AsyncSession) else functools.partial(look, database)
-    rows = await ask(_UP_TO_DATE, list(partitions), sum(partitions.values()), FRESH_S, AHEAD_S)
-    return bool(rows[0]["young"])
 
 
 class Consumer:
@@ -203,9 +48,9 @@ class Consumer:
         self.engine = engine
         self.hears = hears
         self.service = settings.service
+        self.applier = Applier(engine, hears, settings.service, settings.retries)
         self.lanes: dict[TopicPartition, Lane] = {}
         self.error: str | None = "consumer: not connected yet"
-        self.on_applied: list[Callable[[Fact], None]] = []
         self.not_assigned: Exception | None = None
         self._anew = False
         self._came_on = asyncio.Event()
@@ -294,12 +139,7 @@ class Consumer:
                 raise LookupError(tp.topic)
             lane = Lane(topic)
             if topic.compacted:
-                place = {"topic": tp.topic, "partition": tp.partition}
-                async with self.engine.begin() as connection:
-                    slept = (await connection.execute(_SLEPT, {**place, "limit": self.settings.sleep_limit_s})).scalar_one()
-                    if not slept:
-                        await connection.execute(_AWAKE, place)
-                    lane.pass_number = (await connection.execute(_NEXT_PASS if slept else _PASS, place)).scalar_one()
+                slept, lane.pass_number = await inbox.take_over(self.engine, tp, self.settings.sleep_limit_s)
                 if slept:
                     log.warning("slept past compaction: reading from the beginning", topic=tp.topic, partition=tp.partition)
                     lane.sweep_to = (await client.end_offsets([tp]))[tp]
@@ -342,7 +182,7 @@ class Consumer:
         if lane.waiting:
             return self._work(client, tp, lane) if lane.retry_at <= time.monotonic() else None
         if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to and tp in self.lanes:
-            return self._sweep(tp, lane)
+            return self.applier.sweep(tp, lane)
         return None
 
     async def _work(self, client: AIOKafkaConsumer, tp: TopicPartition, lane: Lane) -> None:
@@ -352,7 +192,7 @@ class Consumer:
                 await self._let_authority_go_first()
             lane.since = time.monotonic()
             records = lane.waiting[:BATCH]
-            done = await self._apply(lane, records)
+            done = await self.applier.apply(lane, records)
             if done:
                 lane.offset = records[done - 1].offset + 1
                 if lane.topic in self.hears.dated and (position := _newest_position(records[:done])):
@@ -379,7 +219,7 @@ class Consumer:
         async with self.engine.begin() as connection:
             for tp, lane in list(self.lanes.items()):
                 if lane.topic.compacted and lane.sweep_to is None:
-                    await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+                    await inbox.awake(connection, tp)
 
     async def _keep_positions(self) -> None:
         while True:
@@ -393,7 +233,7 @@ class Consumer:
         reached = {tp: lane.position for tp, lane in sorted(self.lanes.items()) if lane.position is not None and lane.sweep_to is None}
         if not reached:
             return
-        await look(self.engine, _REACHED, [tp.topic for tp in reached], [tp.partition for tp in reached], [*reached.values()])
+        await inbox.reached(self.engine, reached)
         for tp, at in reached.items():
             if tp in self.lanes and self.lanes[tp].position == at:
                 self.lanes[tp].position = None
@@ -403,11 +243,10 @@ class Consumer:
 
         The time is read before the ends are asked for, and a partition counts when it was applied up to its end.
         """
-        raw = sorted(tp for tp in self.lanes if self._is_raw(tp.topic))
+        raw = sorted(tp for tp in self.lanes if self.applier.is_raw(tp.topic))
         if not raw:
             return
-        async with self.engine.connect() as connection:
-            at = (await connection.execute(_CLOCK)).scalar_one()
+        at = await inbox.clock(self.engine)
         ends = await client.end_offsets(raw)
         heard = []
         for tp in raw:
@@ -415,9 +254,7 @@ class Consumer:
                 if await client.position(tp) >= ends[tp] and tp in self.lanes and not self.lanes[tp].waiting:
                     heard.append(tp)
         if heard:
-            values = {"at": at, "topics": [tp.topic for tp in heard], "partitions": [tp.partition for tp in heard]}
-            async with self.engine.begin() as connection:
-                await connection.execute(_HEARD, values)
+            await inbox.heard(self.engine, heard, at)
 
     def _known(self, client: AIOKafkaConsumer, batches: Batches) -> Batches:
         """The batches of partitions that are taken over; the others, which came too early, will be given again.
@@ -443,124 +280,6 @@ class Consumer:
         for tp, offset in offsets.items():
             if tp in self.lanes and self.lanes[tp].offset == offset:
                 self.lanes[tp].offset = None
-
-    async def _apply(self, lane: Lane, records: Sequence[Any]) -> int:
-        """Apply records in order; how many of them are done with."""
-        try:
-            await self._transaction(lane, records)
-        except Exception as error:
-            if is_away(error):
-                raise
-            log.debug("batch failed, going one by one", error=repr(error))
-        else:
-            lane.failures = 0
-            lane.trouble = None
-            return len(records)
-        for count, record in enumerate(records):
-            if not await self._apply_one(lane, record):
-                return count
-        return len(records)
-
-    async def _apply_one(self, lane: Lane, record: Any) -> bool:
-        """Apply one record; False when it has to be tried again later."""
-        place = f"{record.topic}[{record.partition}]@{record.offset}"
-        try:
-            await self._transaction(lane, [record])
-        except NotYetKnown as wait:
-            log.debug("waits for what is not known yet", place=place, waits_for=str(wait))
-            return False
-        except Exception as error:
-            if is_away(error):
-                raise
-            lane.failures += 1
-            log.warning("fact could not be applied", place=place, failures=lane.failures, error=repr(error))
-            if lane.topic.authority or lane.topic.never_skipped or self._is_raw(record.topic):
-                lane.trouble = f"stands still at {place}"
-                return False
-            if lane.failures < self.settings.retries:
-                return False
-            await self._put_aside(record, error)
-        lane.failures = 0
-        lane.trouble = None
-        return True
-
-    def _is_raw(self, topic: str) -> bool:
-        return self.hears.raw_prefix is not None and topic.startswith(self.hears.raw_prefix)
-
-    async def _transaction(self, lane: Lane, records: Sequence[Any]) -> None:
-        first = records[0]
-        if self._is_raw(first.topic) and self.hears.raw_handler is not None:
-            async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
-                raw = [RawRecord(r.topic, r.partition, r.offset, r.key, r.value or b"", r.timestamp) for r in records]
-                await self.hears.raw_handler(raw, uow)
-            return
-        read = [(record.key.decode(), bus.read(record)) for record in records]
-        heard = [(key, said) for key, said in read if not isinstance(said, bus.Position)]
-        if not heard:
-            return
-        newest = dict.fromkeys(sorted({key for key, _ in heard}), 0)
-        for key, fact in heard:
-            newest[key] = max(newest[key], fact.version if fact is not None else 0)
-        place = (first.topic, list(newest), list(newest.values()), first.partition, lane.pass_number)
-        async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
-            passed: dict[str, int] = {row["key"]: row["passed"] for row in await fetch(uow.session, _TAKE, *place)}
-            for key, fact in heard:
-                if fact is None:  # the aggregate was erased
-                    await self._erase(uow, first.topic, key)
-                elif fact.version > passed[key]:
-                    await self._handle(uow, fact)
-                passed[key] = max(fact.version, passed[key]) if fact is not None else 0
-            if gone := [key for key, version in passed.items() if not version]:
-                await uow.session.execute(_FORGET, {"topic": first.topic, "keys": gone})
-        APPLIED.labels(first.topic).inc(len(heard))
-        for fact in [fact for _, fact in heard if fact is not None]:
-            for told in self.on_applied:
-                told(fact)
-
-    async def _handle(self, uow: UnitOfWork, fact: Fact) -> None:
-        handler = self.hears.handlers.get(fact.type)
-        if handler is not None:
-            await handler(fact, uow)
-
-    async def _erase(self, uow: UnitOfWork, topic: str, key: str) -> None:
-        eraser = self.hears.erasers.get(topic)
-        if eraser is not None:
-            await eraser(key, uow)
-
-    async def _put_aside(self, record: Any, error: Exception) -> None:
-        """Write to the outbox where the fact lies and what went wrong, not what it says; an alarm hangs on the counter and on the log."""
-        log.error("dead letter", topic=record.topic, partition=record.partition, offset=record.offset, error=repr(error))
-        DEAD.labels(record.topic).inc()
-        letter = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "key": (record.key or b"").decode(errors="replace"),
-            "error": type(error).__name__,
-        }
-        async with self.engine.begin() as connection:
-            letter_id = uuid5(DEAD_LETTERS, f"{self.service} {record.topic} {record.partition} {record.offset}")  # put aside once
-            values = {
-                "topic": f"dead.{self.service}",
-                "key": str(letter_id),
-                "id": letter_id,
-                "service": self.service,
-                "payload": json.dumps(letter),
-            }
-            await connection.execute(_DEAD_LETTER, values)
-            await connection.execute(NOTIFY, {"topics": values["topic"]})
-
-    async def _sweep(self, tp: TopicPartition, lane: Lane) -> None:
-        """After a full re-read: what was known and was not met again has been erased meanwhile."""
-        lane.sweep_to = None
-        where = {"topic": tp.topic, "partition": tp.partition, "pass": lane.pass_number}
-        async with unit_of_work(self.engine, self.service, f"sweep.{tp.topic}") as uow:
-            gone = list((await uow.session.execute(_UNSEEN, where)).scalars())
-            for key in gone:
-                await self._erase(uow, tp.topic, key)
-            await uow.session.execute(_FORGET, {**where, "keys": gone})
-            await uow.session.execute(_AWAKE, where)
-        log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
 
 
 async def _every(seconds: float, note: Callable[[], Awaitable[None]]) -> None:

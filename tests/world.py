@@ -47,8 +47,9 @@ from uuid_utils.compat import uuid7
 from chassis import app as chassis_app
 from chassis import bus, db
 from chassis.app import Background, Runtime, Spec
-from chassis.consumer import Consumer, Lane
+from chassis.consumer import Consumer
 from chassis.guard import IDENTITY_HEADER, REQUEST_HEADER, write_identity
+from chassis.lanes import Lane
 from chassis.outbox import UnitOfWork, unit_of_work
 from compose.local.postgres import SUPERUSER, Postgres
 from contracts.events import FACTS, TOPICS, Fact
@@ -311,7 +312,7 @@ class World:
     async def try_hear(self, *facts: Fact) -> int:
         """Let facts arrive; how many were done with before the first that has to wait."""
         for count, fact in enumerate(facts):
-            if await self.consumer._apply(Lane(fact.topic), [record_of(fact)]) != 1:
+            if await self.consumer.applier.apply(Lane(fact.topic), [record_of(fact)]) != 1:
                 return count
         return len(facts)
 
@@ -321,7 +322,7 @@ class World:
         ``base`` is the catalogue's name of the topic where each writing process has its own (``audit.gateway``).
         """
         records = [Record(topic, 0, next(_offsets), None, value, (), 0) for value in values]
-        return await self.consumer._apply(Lane(TOPICS[base or topic]), records)
+        return await self.consumer.applier.apply(Lane(TOPICS[base or topic]), records)
 
     async def hears_until(self, moment: str) -> None:
         """Until when the service has heard everything on the topics that it dates; in a fresh world that never ends."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from chassis.consumer import Hears, RawRecord
+from chassis.hears import Hears, RawRecord
 from chassis.outbox import UnitOfWork
 from contracts.policy import Service
 from services.audit import service

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge
 
-from chassis.consumer import RawRecord
+from chassis.hears import RawRecord
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from services.audit import domain, repository

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from chassis.consumer import Hears, RawRecord
+from chassis.hears import Hears, RawRecord
 from chassis.outbox import UnitOfWork
 from contracts.events import ACTIVITY, BreakGlass, Project
 from contracts.policy import Service

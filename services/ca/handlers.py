@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from chassis.consumer import Hears
+from chassis.hears import Hears
 from chassis.outbox import UnitOfWork
 from contracts.events import AGENTS, MEMBERSHIPS, PROJECTS, RUNS, USERS, Agent, Membership, Project, Run, User
 from contracts.policy import Service

@@ -1,6 +1,6 @@
 """What is heard: datasets and jobs become documents, and leave with their project. Shares are followed in memory, see ``app.py``."""
 
-from chassis.consumer import Hears
+from chassis.hears import Hears
 from chassis.outbox import UnitOfWork
 from contracts.events import DATASETS, JOBS, Dataset, Job, Project
 from contracts.policy import Service

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chassis.consumer import Lane
+from chassis.lanes import Lane
 from compose.local.pki import Pki
 from contracts.events import (
     AGENTS,
@@ -249,7 +249,7 @@ async def test_a_batch_of_facts_is_heard_as_one(world: World) -> None:
     """Ten facts of one run in one batch: the consumer's transaction holds them all."""
     key = new_key()
     facts = [run(version=2 + token, fencing_token=token, request=csr(key)) for token in range(1, 11)]
-    assert await world.consumer._apply(Lane(RUNS), [record_of(fact) for fact in facts]) == 10
+    assert await world.consumer.applier.apply(Lane(RUNS), [record_of(fact) for fact in facts]) == 10
     assert len(await live(world)) == 1
     last = (await certificates(world))[-1]
     assert (last.fencing_token, last.live) == (10, True)

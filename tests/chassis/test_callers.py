@@ -16,9 +16,9 @@ from uuid_utils.compat import uuid7
 
 from chassis import tls
 from chassis.app import OperatorsOnly, Runtime, Server, Spec, create_app, https_server
-from chassis.consumer import Hears
 from chassis.errors import NotFound, problem_response
 from chassis.guard import LaterUow, Uow, doors, may
+from chassis.hears import Hears
 from chassis.settings import Settings
 from contracts.policy import API, Action, Service
 from contracts.roles import Actor

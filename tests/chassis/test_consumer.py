@@ -19,7 +19,10 @@ from uuid_utils.compat import uuid7
 
 from chassis import bus, db
 from chassis import consumer as consumer_module
-from chassis.consumer import Consumer, Hears, Lane, NotYetKnown, RawRecord, up_to_date
+from chassis.consumer import Consumer
+from chassis.hears import Hears, NotYetKnown, RawRecord
+from chassis.inbox import up_to_date
+from chassis.lanes import Applier, Lane
 from chassis.outbox import UnitOfWork
 from chassis.relay import Relay
 from contracts.events import (
@@ -121,14 +124,15 @@ async def test_reordered_and_repeated_facts_have_their_effect_once(side: Make, w
 
 
 async def test_a_crash_between_effect_and_offset_changes_nothing_twice(side: Make, writer: AIOKafkaProducer) -> None:
-    class Dying(Consumer):
-        async def _apply(self, lane: Any, records: Any) -> int:
-            await super()._apply(lane, records)
+    class Dying(Applier):
+        async def apply(self, lane: Any, records: Any) -> int:
+            await super().apply(lane, records)
             raise asyncio.CancelledError
 
     datasets: Side = await side("datasets")
     project = uuid7()
-    dying = Dying(datasets.settings, datasets.engine, hears())
+    dying = Consumer(datasets.settings, datasets.engine, hears())
+    dying.applier = Dying(datasets.engine, dying.hears, "datasets", retries=5)
     task = asyncio.create_task(dying.run())
     await until(lambda: dying.lanes)
     await say(writer, project_fact(project, 1))
@@ -486,7 +490,7 @@ async def test_what_is_erased_while_a_consumer_is_awake_is_forgotten_and_a_repet
     tombstone = replace(record_of(gone), value=None)
     for _ in range(2):
         records = [record_of(gone), record_of(kept), tombstone]
-        assert await consumer._apply(Lane(PROJECTS), records) == len(records)
+        assert await consumer.applier.apply(Lane(PROJECTS), records) == len(records)
         assert await effects(datasets, gone.key) == []
         assert await effects(datasets, kept.key) == [1]
         assert await known() == [kept.key]
@@ -533,7 +537,7 @@ async def test_what_was_set_back_to_asleep_is_read_anew_while_running_and_again_
     assert await effects(datasets, str(kept)) == [1, 1]
     await datasets.sql(set_back)
     interrupted = Consumer(datasets.settings, datasets.engine, hears(Project))
-    monkeypatch.setattr(interrupted, "_sweep", _never)
+    monkeypatch.setattr(interrupted.applier, "sweep", _never)
     async with consuming(interrupted):
         await until(lambda: interrupted.lanes)
     assert not await _awake(datasets), "a reading that did not reach its end is due again"
@@ -617,10 +621,10 @@ async def test_a_consumer_that_lost_its_partition_and_goes_on_repeats_no_effect(
 
     zombie, heir = Consumer(datasets.settings, datasets.engine, slow), Consumer(datasets.settings, datasets.engine, hears())
     if known:
-        await heir._transaction(Lane(PROJECTS), [record(1)])
-    first = asyncio.create_task(zombie._transaction(Lane(PROJECTS), [record(2)]))
+        await heir.applier.transaction(Lane(PROJECTS), [record(1)])
+    first = asyncio.create_task(zombie.applier.transaction(Lane(PROJECTS), [record(2)]))
     await holds.wait()
-    second = asyncio.create_task(heir._transaction(Lane(PROJECTS), [record(2), record(3)]))
+    second = asyncio.create_task(heir.applier.transaction(Lane(PROJECTS), [record(2), record(3)]))
 
     async def waits() -> bool:
         return bool(await datasets.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"))

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from chassis.app import Runtime, Spec, create_app
-from chassis.consumer import Hears
 from chassis.guard import IDENTITY_HEADER, IfMatch, Uow, doors, expect, may, write_identity
+from chassis.hears import Hears
 from chassis.settings import Settings
 from contracts.policy import Action, Service
 from contracts.roles import NOBODY, Actor, ClusterRole, Role

@@ -7,7 +7,7 @@ from uuid import UUID
 from prometheus_client import Counter
 from pydantic import ValidationError
 
-from chassis.consumer import RawRecord
+from chassis.hears import RawRecord
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts.events import Activity

@@ -5,8 +5,8 @@ from datetime import datetime
 from uuid import UUID
 
 from chassis import deletion
-from chassis.consumer import NotYetKnown
 from chassis.csr import CsrRefused, Request, read_csr
+from chassis.hears import NotYetKnown
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts import events

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chassis.consumer import up_to_date
 from chassis.errors import CannotDecide, NotFound
+from chassis.inbox import up_to_date
 from chassis.outbox import UnitOfWork
 from contracts.events import MEMBERSHIPS, USERS
 from services.ca import domain, repository, status_forms

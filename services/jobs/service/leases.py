@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from chassis.consumer import up_to_date
 from chassis.errors import CannotDecide, NotFound
+from chassis.inbox import up_to_date
 from chassis.outbox import UnitOfWork
 from contracts.events import MEMBERSHIPS, USERS, RunState
 from services.jobs import domain, repository
