@@ -6,7 +6,7 @@ something in a project calls ``hold`` before it looks at the project's state, an
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -26,6 +26,9 @@ ERASED_AT_ONCE = 500
 _CLASS = 0x70726F6A
 _HOLD = f"SELECT pg_advisory_xact_lock_shared({_CLASS}, hashtext($1))"
 _ALONE = text(f"SELECT pg_advisory_xact_lock({_CLASS}, hashtext(:project_id))")
+_HOLD_ALL = f"SELECT pg_advisory_xact_lock_shared({_CLASS}, hashtext(p)) FROM unnest($1::text[]) AS p"  # noqa: S608 - a constant
+_STEPS = "SELECT project_id, step FROM deleted_projects WHERE project_id = ANY($1::uuid[])"
+_HELD = "projects held"
 _STEP = "SELECT step FROM deleted_projects WHERE project_id = $1"
 _CLOSED = text(
     "INSERT INTO deleted_projects (project_id, step, project_version, closed_at) VALUES (:project_id, 'closed', :version, now())"
@@ -61,19 +64,32 @@ Purge = Callable[[UnitOfWork, UUID], Awaitable[Slice]]
 
 async def hold(session: AsyncSession, project_id: UUID) -> None:
     """Let nobody close the project until this transaction ends. Taken before any row is locked."""
-    await fetch(session, _HOLD, str(project_id))
+    if project_id not in session.info.get(_HELD, ()):
+        await fetch(session, _HOLD, str(project_id))
+
+
+async def hold_all(session: AsyncSession, project_ids: Collection[UUID]) -> None:
+    """Hold projects and look how far each is, once for all that asks of them later in this transaction, which must follow none of them."""
+    ids = sorted(project_ids)
+    await fetch(session, _HOLD_ALL, [str(project_id) for project_id in ids])
+    known = {row["project_id"]: row["step"] for row in await fetch(session, _STEPS, ids)}
+    session.info[_HELD] = {project_id: known.get(project_id) for project_id in ids}
 
 
 async def is_closing(session: AsyncSession, project_id: UUID) -> bool:
     """Whether the project is being or was deleted, as far as this service has heard; it stays so until this transaction ends."""
-    await hold(session, project_id)
-    return await _step(session, project_id) is not None
+    return await _held(session, project_id) is not None
 
 
 async def is_gone(session: AsyncSession, project_id: UUID) -> bool:
     """Whether this service is removing, or has removed, what it holds of the project: nothing of it is stored any more."""
+    return await _held(session, project_id) in ("purging", "purged")
+
+
+async def _held(session: AsyncSession, project_id: UUID) -> str | None:
     await hold(session, project_id)
-    return await _step(session, project_id) in ("purging", "purged")
+    held: dict[UUID, str | None] = session.info.get(_HELD, {})
+    return held[project_id] if project_id in held else await _step(session, project_id)
 
 
 async def _step(session: AsyncSession, project_id: UUID) -> str | None:

@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from aiokafka import TopicPartition
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import bus, inbox
+from chassis import bus, deletion, inbox
 from chassis.db import is_away
 from chassis.dead_letters import put_aside
 from chassis.hears import Hears, NotYetKnown, RawRecord
 from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
-from contracts.events import Fact, Topic
+from contracts.events import PROJECTS, Fact, Topic
 
 log = logger(__name__)
 APPLIED = Counter("hortus_consumer_applied_total", "Facts applied", ["topic"])
@@ -131,6 +132,7 @@ class Applier:
         tp = TopicPartition(first.topic, first.partition)
         async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
             passed = await inbox.take(uow.session, tp, newest, lane.pass_number)
+            await _hold_projects(uow, [fact for key, fact in heard if fact is not None and fact.version > passed[key]])
             for key, fact in heard:
                 if fact is None:  # the aggregate was erased
                     await self._erase(uow, first.topic, key)
@@ -164,3 +166,11 @@ class Applier:
             await inbox.forget(uow.session, tp.topic, gone)
             await inbox.awake(uow.session, tp)
         log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
+
+
+async def _hold_projects(uow: UnitOfWork, facts: Sequence[Fact]) -> None:
+    """Ask once for a batch what its handlers would ask for each fact: whether its project is being deleted."""
+    named = [getattr(fact, "project_id", None) for fact in facts if fact.topic is not PROJECTS]
+    projects: set[UUID] = {project_id for project_id in named if project_id is not None}
+    if projects:
+        await deletion.hold_all(uow.session, projects)

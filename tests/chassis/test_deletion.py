@@ -146,6 +146,22 @@ async def test_what_is_stored_of_a_project_is_stored_before_its_purge_begins_or_
         assert await deletion.is_gone(late.session, project)
 
 
+async def test_what_is_held_together_is_as_if_each_was_held_alone(datasets: Side) -> None:
+    closing, gone, here, other = [uuid7() for _ in range(4)]
+    await follow(datasets, closing, ProjectState.CLOSING)
+    await follow(datasets, gone, ProjectState.PURGING)
+    async with datasets.unit() as storing:
+        await deletion.hold_all(storing.session, {closing, gone, here})
+        following = asyncio.create_task(follow(datasets, here, ProjectState.PURGING))
+        await until(lambda: datasets.sql(WAITING))
+        await follow(datasets, other, ProjectState.PURGING)
+        asked = [closing, gone, here, other]
+        assert [await deletion.is_closing(storing.session, project) for project in asked] == [True, True, False, True]
+        assert [await deletion.is_gone(storing.session, project) for project in asked] == [False, True, False, True]
+    await following
+    assert (await steps(datasets))[here] == "purging"
+
+
 @pytest.mark.parametrize(("state", "gone"), [(ProjectState.CLOSING, False), (ProjectState.PURGING, True), (ProjectState.DELETED, True)])
 async def test_who_asks_while_a_project_is_being_closed_waits_and_is_told_how_it_ended(
     datasets: Side, state: ProjectState, gone: bool
