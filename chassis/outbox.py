@@ -64,6 +64,7 @@ class UnitOfWork:
         self.reason = "allowed"
         self.concealed = False
         self._collected: dict[Callable[[UnitOfWork, list[Any]], Awaitable[None]], list[Any]] = {}
+        self._inside: dict[UUID, UnitOfWork] = {}
 
     async def begin(self) -> None:
         """Open the transaction and read the database's clock."""
@@ -77,6 +78,20 @@ class UnitOfWork:
     def new_id(self) -> UUID:
         """A fresh UUIDv7 (RFC 9562)."""
         return uuid7()
+
+    def inside(self, project_id: UUID) -> "UnitOfWork":
+        """The part of this work that is done in one of several projects; it commits with the rest, and leaves a record of its own."""
+        if project_id not in self._inside:
+            part = UnitOfWork(self.session, self.service, self.actor, self.action, self.request_id, self.traceparent)
+            part.now = self.now
+            part.project_id = project_id
+            self._inside[project_id] = part
+        return self._inside[project_id]
+
+    @property
+    def parts(self) -> list["UnitOfWork"]:
+        """This work, and what is done of it inside of projects."""
+        return [self, *(part for each in self._inside.values() for part in each.parts)]
 
     def emit(self, fact: Fact) -> None:
         """Tell the other services; leaves with the commit."""
@@ -160,6 +175,7 @@ class UnitOfWork:
 
 async def commit_together(session: AsyncSession, uows: Sequence[UnitOfWork]) -> None:
     """Commit units of work that share a session: all of them or none. Raises ChangedMeanwhile when another change came first."""
+    uows = [part for uow in uows for part in uow.parts]
     try:
         await session.flush()
         for uow in uows:

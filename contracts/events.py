@@ -287,7 +287,10 @@ class Verdict(StrEnum):
 
 @fact("break-glass.v1", BREAK_GLASS)
 class BreakGlass(Fact):
-    """An administrator opened a project for themselves in an emergency, or it ended, was reviewed, or nobody reviewed it in time."""
+    """An administrator opened a project for themselves in an emergency, or it ended, was reviewed, or nobody reviewed it in time.
+
+    With ``appointed_id`` they made that person a Data Owner of a project that nobody owned, instead.
+    """
 
     break_glass_id: UUID
     project_id: UUID
@@ -300,6 +303,7 @@ class BreakGlass(Fact):
     reviewed_at: datetime | None
     verdict: Verdict | None
     unreviewed: bool
+    appointed_id: UUID | None = None
 
 
 class CertificateKind(StrEnum):

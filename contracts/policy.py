@@ -67,14 +67,19 @@ class Condition(StrEnum):
         "who asks for a certificate of erasure asked for the deletion, owned the project then, or is an administrator or auditor"
     )
     LAST_OWNER_STAYS = "at least one Data Owner remains in the project"
-    OWNERS_NEED_FRESH_FACTOR = "who makes somebody a Data Owner has shown their second factor less than 5 minutes ago"
+    OWNERS_NEED_FRESH_FACTOR = (
+        "who makes somebody a Data Owner, or makes more or less of one, has shown their second factor less than 5 minutes ago"
+    )
     NOBODY_RAISES_THEMSELVES = (
         "nobody gives themselves more than they hold: no higher role, no later end, no second way in by a group or by leaving"
     )
-    OWNERS_GIVE_WITHIN_THEIR_TIME = "a Data Owner whose own role ends makes others Data Owners until then, and no longer"
+    OWNERS_GIVE_WITHIN_THEIR_TIME = (
+        "a Data Owner whose own role ends makes others Data Owners until then, and no longer; who is one by a group makes none"
+    )
     PROJECT_INVITATION_IS_OPEN = "the invitation is the caller's own, is not answered yet, and its time lasts"
     INVITER_IS_STILL_OWNER = "whoever made the invitation could make it now: a Data Owner of the project whose account is not blocked"
-    REVIEWER_IS_ANOTHER = "the reviewer is somebody else than whoever opened the project"
+    PROJECT_HAS_NO_OWNER = "nobody with an active account is a Data Owner of the project by themselves and without an end"
+    REVIEWER_IS_ANOTHER = "the reviewer is somebody else than whoever opened the project, or was made its Data Owner"
     CERTIFICATE_IS_OWN = "the certificate belongs to the caller, or the caller is a Data Owner of its project"
     DATASET_IS_READABLE = "the dataset belongs to the project or an accepted share brings it there"
     DATASET_IS_OWN = "the dataset belongs to the project"
@@ -175,6 +180,7 @@ class Action(StrEnum):
     BREAK_GLASS_LIST = "break_glass.list"
     BREAK_GLASS_END = "break_glass.end"
     BREAK_GLASS_REVIEW = "break_glass.review"
+    OWNER_APPOINT = "owner.appoint"
     PROJECT_BREAK_GLASS_LIST = "project_break_glass.list"
     PROJECT_BREAK_GLASS_REVIEW = "project_break_glass.review"
 
@@ -294,7 +300,7 @@ def _open(method: str, path: str, *when: Condition, cookies: bool = False) -> Ru
 
 
 def _decided(method: str, path: str, *when: Condition) -> Rule:
-    """A door of projects, below a project's path, at which its Data Owners decide who is in."""
+    """A door of projects, below a project's path, at which its Data Owners decide what it is and who is in."""
     return Rule(Service.PROJECTS, method, _PROJECT + path, OWNER, when=when, hides=True, session=True)
 
 
@@ -362,7 +368,7 @@ POLICY: dict[Action, Rule] = {
     Action.PROJECT_CREATE: Rule(Service.PROJECTS, "POST", "/projects", SIGNED_IN, when=(Condition.CREATING_IS_OPEN,), session=True),
     Action.PROJECT_LIST: Rule(Service.PROJECTS, "GET", "/projects", SIGNED_IN),
     Action.PROJECT_READ: Rule(Service.PROJECTS, "GET", _PROJECT, MEMBER, hides=True),
-    Action.PROJECT_CHANGE: Rule(Service.PROJECTS, "PATCH", _PROJECT, OWNER, hides=True),
+    Action.PROJECT_CHANGE: _decided("PATCH", ""),
     Action.PROJECT_ARCHIVE: Rule(Service.PROJECTS, "POST", _PROJECT + "/archive", OWNER, hides=True, session=True),
     Action.PROJECT_RESTORE: Rule(Service.PROJECTS, "POST", _PROJECT + "/restoration", OWNER, hides=True, session=True),
     Action.PROJECT_DELETE: Rule(
@@ -382,9 +388,7 @@ POLICY: dict[Action, Rule] = {
     Action.MEMBER_ADD: _decided("POST", "/members", *_GIVEN),
     Action.MEMBER_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/members", MEMBER, hides=True),
     Action.MEMBER_CHANGE: _decided("PATCH", "/members/{user_id}", Condition.LAST_OWNER_STAYS, *_GIVEN),
-    Action.MEMBER_REMOVE: Rule(
-        Service.PROJECTS, "DELETE", _PROJECT + "/members/{user_id}", OWNER, when=(Condition.LAST_OWNER_STAYS,), hides=True
-    ),
+    Action.MEMBER_REMOVE: _decided("DELETE", "/members/{user_id}", Condition.LAST_OWNER_STAYS, Condition.OWNERS_NEED_FRESH_FACTOR),
     Action.MEMBER_LEAVE: Rule(
         Service.PROJECTS,
         "DELETE",
@@ -411,13 +415,22 @@ POLICY: dict[Action, Rule] = {
     ),
     Action.GROUP_ROLE_GIVE: _decided("POST", "/group-roles", *_GIVEN),
     Action.GROUP_ROLE_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/group-roles", MEMBER, hides=True),
-    Action.GROUP_ROLE_REMOVE: _decided("DELETE", "/group-roles/{group_role_id}"),
+    Action.GROUP_ROLE_REMOVE: _decided("DELETE", "/group-roles/{group_role_id}", Condition.OWNERS_NEED_FRESH_FACTOR),
     Action.ACTIVITY_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/activity", MEMBER, hides=True),
     Action.BREAK_GLASS_OPEN: Rule(Service.PROJECTS, "POST", "/break-glass", ADMINISTRATOR, session=True, step_up=True),
     Action.BREAK_GLASS_LIST: Rule(Service.PROJECTS, "GET", "/break-glass", who(Who.ADMINISTRATOR, Who.AUDITOR), session=True),
     Action.BREAK_GLASS_END: Rule(Service.PROJECTS, "DELETE", _BREAK_GLASS, ADMINISTRATOR, session=True),
     Action.BREAK_GLASS_REVIEW: Rule(
         Service.PROJECTS, "POST", _BREAK_GLASS + "/review", AUDITOR, when=(Condition.REVIEWER_IS_ANOTHER,), session=True
+    ),
+    Action.OWNER_APPOINT: Rule(
+        Service.PROJECTS,
+        "POST",
+        "/owner-appointments",
+        ADMINISTRATOR,
+        when=(Condition.PROJECT_HAS_NO_OWNER, Condition.NOBODY_RAISES_THEMSELVES),
+        session=True,
+        step_up=True,
     ),
     Action.PROJECT_BREAK_GLASS_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/break-glass", OWNER, hides=True),
     Action.PROJECT_BREAK_GLASS_REVIEW: _decided("POST", _BREAK_GLASS + "/review", Condition.REVIEWER_IS_ANOTHER),

@@ -1,6 +1,7 @@
 """What a person is asked for, and how secrets are shown to them once."""
 
 import os
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from hortus.client import HortusError, write_private
 from hortus.client.shapes import SecondFactor
 
 DIGITS = 6
+SPAN = re.compile(r"(\d{1,6})([smh])")
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def terminal() -> bool:
@@ -91,6 +94,19 @@ def when(text: str) -> str:
         message = f"{text!r} is no time: 90d, 2030-01-31 or 2030-01-31T12:00:00Z"
         raise typer.BadParameter(message, param_hint="--expires") from error
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
+
+
+def end(text: str | None) -> dict[str, Any]:
+    """When something ends, as the client's methods take it: a time, ``never``, or not given."""
+    return {"ends_at": None if text == "never" else text, "open_end": text == "never"}
+
+
+def seconds(text: str, option: str) -> int:
+    """A span of time: ``30m``, ``2h``, ``90s``."""
+    match = SPAN.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter("a number with s, m or h: 30m, 2h", param_hint=option)
+    return int(match[1]) * SECONDS[match[2]]
 
 
 def show_factor(factor: SecondFactor, svg: Path | None, *, machine: bool) -> None:

@@ -30,7 +30,7 @@ def restore(
 ) -> None:
     """Let an archived project be changed again (Data Owners)."""
     with signed_in() as client:
-        restored = client.projects.restore(project_id(client, project), ends_at=None if ends == "never" else ends, open_end=ends == "never")
+        restored = client.projects.restore(project_id(client, project), **asking.end(ends))
     show.one(restored, ABOUT, machine=machine)
 
 

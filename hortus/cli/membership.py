@@ -1,14 +1,13 @@
 """Commands for invitations into projects, leaving one, break-glass, and the feed of a project."""
 
-import re
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from hortus.cli import show
+from hortus.cli import asking, show
 from hortus.cli.options import Json, ProjectOption, project_id, signed_in
-from hortus.cli.projects import MEMBER, Ends, Purpose, RoleName, members
+from hortus.cli.projects import MEMBER, Ends, Project, Purpose, RoleName, by_group, members
 from hortus.client import Client, Refused
 
 break_glass = typer.Typer(no_args_is_help=True, help="Projects that administrators open for themselves in an emergency.")
@@ -16,6 +15,7 @@ INVITATION = ("project", "username", "role", "purpose", "starts_at", "ends_at", 
 BREAK_GLASS = (
     "username",
     "project_id",
+    "appointed",
     "reason",
     "opened_at",
     "ends_at",
@@ -26,8 +26,6 @@ BREAK_GLASS = (
     "break_glass_id",
 )
 ACTIVITY = ("at", "actor", "deed", "subject", "details")
-SPAN = re.compile(r"(\d{1,6})([smh])")
-SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 InvitationId = Annotated[str, typer.Argument(help="The invitation: its id, or the name of the project that it leads into.")]
 BreakGlassId = Annotated[str, typer.Argument(help="The id of the break-glass (`hortus break-glass list`).")]
@@ -110,10 +108,7 @@ def leave_project(project: ProjectOption) -> None:
     """Give your own role in a project up; the last Data Owner cannot."""
     with signed_in() as client:
         left = client.members.leave(project_id(client, project))
-    if left is None:
-        show.say("You are no member any more.")
-    else:
-        show.say(f"You have no role of your own any more, and are {left['role']} by the group {left.get('by_group')}.")
+    show.say("You are no member any more." if left is None else f"You have no role of your own any more, and are {by_group(left)}.")
 
 
 @break_glass.command("open")
@@ -124,9 +119,23 @@ def open_break_glass(
     machine: Json = False,
 ) -> None:
     """Become a Data Scientist of a project for a short time, in an emergency (administrators)."""
-    seconds = None if lasts is None else _seconds(lasts)
+    seconds = None if lasts is None else asking.seconds(lasts, "--for")
     with signed_in() as client:
         show.one(client.break_glass.open(project, reason, lasts_s=seconds), BREAK_GLASS, machine=machine)
+
+
+def appoint_owner(
+    project: Project,
+    user: Annotated[str, typer.Argument(help="Who is to own it: the person's username. Not yourself.")],
+    reason: Annotated[str, typer.Option(help="Why: Data Owners and auditors read it.")],
+    machine: Json = False,
+) -> None:
+    """Make somebody a Data Owner of a project that nobody owns any more (administrators).
+
+    The auditors are told, and somebody else reviews it, as with break-glass.
+    """
+    with signed_in() as client:
+        show.one(client.break_glass.appoint_owner(project, user, reason), BREAK_GLASS, machine=machine)
 
 
 @break_glass.command("list")
@@ -172,10 +181,3 @@ def _own(client: Client, name: str) -> str:
     if not found:
         raise Refused(404, "not-found", f"You have no open invitation {name!r}")
     return found[0]
-
-
-def _seconds(lasts: str) -> int:
-    match = SPAN.fullmatch(lasts)
-    if match is None:
-        raise typer.BadParameter("a number with s, m or h: 30m, 2h", param_hint="--for")
-    return int(match[1]) * SECONDS[match[2]]

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import show
+from hortus.cli import asking, show
 from hortus.cli.options import Json, ProjectOption, project_id, signed_in
+from hortus.client import shapes
 
 projects = typer.Typer(no_args_is_help=True, help="Projects: sandboxes of people, data and programs.")
 members = typer.Typer(no_args_is_help=True, help="Who is what in a project.")
@@ -77,8 +78,7 @@ def change_project(
             purpose=purpose,
             legal_basis=legal_basis,
             ethics_approval_id=ethics_approval,
-            ends_at=None if ends == "never" else ends,
-            open_end=ends == "never",
+            **asking.end(ends),
         )
     show.one(changed, ABOUT, machine=machine)
 
@@ -125,8 +125,7 @@ def change_member(
             member["user_id"],
             role=role.value if role else None,
             purpose=purpose,
-            ends_at=None if ends == "never" else ends,
-            open_end=ends == "never",
+            **asking.end(ends),
             version=member["version"],
         )
     show.one(changed, MEMBER, machine=machine)
@@ -139,7 +138,10 @@ def remove_member(user: User, project: ProjectOption) -> None:
         project = project_id(client, project)
         member = client.members.find(project, user)
         left = client.members.remove(project, member["user_id"])
-    if left is None:
-        show.say(f"{member['username']} is no member any more.")
-    else:
-        show.say(f"{left['username']} has no role of their own any more, and is {left['role']} by the group {left.get('by_group')}.")
+    name = member["username"]
+    show.say(f"{name} is no member any more." if left is None else f"{name} has no role of their own any more, and is {by_group(left)}.")
+
+
+def by_group(left: shapes.Member) -> str:
+    """What somebody still is when their own role is taken away."""
+    return f"{left['role']} by the group {left.get('by_group')}"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal, cast
 
 from hortus.client.shapes import Activity, BreakGlass, Member, ProjectInvitation, Role
-from hortus.client.wire import Wire
+from hortus.client.wire import Wire, given
 
 Verdict = Literal["justified", "unjustified"]
 
@@ -26,9 +26,8 @@ class ProjectInvitations:
         ends_at: str | None = None,
     ) -> ProjectInvitation:
         """Offer a person a role, from ``starts_at`` (default: when they accept) until ``ends_at`` (default open), RFC 3339."""
-        body = {"username": username, "role": role, "purpose": purpose, "starts_at": starts_at, "ends_at": ends_at}
-        given = {name: value for name, value in body.items() if value is not None}
-        return cast("ProjectInvitation", self._wire.call("POST", f"/projects/{project_id}/invitations", given))
+        body = given(username=username, role=role, purpose=purpose, starts_at=starts_at, ends_at=ends_at)
+        return cast("ProjectInvitation", self._wire.call("POST", f"/projects/{project_id}/invitations", body))
 
     def list(self, project_id: str) -> Iterator[ProjectInvitation]:
         """A project's invitations that are not answered yet (Data Owners)."""
@@ -52,17 +51,19 @@ class ProjectInvitations:
 
 
 class BreakGlasses:
-    """Projects that administrators opened for themselves in an emergency."""
+    """What administrators did in projects in an emergency: opened them for themselves, or appointed an owner."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
     def open(self, project: str, reason: str, *, lasts_s: int | None = None) -> BreakGlass:
         """Become a Data Scientist of a project (its name or id) for a short time; its Data Owners and the auditors are told."""
-        body = {"project": project, "reason": reason, "lasts_s": lasts_s}
-        return cast(
-            "BreakGlass", self._wire.call("POST", "/break-glass", {name: value for name, value in body.items() if value is not None})
-        )
+        return cast("BreakGlass", self._wire.call("POST", "/break-glass", given(project=project, reason=reason, lasts_s=lasts_s)))
+
+    def appoint_owner(self, project: str, username: str, reason: str) -> BreakGlass:
+        """Make somebody else a Data Owner of a project (its name or id) that nobody owns; somebody reviews that (administrators)."""
+        body = {"project": project, "username": username, "reason": reason}
+        return cast("BreakGlass", self._wire.call("POST", "/owner-appointments", body))
 
     def list(self, project_id: str | None = None) -> Iterator[BreakGlass]:
         """Every one, newest first: in a project for its Data Owners, without one for administrators and auditors."""

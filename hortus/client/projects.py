@@ -5,11 +5,7 @@ from typing import cast
 
 from hortus.client.errors import Refused
 from hortus.client.shapes import Certificate, GroupRole, Member, Project, Role
-from hortus.client.wire import Wire
-
-
-def _given(values: dict[str, str | None]) -> dict[str, str | None]:
-    return {name: value for name, value in values.items() if value is not None}
+from hortus.client.wire import Wire, given
 
 
 def _end(ends_at: str | None, *, open_end: bool) -> dict[str, str | None]:
@@ -33,8 +29,14 @@ class Projects:
         ends_at: str | None = None,
     ) -> Project:
         """Make a project, which is archived at ``ends_at`` (RFC 3339; default never); the caller becomes its Data Owner."""
-        more = {"legal_basis": legal_basis, "ethics_approval_id": ethics_approval_id, "ends_at": ends_at}
-        body = {"name": name, "description": description, "purpose": purpose} | _given(more)
+        body = given(
+            name=name,
+            description=description,
+            purpose=purpose,
+            legal_basis=legal_basis,
+            ethics_approval_id=ethics_approval_id,
+            ends_at=ends_at,
+        )
         return cast("Project", self._wire.call("POST", "/projects", body))
 
     def list(self) -> Iterator[Project]:
@@ -60,12 +62,9 @@ class Projects:
         """Change what is given, or with ``open_end`` take the end away; without ``version`` the newest is changed."""
         if version is None:
             version = self.get(project_id)["version"]
-        body = _given(
-            {"description": description, "purpose": purpose, "legal_basis": legal_basis, "ethics_approval_id": ethics_approval_id}
-        )
-        return cast(
-            "Project", self._wire.call("PATCH", f"/projects/{project_id}", body | _end(ends_at, open_end=open_end), version=version)
-        )
+        body = given(description=description, purpose=purpose, legal_basis=legal_basis, ethics_approval_id=ethics_approval_id)
+        body |= _end(ends_at, open_end=open_end)
+        return cast("Project", self._wire.call("PATCH", f"/projects/{project_id}", body, version=version))
 
     def archive(self, project_id: str) -> Project:
         """Let the project be read and no more changed: its runs end, uploads are cut."""
@@ -93,9 +92,8 @@ class Members:
         ends_at: str | None = None,
     ) -> Member:
         """Give a person a role, from ``starts_at`` (default now) until ``ends_at`` (default open), RFC 3339."""
-        body = {"username": username, "role": role, "purpose": purpose, "starts_at": starts_at, "ends_at": ends_at}
-        given = {name: value for name, value in body.items() if value is not None}
-        return cast("Member", self._wire.call("POST", f"/projects/{project_id}/members", given))
+        body = given(username=username, role=role, purpose=purpose, starts_at=starts_at, ends_at=ends_at)
+        return cast("Member", self._wire.call("POST", f"/projects/{project_id}/members", body))
 
     def list(self, project_id: str) -> Iterator[Member]:
         """The members."""
@@ -122,9 +120,8 @@ class Members:
         """Change what is given, or with ``open_end`` take the end away; without ``version`` the newest is changed."""
         if version is None:
             version = self.find(project_id, user_id)["version"]
-        body = {"role": role, "purpose": purpose, "ends_at": ends_at}
-        given = {name: value for name, value in body.items() if value is not None or (name == "ends_at" and open_end)}
-        return cast("Member", self._wire.call("PATCH", f"/projects/{project_id}/members/{user_id}", given, version=version))
+        body = given(role=role, purpose=purpose) | _end(ends_at, open_end=open_end)
+        return cast("Member", self._wire.call("PATCH", f"/projects/{project_id}/members/{user_id}", body, version=version))
 
     def remove(self, project_id: str, user_id: str) -> Member | None:
         """Take the person's own role away; when this returns it is in force at the gateway, or about to be (202).
@@ -165,9 +162,8 @@ class GroupRoles:
 
     def give(self, project_id: str, group: str, role: Role, *, purpose: str | None = None, ends_at: str | None = None) -> GroupRole:
         """Give a role to everybody in a group, until ``ends_at`` (default open), RFC 3339."""
-        body = {"group": group, "role": role, "purpose": purpose, "ends_at": ends_at}
-        given = {name: value for name, value in body.items() if value is not None}
-        return cast("GroupRole", self._wire.call("POST", f"/projects/{project_id}/group-roles", given))
+        body = given(group=group, role=role, purpose=purpose, ends_at=ends_at)
+        return cast("GroupRole", self._wire.call("POST", f"/projects/{project_id}/group-roles", body))
 
     def list(self, project_id: str) -> Iterator[GroupRole]:
         """The roles of groups."""

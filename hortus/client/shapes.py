@@ -260,13 +260,18 @@ class ProjectInvitation(TypedDict):
 
 
 class BreakGlass(TypedDict):
-    """A project that an administrator opened for a short time; ``unreviewed``: nobody reviewed it in time."""
+    """A project that an administrator opened for a short time; ``unreviewed``: nobody reviewed it in time.
+
+    ``appointed``: whom they made its Data Owner, instead. ``reason`` and ``review`` are None for other administrators.
+    """
 
     break_glass_id: str
     project_id: str
     user_id: str
     username: str
-    reason: str
+    appointed_id: NotRequired[str | None]
+    appointed: NotRequired[str | None]
+    reason: str | None
     opened_at: str
     ends_at: str
     ended_at: str | None

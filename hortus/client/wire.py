@@ -167,8 +167,9 @@ class Wire:
         after = self.memory.header()
         if after is not None:
             sent["Hortus-After"] = after
-        given = {name: value for name, value in (params or {}).items() if value is not None}
-        return self._http.build_request(method, API + path, headers=sent, params=given or None, json=json, content=content)
+        return self._http.build_request(
+            method, API + path, headers=sent, params=given(**(params or {})) or None, json=json, content=content
+        )
 
     def _attempt(
         self, request: Callable[[], httpx2.Request], *, repeatable: bool, stream: bool = False, again: bool = True
@@ -241,6 +242,11 @@ class Wire:
             headers={"User-Agent": "hortus"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """What a caller gave: a value of None is left out, so that the door's own default counts."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _asked_to_wait(answer: httpx2.Response) -> float | None:

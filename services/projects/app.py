@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from chassis.app import Runtime, Spec
+from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
 from contracts.policy import Service
 from services.projects import repository
@@ -11,8 +12,14 @@ from services.projects.routes import router
 from services.projects.service import break_glass, invitations, lifecycle, projects
 from services.projects.settings import ProjectsSettings
 
+log = logger(__name__)
 LONGEST_WAIT_S = 3600.0
+AGAIN_S = 1.0
 Deed = Callable[[UnitOfWork], Awaitable[int]]
+
+
+async def _never(_session: object) -> None:
+    """Nothing is due at a certain instant."""
 
 
 def deeds(settings: ProjectsSettings) -> dict[str, tuple[Deed, repository.projects.Wait]]:
@@ -27,7 +34,20 @@ def deeds(settings: ProjectsSettings) -> dict[str, tuple[Deed, repository.projec
         "project_invitation.expire": (invitations.expire, repository.invitations.seconds_to_next_end),
         "break_glass.end": (end_break_glass, repository.break_glass.seconds_to_next_end),
         "break_glass.report": (break_glass.report, repository.break_glass.seconds_to_next_report),
+        "break_glass.measure": (break_glass.measure, _never),
     }
+
+
+async def _do(runtime: Runtime, action: str, deed: Deed, wait: repository.projects.Wait) -> tuple[int, float]:
+    """Do what is due now: how much that was, and how long until the next. What breaks is logged and tried again: it stops nothing else."""
+    try:
+        async with unit_of_work(runtime.engine, Service.PROJECTS.value, action) as uow:
+            done = await deed(uow)
+            left = await wait(uow.session)
+    except Exception:
+        log.exception("what is due was not done", action=action)
+        return 0, AGAIN_S
+    return done, LONGEST_WAIT_S if left is None else max(left, 0.0)
 
 
 async def keep_time(runtime: Runtime) -> None:
@@ -38,12 +58,9 @@ async def keep_time(runtime: Runtime) -> None:
             done = 0
             waits = [LONGEST_WAIT_S]
             for action, (deed, wait) in todo.items():
-                async with unit_of_work(runtime.engine, Service.PROJECTS.value, action) as uow:
-                    done += await deed(uow)
-                    left = await wait(uow.session)
-                    waits.append(LONGEST_WAIT_S if left is None else max(left, 0.0))
-            async with unit_of_work(runtime.engine, Service.PROJECTS.value, "break_glass.measure") as uow:
-                await break_glass.measure(uow)
+                did, left = await _do(runtime, action, deed, wait)
+                done += did
+                waits.append(left)
             if done == 0:
                 await changes.wait(min(waits))
 

@@ -132,7 +132,7 @@ class Invitation(Table, table=True):
 class BreakGlass(Table, table=True):
     """A membership that an administrator opened for a short time, and what somebody else made of it.
 
-    ``reported_at``: when it was said that its review is missing.
+    ``appointed_id``: it made this person a Data Owner instead, and was over at once. ``reported_at``: when it was said that its review is missing.
     """
 
     __tablename__ = "break_glass"
@@ -141,6 +141,8 @@ class BreakGlass(Table, table=True):
     project_id: UUID = Field(foreign_key="projects.project_id")
     user_id: UUID
     username: str
+    appointed_id: UUID | None = None
+    appointed: str | None = None
     reason: str
     opened_at: datetime = Field(sa_type=TIME)
     ends_at: datetime = Field(sa_type=TIME)

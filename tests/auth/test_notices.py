@@ -55,6 +55,19 @@ async def test_owners_and_auditors_are_written_to_when_an_administrator_opens_th
     assert len(await written(mailed)) == 2
 
 
+async def test_owners_and_auditors_are_written_to_when_an_administrator_appoints_an_owner(world: World, mailed: World) -> None:
+    owner = await join(world, "ada@example.org")
+    root = await join(world, "root@example.org", ["administrator"])
+    await join(world, "watch@example.org", ["auditor"])
+    appointed = fact(root.user_id, owner.user_id).model_copy(update={"appointed_id": owner.user_id})
+    await mailed.hear(appointed)
+    letters = await written(mailed)
+    assert sorted(letter["address"] for letter in letters) == ["ada@example.org", "watch@example.org"]
+    for letter in letters:
+        assert letter["subject"] == "An administrator appointed a Data Owner of a project on Hortus"
+        assert f"the administrator {root.username} made {owner.username} its Data Owner" in letter["text"]
+
+
 async def test_they_are_written_to_again_when_nobody_reviewed_it_and_not_when_it_ended(world: World, mailed: World) -> None:
     owner = await join(world)
     root = await join(world, "root@example.org", ["administrator"])

@@ -85,6 +85,7 @@ OPEN_DOORS = {
 OF_AUTH = {action for action, rule in POLICY.items() if rule.service is policy.Service.AUTH}
 SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.PROJECT_CREATE,
+    Action.PROJECT_CHANGE,
     Action.PROJECT_ARCHIVE,
     Action.PROJECT_RESTORE,
     Action.PROJECT_DELETE,
@@ -92,6 +93,7 @@ SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.ERASURE_READ,
     Action.MEMBER_ADD,
     Action.MEMBER_CHANGE,
+    Action.MEMBER_REMOVE,
     Action.MEMBER_LEAVE,
     Action.PROJECT_INVITATION_CREATE,
     Action.PROJECT_INVITATION_WITHDRAW,
@@ -101,6 +103,7 @@ SESSION_DOORS = (OF_AUTH - OPEN_DOORS) | {
     Action.GROUP_ROLE_GIVE,
     Action.GROUP_ROLE_REMOVE,
     Action.BREAK_GLASS_OPEN,
+    Action.OWNER_APPOINT,
     Action.BREAK_GLASS_LIST,
     Action.BREAK_GLASS_END,
     Action.BREAK_GLASS_REVIEW,
@@ -133,6 +136,7 @@ STEP_UP_DOORS = {
     Action.SIGNING_KEY_ROTATE,
     Action.SIGNING_KEY_WITHDRAW,
     Action.BREAK_GLASS_OPEN,
+    Action.OWNER_APPOINT,
 }
 actors = st.builds(
     Actor,

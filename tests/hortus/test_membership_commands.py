@@ -106,6 +106,17 @@ def test_a_project_is_opened_in_an_emergency_and_closed_again(door: Door, signed
     assert json.loads(signed_in("break-glass", "end", B, "--json").stdout) == OPENED
 
 
+def test_an_owner_is_appointed_where_there_is_none(door: Door, signed_in: Run) -> None:
+    appointed = {**OPENED, "appointed": "bob00000"}
+    door.on("POST", "/owner-appointments", Answer(201, appointed), Answer(201, appointed), problem(409, "has-an-owner", "It has one"))
+    asked = ("projects", "appoint-owner", "wdbc", "bob00000", "--reason", "The owner left")
+    assert json.loads(signed_in(*asked, "--json").stdout) == appointed
+    assert "bob00000" in signed_in(*asked).stdout
+    assert signed_in(*asked).returncode == 5
+    assert door.asked[0].json == {"project": "wdbc", "username": "bob00000", "reason": "The owner left"}
+    assert signed_in("projects", "appoint-owner", "wdbc", "bob00000").returncode == 2
+
+
 @pytest.mark.parametrize("lasts", ["", "long", "1d", "-1h", "1.5h", "0x1h"])
 def test_a_span_that_makes_no_sense_is_two(door: Door, signed_in: Run, lasts: str) -> None:
     ended = signed_in("break-glass", "open", "wdbc", "--reason", "x", "--for", lasts)

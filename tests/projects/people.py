@@ -7,7 +7,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from contracts.events import User, UserStatus
-from contracts.roles import Actor, Role
+from contracts.roles import Actor, ClusterRole, Role
 from tests.world import World, owner, person, scientist
 
 
@@ -18,6 +18,7 @@ def user(
     status: UserStatus = UserStatus.ACTIVE,
     version: int = 1,
     groups: Collection[str] = (),
+    cluster_roles: Collection[ClusterRole] = (),
 ) -> User:
     """What auth says of an account."""
     return User(
@@ -25,7 +26,7 @@ def user(
         user_id=user_id or uuid7(),
         username=username,
         status=status,
-        cluster_roles=frozenset(),
+        cluster_roles=frozenset(cluster_roles),
         groups=frozenset(groups),
     )
 

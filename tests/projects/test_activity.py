@@ -11,7 +11,7 @@ from contracts.roles import NOBODY, Role
 from services.projects import repository
 from services.projects.service import projects
 from tests.projects.people import Study, found, user
-from tests.world import OURS, World, administrator, agent, stranger
+from tests.world import OURS, World, administrator, agent, person, stranger
 
 
 async def feed(study: Study, **more: Any) -> list[dict[str, Any]]:
@@ -53,6 +53,34 @@ async def test_the_feed_tells_who_did_what_to_whom_and_when(world: World) -> Non
     ]
     assert {line["actor_id"] for line in lines} == {str(study.ada), str(bob)}
     assert [line["at"] for line in lines] == sorted((line["at"] for line in lines), reverse=True)
+
+
+async def test_who_is_invited_is_told_to_owners_alone_until_they_accept(world: World) -> None:
+    study = await found(world)
+    bob = UUID((await study.add("bob00000"))["user_id"])
+    eve = uuid7()
+    await world.hear(user("eve00000", eve))
+    guest = person(eve, "eve00000")
+    made = {"username": "eve00000", "role": "data_scientist"}
+    for end in ("withdrawn", "declined", "accepted"):
+        invitation = (await world.post(f"{study.path}/invitations", study.owner, json=made)).json()["invitation_id"]
+        if end == "withdrawn":
+            await world.delete(f"{study.path}/invitations/{invitation}", study.owner)
+        elif end == "declined":
+            await world.delete(f"/project-invitations/{invitation}", guest)
+        else:
+            await world.post(f"/project-invitations/{invitation}/acceptance", guest)
+    items = (await world.get(f"{study.path}/activity", study.as_scientist(bob))).json()["items"]
+    assert [line["deed"] for line in items] == ["invitation.accepted", "member.added", "project.created"]
+    told = [line["deed"] for line in await feed(study)]
+    assert told[:6] == [
+        "invitation.accepted",
+        "invitation.made",
+        "invitation.declined",
+        "invitation.made",
+        "invitation.withdrawn",
+        "invitation.made",
+    ]
 
 
 async def test_the_feed_tells_of_groups_and_of_closed_accounts(world: World) -> None:

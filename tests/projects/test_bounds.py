@@ -1,7 +1,7 @@
 """Nobody raises themselves: rules on rows, and whole sequences of deeds at the doors."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.roles import Role
 from services.projects import domain
-from services.projects.domain.bounds import LongerThanYours, RaisesYourself
+from services.projects.domain.bounds import LongerThanYours, OwnersByGroupMakeNone, RaisesYourself
 from services.projects.models import GroupRole
 from tests.projects.people import Study, found, user
 from tests.projects.test_domain import ADA, BOB, HOUR, NOW, PROJECT, member
@@ -105,6 +105,18 @@ def test_an_owner_whose_time_ends_makes_owners_until_then(
     else:
         with pytest.raises(LongerThanYours):
             check()
+
+
+def test_an_owner_by_a_group_makes_no_owners_and_makes_less_of_them() -> None:
+    giver = member(ADA, Role.DATA_OWNER)
+    giver.by_group = "leads"
+    check = partial(domain.bounds.demand_within_own_time, giver)
+    for ends, before in ((None, None), (NOW + HOUR, None), (None, member(BOB)), (None, member(BOB, Role.DATA_OWNER, ends=HOUR))):
+        with pytest.raises(OwnersByGroupMakeNone):
+            check(Role.DATA_OWNER, ends, before)
+    check(Role.DATA_SCIENTIST, None, None)
+    check(Role.DATA_SCIENTIST, None, member(BOB, Role.DATA_OWNER))
+    check(Role.DATA_OWNER, NOW + HOUR, member(BOB, Role.DATA_OWNER))
 
 
 # At the doors
@@ -229,6 +241,7 @@ deeds = st.one_of(
     st.tuples(st.just("leave"), st.just("me"), role_names, ends),
     st.tuples(st.just("give"), st.sampled_from(["staff", "leads", "others"]), role_names, ends),
     st.tuples(st.just("take"), st.sampled_from(["staff", "leads", "others"]), role_names, ends),
+    st.tuples(st.sampled_from(["come into", "go out of"]), st.sampled_from(["staff", "leads"]), role_names, ends),
 )
 starts = st.tuples(
     st.none() | st.tuples(role_names, ends),
@@ -237,7 +250,7 @@ starts = st.tuples(
 _count = iter(range(10**6))
 
 
-async def rights(world: World, study: Study, user_id: UUID, groups: Sequence[str] = ()) -> list[int]:
+async def rights(world: World, study: Study, user_id: UUID, groups: Collection[str] = ()) -> list[int]:
     """What somebody is now, and in the middle of each hour from now on, if nobody does anything more."""
     rows = await world.sql("SELECT * FROM memberships WHERE project_id = :p AND user_id = :u", p=study.project_id, u=user_id)
     if not rows or rows[0].role is None:
@@ -258,13 +271,13 @@ async def rights(world: World, study: Study, user_id: UUID, groups: Sequence[str
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=starts, done=st.lists(deeds, min_size=1, max_size=8))
 async def test_from_any_sequence_of_ones_own_deeds_ones_own_right_never_grows(world: World, start: Any, done: Any) -> None:
-    """Nor does anybody whom they made a Data Owner stay one for longer than they were one themselves."""
+    """Nor does anybody whom they made a Data Owner stay one for longer than they were one themselves, whatever becomes of their groups."""
     number = next(_count)
     own, by_groups = start
     study = await found(world, f"p{number}")
     names = {"me": f"mee{number:05}", "other": f"oth{number:05}", "third": f"thi{number:05}"}
     ids = {who: uuid7() for who in names}
-    groups = ["staff", "leads"]
+    groups = {"staff", "leads"}
     for who, name in names.items():
         await world.hear(user(name, ids[who], groups=groups if who == "me" else []))
     now = await world.now()
@@ -275,15 +288,24 @@ async def test_from_any_sequence_of_ones_own_deeds_ones_own_right_never_grows(wo
         body = {"group": group, "role": role, "ends_at": instant(now, end)}
         assert (await world.post(f"{study.path}/group-roles", study.owner, json=body)).status_code == 201
     await world.post(f"{study.path}/members", study.owner, json={"username": names["other"], "role": "data_scientist"})
-    first = before = await rights(world, study, ids["me"], groups)
-    for deed in done:
+    own_first = await rights(world, study, ids["me"])
+    before = await rights(world, study, ids["me"], groups)
+    for version, deed in enumerate(done, 2):
+        if deed[0] in ("come into", "go out of"):
+            groups = groups | {deed[1]} if deed[0] == "come into" else groups - {deed[1]}
+            await world.hear(user(names["me"], ids["me"], groups=groups, version=version))
+            before = await rights(world, study, ids["me"], groups)
+            continue
         await do(world, study, names, ids, *deed)
         after = await rights(world, study, ids["me"], groups)
         assert all(new <= old for new, old in zip(after, before, strict=True)), (deed, before, after)
         before = after
     for who in ("other", "third"):
         made = await rights(world, study, ids[who])
-        assert all(its < RANK["data_owner"] or mine == RANK["data_owner"] for its, mine in zip(made, first, strict=True)), (made, first)
+        assert all(its < RANK["data_owner"] or own == RANK["data_owner"] for its, own in zip(made, own_first, strict=True)), (
+            made,
+            own_first,
+        )
 
 
 def instant(now: datetime, end: timedelta | None) -> str | None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from prometheus_client import REGISTRY
+from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from contracts.events import BreakGlass, Membership, ProjectState, UserStatus, Verdict
@@ -18,13 +19,14 @@ from tests.projects.test_deletion import deleted
 from tests.world import OURS, World, Worlds, administrator, agent, auditor, owner, person, reason, scientist, stranger
 
 ROOT = UUID("01900000-0000-7000-8000-0000000000f0")
+OTHER_ROOT = UUID("01900000-0000-7000-8000-0000000000f1")
 REVIEW = {"verdict": "justified", "words": "A patient's scan was needed."}
 
 
 @pytest.fixture
 async def study(world: World) -> Study:
     study = await found(world)
-    await world.hear(user("root0000", ROOT))
+    await world.hear(user("root0000", ROOT, cluster_roles=[ClusterRole.ADMINISTRATOR]))
     return study
 
 
@@ -45,6 +47,11 @@ async def ended(study: Study, made: dict[str, Any]) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+async def reviewed(study: Study, made: dict[str, Any]) -> None:
+    answer = await study.world.post(f"/break-glass/{made['break_glass_id']}/review", auditor(), json=REVIEW)
+    assert answer.status_code == 200, answer.text
 
 
 async def said(world: World) -> list[tuple[str, int]]:
@@ -117,19 +124,24 @@ async def test_it_makes_the_administrator_a_data_scientist_for_an_hour_and_every
     assert "Power cut" not in fact.model_dump_json() + member.model_dump_json()
     (record,) = await world.recorded()
     assert (record["action"], record["project_id"]) == ("break_glass.open", str(study.project_id))
-    assert record["resource"]["why"] == "Power cut: the owner cannot be reached"
+    assert record["resource"]["break_glass_id"] == made["break_glass_id"]
+    assert "Power cut" not in str(record)
     line = (await world.get(f"{study.path}/activity", study.owner)).json()["items"][0]
     assert (line["deed"], line["actor"], line["details"]) == ("break_glass.opened", "root0000", {"until": fact.ends_at.isoformat()})
     assert (await world.get(f"{study.path}/break-glass", study.owner)).json()["items"] == [made]
     assert (await world.get("/break-glass", auditor())).json()["items"] == [made]
+    assert (await world.get("/break-glass", root())).json()["items"] == [made]
+    assert (await world.get("/break-glass", administrator())).json()["items"] == [made | {"reason": None}]
     members = (await world.get(f"{study.path}/members", study.owner)).json()["items"]
     assert {each["user_id"]: each["break_glass_id"] for each in members} == {str(study.ada): None, str(ROOT): made["break_glass_id"]}
     assert (await world.get(study.path, study.as_scientist(ROOT))).json()["role"] == "data_scientist"
 
 
 async def test_a_project_is_named_by_its_name_in_any_case_or_by_its_id(study: Study) -> None:
-    await ended(study, await opened(study, project="WDBC"))
-    await ended(study, await opened(study, project=str(study.project_id)))
+    for project in ("WDBC", str(study.project_id)):
+        made = await opened(study, project=project)
+        await ended(study, made)
+        await reviewed(study, made)
     for project in ("nothing", str(uuid7()), "w\0"):
         answer = await study.world.post("/break-glass", root(), json={"project": project, "reason": "x"})
         assert answer.status_code == 422
@@ -221,6 +233,20 @@ async def test_owners_who_are_blocked_are_not_told(study: Study) -> None:
     assert fact.owners == (study.ada,)
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"break_glass_s": 7200, "break_glass_max_s": 3600},
+        {"break_glass_max_s": 31 * 86_400},
+        {"review_s": 400 * 86_400},
+        {"invitation_s": 10**9},
+    ],
+)
+async def test_times_that_cannot_be_meant_are_refused_at_the_start(worlds: Worlds, times: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        await worlds.open("projects", **times)
+
+
 # How it ends
 
 
@@ -258,7 +284,7 @@ async def test_an_administrator_ends_it_before_its_time_and_once(study: Study) -
     assert (await world.delete(f"/break-glass/{uuid7()}", root())).status_code == 404
 
 
-@pytest.mark.parametrize("deed", ["removed", "left", "deactivated"])
+@pytest.mark.parametrize("deed", ["removed", "left", "deactivated", "an administrator no more"])
 async def test_whatever_ends_its_membership_ends_it(study: Study, deed: str) -> None:
     world = study.world
     await opened(study)
@@ -267,17 +293,58 @@ async def test_whatever_ends_its_membership_ends_it(study: Study, deed: str) -> 
             assert (await world.delete(f"{study.path}/members/{ROOT}", study.owner)).status_code == 204
         elif deed == "left":
             assert (await world.delete(f"{study.path}/members/me", study.as_scientist(ROOT))).status_code == 204
-        else:
+        elif deed == "deactivated":
             await world.hear(user("root0000", ROOT, status=UserStatus.DEACTIVATED, version=2))
+        else:
+            await world.hear(user("root0000", ROOT, version=2))
         await until(world, "break_glass.end")
     (listed,) = (await world.get("/break-glass", auditor())).json()["items"]
     assert listed["ended_at"] < listed["ends_at"]
+    assert (await study.member(ROOT)).role is None
+
+
+async def test_an_administrator_no_more_keeps_what_is_theirs_by_hand_or_by_a_group(study: Study) -> None:
+    world = study.world
+    other = await found(world, "other")
+    await world.post(f"{other.path}/members", other.owner, json={"username": "root0000", "role": "data_scientist"})
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "staff", "role": "data_scientist"})
+    await opened(study)
+    await world.hear(user("root0000", ROOT, groups=["staff"], cluster_roles=[ClusterRole.ADMINISTRATOR], version=2))
+    assert (await study.member(ROOT)).break_glass_id is not None
+    await world.said()
+    await world.recorded()
+    await world.hear(user("root0000", ROOT, groups=["staff"], version=3))
+    row = await study.member(ROOT)
+    assert (row.role, row.by_group, row.break_glass_id) == ("data_scientist", "staff", None)
+    assert (await other.member(ROOT)).role == "data_scientist"
+    assert await said(world) == [("Membership", 2)]
+    (record,) = await world.recorded()
+    assert record["project_id"] == str(study.project_id)
+
+
+async def test_nobody_opens_a_project_again_before_the_last_time_is_reviewed(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await world.delete(f"{study.path}/members/{ROOT}", study.owner)
+    body = {"project": "wdbc", "reason": "Once more"}
+    for end in (None, ended):
+        if end is not None:
+            await end(study, made)
+        again = await world.post("/break-glass", root(), json=body)
+        assert (again.status_code, reason(again)) == (409, "review-is-missing")
+    await world.hear(user("root0001", OTHER_ROOT))
+    other = administrator(OTHER_ROOT).model_copy(update={"username": "root0001"})
+    assert (await world.post("/break-glass", other, json=body)).status_code == 201
+    await found(world, "other")
+    await opened(study, project="other")
+    await reviewed(study, made)
+    await opened(study)
 
 
 async def test_the_role_by_a_group_comes_back_when_it_ends(study: Study) -> None:
     world = study.world
     made = await opened(study)
-    await world.hear(user("root0000", ROOT, groups=["staff"], version=2))
+    await world.hear(user("root0000", ROOT, groups=["staff"], cluster_roles=[ClusterRole.ADMINISTRATOR], version=2))
     await world.post(f"{study.path}/group-roles", study.owner, json={"group": "staff", "role": "data_scientist"})
     assert (await study.member(ROOT)).by_group is None
     await ended(study, made)
@@ -400,7 +467,9 @@ async def test_every_replica_may_keep_the_time_and_each_thing_is_said_once(study
 
 async def test_the_list_is_paged_from_the_newest_on(study: Study) -> None:
     for _ in range(3):
-        await ended(study, await opened(study))
+        made = await opened(study)
+        await ended(study, made)
+        await reviewed(study, made)
     first = (await study.world.get("/break-glass?limit=2", auditor())).json()
     rest = (await study.world.get(f"/break-glass?limit=2&after={first['next']}", auditor())).json()
     ids = [each["break_glass_id"] for each in first["items"] + rest["items"]]

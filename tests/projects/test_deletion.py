@@ -237,6 +237,7 @@ async def test_who_asked_who_owned_administrators_and_auditors_read_the_certific
     study = await found(world)
     co_owner = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
     worker = UUID((await study.add("eve00000"))["user_id"])
+    begins_later = UUID((await study.add("fay00000", Role.DATA_OWNER, starts_at="2100-01-01T00:00:00Z"))["user_id"])
     await world.post(f"{study.path}/deletion", study.owner, json={"name": "wdbc"})
     path = f"/erasure-certificates/{study.project_id}"
     assert (await world.get(path, study.owner)).status_code == 404
@@ -244,7 +245,7 @@ async def test_who_asked_who_owned_administrators_and_auditors_read_the_certific
     for actor in (person(study.ada), person(co_owner), administrator(), auditor()):
         assert (await world.get(path, actor)).status_code == 200
         assert len((await world.get("/erasure-certificates", actor)).json()["items"]) == 1
-    for actor in (person(worker), person()):
+    for actor in (person(worker), person(begins_later), person()):
         assert (await world.get(path, actor)).status_code == 404
         assert (await world.get("/erasure-certificates", actor)).json()["items"] == []
     assert (await world.get(path, NOBODY)).status_code == 401

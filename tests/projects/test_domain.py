@@ -183,6 +183,19 @@ def test_a_start_in_the_past_is_now() -> None:
     assert domain.projects.join(project(), person(), None, Role.DATA_SCIENTIST, "", NOW - HOUR, None, NOW).starts_at == NOW
 
 
+def by_group(role: Role = Role.DATA_SCIENTIST) -> Membership:
+    there = member(role=role)
+    there.by_group = "staff"
+    return there
+
+
+def test_who_is_there_by_a_group_is_not_put_out_until_a_later_start() -> None:
+    with pytest.raises(domain.projects.IsThereAlready):
+        domain.projects.join(project(), person(), by_group(), Role.DATA_SCIENTIST, "", NOW + HOUR, None, NOW)
+    taken = domain.projects.join(project(), person(), by_group(), Role.DATA_SCIENTIST, "", NOW - HOUR, None, NOW)
+    assert (taken.by_group, taken.starts_at) == (None, NOW)
+
+
 def test_a_start_in_the_future_stays() -> None:
     assert domain.projects.join(project(), person(), None, Role.DATA_SCIENTIST, "", NOW + HOUR, None, NOW).starts_at == NOW + HOUR
 
@@ -247,6 +260,7 @@ NOT_ANOTHER_OWNER = [
     [(member(ADA, None), None)],
     [(member(ADA, Role.DATA_OWNER, ends=HOUR), None)],
     [(member(ADA, Role.DATA_OWNER, starts=HOUR), None)],
+    [(member(ADA, Role.DATA_OWNER), person(UserStatus.INVITED))],
     [(member(ADA, Role.DATA_OWNER), person(UserStatus.BLOCKED))],
 ]
 

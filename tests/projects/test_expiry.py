@@ -7,8 +7,12 @@ import asyncpg
 import pytest
 
 from chassis.db import plain_dsn
-from contracts.events import Fact, Membership
+from chassis.outbox import UnitOfWork
+from contracts.events import Fact, Membership, Project
+from services.projects import app
 from services.projects.app import keep_time
+from services.projects.repository.projects import Wait
+from services.projects.settings import ProjectsSettings
 from tests.projects.people import found
 from tests.world import Databases, World, Worlds
 
@@ -44,6 +48,45 @@ async def test_a_membership_ends_at_its_instant(world: World) -> None:
     assert (await study.member(bob["user_id"])).role is None
     (record,) = [each for each in await world.recorded() if each["action"] == "membership.end"]
     assert record["actor"] == {"principal": "service", "service": "projects"}
+    assert record["project_id"] == str(study.project_id)
+
+
+async def test_what_ends_in_two_projects_at_once_is_recorded_in_each(world: World) -> None:
+    studies = [await found(world), await found(world, "other")]
+    for number, study in enumerate(studies):
+        await study.add(f"bob0000{number}", ends_at=soon(3600))
+        await study.add(f"cyd0000{number}", ends_at=soon(3600))
+    await world.recorded()
+    await world.sql("UPDATE memberships SET ends_at = clock_timestamp() WHERE ends_at IS NOT NULL")
+    async with world.running(keep_time):
+        await until(world, 8)
+    ended = {record["project_id"]: record["resource"]["memberships"] for record in await world.recorded()}
+    assert set(ended) == {str(study.project_id) for study in studies}
+    assert all(keys.count(f"{project}:") == 2 for project, keys in ended.items())
+
+
+async def test_a_deed_that_breaks_is_logged_and_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(_uow: UnitOfWork) -> int:
+        raise RuntimeError("a poisoned row")
+
+    usual = app.deeds
+
+    def poisoned(settings: ProjectsSettings) -> dict[str, tuple[app.Deed, Wait]]:
+        known = usual(settings)
+        (first, (_, wait)), *others = known.items()
+        return {first: (broken, wait), **dict(others)}
+
+    monkeypatch.setattr(app, "deeds", poisoned)
+    study = await found(world)
+    await world.sql("UPDATE projects SET ends_at = clock_timestamp()")
+    async with world.running(keep_time):
+        (fact,) = await until(world, 1)
+    assert isinstance(fact, Project)
+    (record,) = await world.recorded()
+    assert (record["action"], record["project_id"]) == ("project.end", str(study.project_id))
+    assert "what is due was not done" in "".join(capsys.readouterr())
 
 
 async def test_an_end_that_is_brought_forward_wakes_who_sleeps(world: World) -> None:

@@ -102,7 +102,27 @@ async def test_an_owners_end_is_put_off_with_a_fresh_factor_only(world: World) -
     path = f"{study.path}/members/{bob['user_id']}"
     assert reason(await world.patch(path, stale, json={"ends_at": None}, version=1)) == "factor-too-old"
     assert (await world.patch(path, stale, json={"purpose": "Checks"}, version=1)).status_code == 200
-    assert (await world.patch(path, stale, json={"role": "data_scientist"}, version=2)).status_code == 200
+
+
+async def test_an_owner_is_made_less_or_removed_with_a_fresh_factor_only(world: World) -> None:
+    study = await found(world)
+    bob, cyd = await study.add("bob00000", Role.DATA_OWNER), await study.add("cyd00000")
+    given = await give(study, role="data_owner")
+    stale = study.owner.model_copy(update={"factor_fresh": False})
+    path = f"{study.path}/members/{bob['user_id']}"
+    await world.said()
+    for method, door, body in (
+        ("PATCH", path, {"role": "data_scientist"}),
+        ("PATCH", path, {"ends_at": soon(3600)}),
+        ("DELETE", path, None),
+        ("DELETE", f"{study.path}/group-roles/{given['group_role_id']}", None),
+    ):
+        answer = await world.request(method, door, stale, json=body, version=1)
+        assert (answer.status_code, reason(answer)) == (401, "factor-too-old"), (method, door)
+    assert await world.said() == []
+    assert (await world.delete(f"{study.path}/members/{cyd['user_id']}", stale)).status_code == 204
+    assert (await world.patch(path, study.owner, json={"role": "data_scientist"}, version=1)).status_code == 200
+    assert (await world.delete(path, stale)).status_code == 204
 
 
 # What follows
@@ -238,6 +258,20 @@ async def test_somebody_by_a_group_can_be_made_a_member_themselves(world: World)
     assert (answer.status_code, answer.json()["version"], answer.json()["by_group"]) == (201, 2, None)
     await world.hear(user("bob00000", bob, version=2))
     assert (await study.member(bob)).role == "data_owner"
+
+
+async def test_who_is_there_by_a_group_is_not_put_out_by_a_role_that_begins_later(world: World) -> None:
+    study = await found(world)
+    await give(study)
+    bob = uuid7()
+    await world.hear(user("bob00000", bob, groups=["staff"]))
+    await world.said()
+    later = {"username": "bob00000", "role": "data_owner", "starts_at": soon(3600)}
+    for door in ("members", "invitations"):
+        answer = await world.post(f"{study.path}/{door}", study.owner, json=later)
+        assert (answer.status_code, reason(answer)) == (409, "is-there-already")
+    assert await world.said() == []
+    assert (await study.member(bob)).by_group == "staff"
 
 
 async def test_whoever_loses_their_own_role_keeps_the_groups_and_the_answer_says_so(world: World) -> None:

@@ -81,6 +81,10 @@ async def test_who_is_deactivated_leaves_every_project_once_and_comes_back_as_no
     assert sorted((fact.project_id, fact.user_id, fact.role, fact.version) for fact in facts) == sorted(
         (each.project_id, bob, None, 2) for each in (study, other)
     )
+    left = [record for record in await world.recorded() if record["action"] == "test"]
+    assert sorted((record["project_id"], record["resource"]["memberships"]) for record in left) == sorted(
+        (str(each.project_id), f"{each.project_id}:{bob}") for each in (study, other)
+    )
     back = user("bob00000", bob, status=UserStatus.INVITED, version=4)
     await world.hear(back)
     assert [(await each.member(bob)).role for each in (study, other)] == [None, None]
@@ -95,7 +99,7 @@ async def test_the_last_owner_who_is_deactivated_is_held_by_no_project_and_the_l
     assert (await study.member(study.ada)).role is None
     assert [(fact.user_id, fact.role) for fact in await world.said() if isinstance(fact, Membership)] == [(study.ada, None)]
     (record,) = await world.recorded()
-    assert record["resource"] == {"user_id": str(study.ada), "memberships": "1"}
+    assert (record["resource"], record["project_id"]) == ({"memberships": f"{study.project_id}:{study.ada}"}, str(study.project_id))
     assert "the last Data Owner of a project has left" in "".join(capsys.readouterr())
 
 

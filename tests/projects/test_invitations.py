@@ -208,6 +208,16 @@ async def test_who_is_there_by_a_group_becomes_a_member_themselves(study: Study,
 # What changed meanwhile
 
 
+async def test_who_came_in_by_a_group_meanwhile_does_not_go_out_by_accepting_what_begins_later(study: Study, bob: Guest) -> None:
+    world = study.world
+    invitation = await bob.invited(starts_at=(datetime.now(UTC) + timedelta(days=1)).isoformat())
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "staff", "role": "data_scientist"})
+    await world.hear(user("bob00000", bob.user_id, groups=["staff"], version=2))
+    answer = await bob.accepts(invitation)
+    assert (answer.status_code, reason(answer)) == (409, "is-there-already")
+    assert (await study.member(bob.user_id)).by_group == "staff"
+
+
 async def test_an_inviter_who_is_no_owner_any_more_brings_nobody_in(study: Study, bob: Guest) -> None:
     world = study.world
     cyd = UUID((await study.add("cyd00000", Role.DATA_OWNER))["user_id"])
@@ -290,7 +300,8 @@ async def test_an_invitation_ends_at_its_instant(worlds: Worlds, world: World) -
         while await world.sql("SELECT 1 FROM invitations"):
             await asyncio.sleep(0.02)
     (record,) = [each for each in await world.recorded() if each["action"] == "project_invitation.expire"]
-    assert record["actor"]["principal"] == "service"
+    assert (record["actor"]["principal"], record["project_id"]) == ("service", str(study.project_id))
+    assert record["resource"]["invitations"] == invitation["invitation_id"]
     feed = (await world.get(f"{study.path}/activity", study.owner)).json()["items"]
     assert (feed[0]["deed"], feed[0]["actor"], feed[0]["subject"]) == ("invitation.expired", None, "bob00000")
     assert (await bob.accepts(invitation)).status_code == 404

@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from chassis.errors import CannotDecide
-from contracts.events import Fact, Project, ProjectState
+from contracts.events import Fact, Membership, Project, ProjectState
 from contracts.roles import Role
 from services.projects import domain
 from services.projects.app import keep_time
@@ -212,6 +212,25 @@ async def test_archiving_is_said_once_and_so_is_restoring(world: World) -> None:
         ("project.restore", "active"),
     ]
     assert (await world.patch(study.path, study.owner, json={"description": "Other"}, version=3)).status_code == 200
+
+
+async def test_who_came_into_a_group_while_the_project_was_archived_is_let_in_when_it_is_restored(world: World) -> None:
+    study = await found(world)
+    for group in ("staff", "leads"):
+        await world.post(f"{study.path}/group-roles", study.owner, json={"group": group, "role": "data_scientist"})
+    bob, cyd, gone = uuid7(), uuid7(), uuid7()
+    await world.hear(user("gone0000", gone, groups=["staff"]))
+    await world.post(f"{study.path}/archive", study.owner)
+    await world.hear(user("bob00000", bob, groups=["staff"]), user("cyd00000", cyd, groups=["others"]), user("gone0000", gone, version=2))
+    assert await world.sql("SELECT 1 FROM memberships WHERE user_id = :bob", bob=bob) == []
+    await world.said()
+    assert (await world.post(f"{study.path}/restoration", study.owner, json={})).status_code == 200
+    joined = [(fact.user_id, fact.role, fact.version) for fact in await world.said() if isinstance(fact, Membership)]
+    assert joined == [(bob, "data_scientist", 1)]
+    feed = (await world.get(f"{study.path}/activity", study.owner)).json()["items"]
+    assert [(line["deed"], line["subject"]) for line in feed[:2]] == [("member.followed_group", "bob00000"), ("project.restored", None)]
+    await world.post(f"{study.path}/restoration", study.owner, json={})
+    assert await world.said() == []
 
 
 async def test_whoever_stopped_being_an_owner_neither_archives_nor_restores(world: World) -> None:

@@ -412,10 +412,11 @@ async def test_the_last_owner_stays(world: World, deed: str) -> None:
     assert await world.said() == []
 
 
-async def test_an_owner_whose_account_is_blocked_does_not_count_as_one_who_stays(world: World) -> None:
+@pytest.mark.parametrize("status", [UserStatus.INVITED, UserStatus.BLOCKED, UserStatus.DEACTIVATED])
+async def test_an_owner_whose_account_is_not_active_does_not_count_as_one_who_stays(world: World, status: UserStatus) -> None:
     study = await found(world)
     bob = await study.add("bob00000", Role.DATA_OWNER)
-    await world.hear(user("bob00000", UUID(bob["user_id"]), status=UserStatus.BLOCKED, version=2))
+    await world.hear(user("bob00000", UUID(bob["user_id"]), status=status, version=2))
     answer = await world.delete(f"{study.path}/members/{study.ada}", study.owner)
     assert reason(answer) == "last-owner-stays"
 

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     REGISTRATION_DECLINED = "registration-declined"
     BREAK_GLASS_OPENED = "break-glass-opened"
     BREAK_GLASS_UNREVIEWED = "break-glass-unreviewed"
+    OWNER_APPOINTED = "owner-appointed"
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,19 @@ _TEXTS = {
             "If you do not know of an emergency, ask at once. A Data Owner ends it with `hortus members remove`."
         ),
     ),
+    Kind.OWNER_APPOINTED: (
+        "An administrator appointed a Data Owner of a project on Hortus",
+        (
+            "Nobody owned the project {project} any more, and the administrator {who} made {appointed} its Data Owner.\n\n"
+            "The reason stands in `hortus break-glass list`. Another Data Owner of the project, or an auditor, is asked to say whether it was "
+            "justified: `hortus break-glass review`."
+        ),
+    ),
     Kind.BREAK_GLASS_UNREVIEWED: (
         "Nobody has reviewed a break-glass on Hortus",
         (
-            "The administrator {who} opened the project {project} in an emergency on {opened} UTC, and nobody has said in time whether that "
-            "was justified.\n\n"
+            "The administrator {who} opened the project {project} in an emergency on {opened} UTC, or appointed a Data Owner there, and nobody "
+            "has said in time whether that was justified.\n\n"
             "If you are a Data Owner of the project or an auditor, look at it: `hortus break-glass list`, then `hortus break-glass review`."
         ),
     ),

@@ -23,9 +23,11 @@ def close_desk(tools: Tools) -> None:
 async def break_glass(uow: UnitOfWork, fact: BreakGlass) -> None:
     """Write to a project's Data Owners and to the auditors when an administrator opened it, and when nobody reviewed that in time.
 
-    A letter names ids and times, not the reason, which may be about people.
+    The same where the administrator appointed a Data Owner. A letter names ids and times, not the reason, which may be about people.
     """
-    if fact.version == 1:
+    if fact.version == 1 and fact.appointed_id is not None:
+        kind = Kind.OWNER_APPOINTED
+    elif fact.version == 1:
         kind = Kind.BREAK_GLASS_OPENED
     elif fact.unreviewed:
         kind = Kind.BREAK_GLASS_UNREVIEWED
@@ -35,6 +37,7 @@ async def break_glass(uow: UnitOfWork, fact: BreakGlass) -> None:
     if not letters.possible(tools):
         return
     opener = await repository.accounts.user(uow.session, fact.user_id)
+    appointed = None if fact.appointed_id is None else await repository.accounts.user(uow.session, fact.appointed_id)
     readers = await repository.accounts.to_be_told(uow.session, fact.owners)
     for reader in readers:
         await letters.write(
@@ -45,6 +48,7 @@ async def break_glass(uow: UnitOfWork, fact: BreakGlass) -> None:
             kind,
             who=opener.username if opener else fact.user_id,
             project=fact.project_id,
+            appointed=appointed.username if appointed else fact.appointed_id,
             opened=f"{fact.opened_at:%Y-%m-%d %H:%M}",
             until=f"{fact.ends_at:%Y-%m-%d %H:%M}",
         )

@@ -29,11 +29,15 @@ class Deed(StrEnum):
     INVITATION_DECLINED = "invitation.declined"
     INVITATION_WITHDRAWN = "invitation.withdrawn"
     INVITATION_EXPIRED = "invitation.expired"
+    OWNER_APPOINTED = "owner.appointed"
     BREAK_GLASS_OPENED = "break_glass.opened"
     BREAK_GLASS_ENDED = "break_glass.ended"
     BREAK_GLASS_REVIEWED = "break_glass.reviewed"
     BREAK_GLASS_UNREVIEWED = "break_glass.unreviewed"
 
+
+FOR_OWNERS = frozenset({Deed.INVITED, Deed.INVITATION_DECLINED, Deed.INVITATION_WITHDRAWN, Deed.INVITATION_EXPIRED})
+"""Who is invited is for Data Owners to know, until somebody accepts."""
 
 Subject = tuple[UUID, str]
 

@@ -15,6 +15,12 @@ class RaisesYourself(Forbidden):
     title = "Nobody gives themselves more than they hold: ask another Data Owner"
 
 
+class OwnersByGroupMakeNone(Forbidden):
+    """Whoever leaves the group would leave owners behind who are it for good."""
+
+    title = "You are a Data Owner by a group: only who was made one themselves makes others Data Owners"
+
+
 class LongerThanYours(Forbidden):
     """The caller's own role ends earlier than the one they want to give."""
 
@@ -56,9 +62,11 @@ def demand_leaving_lessens(membership: Membership, by_group: GroupRole | None) -
 def demand_within_own_time(giver: Membership, role: Role, ends_at: datetime | None, before: Membership | None) -> None:
     """Condition.OWNERS_GIVE_WITHIN_THEIR_TIME: who makes a Data Owner, or lets one be it for longer, is one for as long.
 
-    ``before`` is what is there already: to make less of it is always possible. Raises LongerThanYours.
+    Who is one by a group can stop at any moment, and makes none. ``before`` is what is there already: to make less of it is always
+    possible. Raises OwnersByGroupMakeNone, LongerThanYours.
     """
-    if role is not Role.DATA_OWNER or not lasts_longer(ends_at, giver.ends_at):
-        return
-    if before is None or before.role != Role.DATA_OWNER or lasts_longer(ends_at, before.ends_at):
+    makes = role is Role.DATA_OWNER and (before is None or before.role != Role.DATA_OWNER or lasts_longer(ends_at, before.ends_at))
+    if makes and giver.by_group is not None:
+        raise OwnersByGroupMakeNone
+    if makes and lasts_longer(ends_at, giver.ends_at):
         raise LongerThanYours

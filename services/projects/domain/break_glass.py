@@ -1,4 +1,4 @@
-"""The rules of break-glass: a membership that an administrator opens for a short time, and that another person reviews. Pure."""
+"""The rules of break-glass: what an administrator does in a project in an emergency, and another person reviews. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -7,12 +7,22 @@ from uuid import UUID
 from chassis.errors import Conflict, Forbidden, Unprocessable
 from contracts import events
 from contracts.events import ProjectState, Verdict
-from contracts.roles import Role
-from services.projects.domain.projects import MAY_JOIN, AlreadyAMember, ProjectNotActive, counts, is_held
+from contracts.roles import Actor, ClusterRole, Role
+from services.projects.domain.projects import (
+    MAY_JOIN,
+    AlreadyAMember,
+    NoSuchPerson,
+    ProjectNotActive,
+    become,
+    counts,
+    has_owner,
+    is_held,
+)
 from services.projects.models import BreakGlass, Membership, Person, Project
 
 ROLE = Role.DATA_SCIENTIST
 PURPOSE = "Break-glass"
+APPOINTED = "Appointed by an administrator"
 OPEN_TO = frozenset({ProjectState.ACTIVE, ProjectState.ARCHIVED})
 
 
@@ -40,6 +50,18 @@ class StillOpen(Conflict):
     title = "The break-glass is still open: it is reviewed when it has ended"
 
 
+class HasAnOwner(Conflict):
+    """Owners are made by owners, as long as there is one."""
+
+    title = "The project has a Data Owner: they decide who else is one"
+
+
+class ReviewIsMissing(Conflict):
+    """What the person opened there before is over, and nobody has looked at it."""
+
+    title = "What you opened in this project before is not reviewed yet: ask an auditor or a Data Owner for it, or another administrator"
+
+
 class AlreadyReviewed(Conflict):
     """One review stands."""
 
@@ -52,6 +74,7 @@ def open_for(
     user_id: UUID,
     username: str,
     before: Membership | None,
+    unreviewed: bool,
     reason: str,
     lasts: timedelta,
     longest: timedelta,
@@ -60,7 +83,8 @@ def open_for(
 ) -> tuple[BreakGlass, Membership]:
     """A break-glass from now on, and the membership that it gives; ``before`` is the administrator's own row.
 
-    Raises TooLong, ProjectNotActive, AlreadyAMember.
+    ``unreviewed``: something that they opened there before waits for its review. Raises TooLong, ProjectNotActive, AlreadyAMember,
+    ReviewIsMissing.
     """
     if lasts > longest:
         raise TooLong(f"At most {longest}.")
@@ -68,6 +92,8 @@ def open_for(
         raise ProjectNotActive
     if before is not None and is_held(before, now):
         raise AlreadyAMember
+    if unreviewed:
+        raise ReviewIsMissing
     opened = BreakGlass(
         break_glass_id=break_glass_id,
         project_id=project.project_id,
@@ -79,26 +105,44 @@ def open_for(
         review_due_at=now + lasts + review_within,
         version=1,
     )
-    if before is None:
-        return opened, Membership(
-            project_id=project.project_id,
-            user_id=user_id,
-            username=username,
-            role=ROLE.value,
-            purpose=PURPOSE,
-            starts_at=now,
-            ends_at=opened.ends_at,
-            version=1,
-            break_glass_id=break_glass_id,
-        )
-    before.role = ROLE.value
-    before.purpose = PURPOSE
-    before.starts_at = now
-    before.ends_at = opened.ends_at
-    before.by_group = None
-    before.break_glass_id = break_glass_id
-    before.version += 1
-    return opened, before
+    return opened, become(project.project_id, user_id, username, before, ROLE, PURPOSE, now, opened.ends_at, break_glass_id)
+
+
+def appoint(
+    break_glass_id: UUID,
+    project: Project,
+    user_id: UUID,
+    username: str,
+    person: Person,
+    before: Membership | None,
+    memberships: Iterable[tuple[Membership, Person | None]],
+    reason: str,
+    review_within: timedelta,
+    now: datetime,
+) -> tuple[BreakGlass, Membership]:
+    """Make somebody (``person``, with their row ``before``) the Data Owner of a project that nobody owns; it is over at once.
+
+    Condition.PROJECT_HAS_NO_OWNER: none of the project's ``memberships`` is a lasting owner's. Raises ProjectNotActive, HasAnOwner.
+    """
+    if project.state not in OPEN_TO:
+        raise ProjectNotActive
+    if has_owner(memberships, now):
+        raise HasAnOwner
+    opened = BreakGlass(
+        break_glass_id=break_glass_id,
+        project_id=project.project_id,
+        user_id=user_id,
+        username=username,
+        appointed_id=person.user_id,
+        appointed=person.username,
+        reason=reason,
+        opened_at=now,
+        ends_at=now,
+        ended_at=now,
+        review_due_at=now + review_within,
+        version=1,
+    )
+    return opened, become(project.project_id, person.user_id, person.username, before, Role.DATA_OWNER, APPOINTED, now, None)
 
 
 def close(opened: BreakGlass, review_within: timedelta, now: datetime) -> None:
@@ -108,9 +152,21 @@ def close(opened: BreakGlass, review_within: timedelta, now: datetime) -> None:
     opened.version += 1
 
 
+def demand_active_person(person: Person | None) -> Person:
+    """Who can be appointed: somebody who is there, not somebody who may come. Raises NoSuchPerson."""
+    if person is None or person.status != events.UserStatus.ACTIVE:
+        raise NoSuchPerson
+    return person
+
+
+def reads_words(actor: Actor, opened: BreakGlass) -> bool:
+    """Whether somebody who is no Data Owner of the project reads reason and review: auditors, and whoever opened it."""
+    return ClusterRole.AUDITOR in actor.cluster_roles or actor.user_id == opened.user_id
+
+
 def demand_another(opened: BreakGlass, reviewer: UUID) -> None:
-    """Condition.REVIEWER_IS_ANOTHER: nobody reviews what they opened themselves. Raises OwnReview."""
-    if opened.user_id == reviewer:
+    """Condition.REVIEWER_IS_ANOTHER: nobody reviews what they did themselves, or what made them an owner. Raises OwnReview."""
+    if reviewer in (opened.user_id, opened.appointed_id):
         raise OwnReview
 
 
@@ -150,6 +206,7 @@ def fact(opened: BreakGlass, owners: tuple[UUID, ...]) -> events.BreakGlass:
         break_glass_id=opened.break_glass_id,
         project_id=opened.project_id,
         user_id=opened.user_id,
+        appointed_id=opened.appointed_id,
         owners=owners,
         opened_at=opened.opened_at,
         ends_at=opened.ends_at,

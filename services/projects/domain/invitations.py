@@ -6,7 +6,16 @@ from uuid import UUID
 from chassis.errors import Conflict, NotFound
 from contracts.roles import Role
 from services.projects.domain.bounds import demand_within_own_time
-from services.projects.domain.projects import MAY_JOIN, AlreadyAMember, EndsBeforeItBegins, counts, demand_active, is_held, join
+from services.projects.domain.projects import (
+    MAY_JOIN,
+    AlreadyAMember,
+    EndsBeforeItBegins,
+    IsThereAlready,
+    counts,
+    demand_active,
+    is_held,
+    join,
+)
 from services.projects.models import Invitation, Membership, Person, Project
 
 
@@ -38,11 +47,13 @@ def invite(
 ) -> Invitation:
     """An invitation; ``before`` is the person's row, ``known`` the invitation that they have. It expires with what it offers.
 
-    Raises AlreadyAMember, AlreadyInvited, EndsBeforeItBegins.
+    Raises AlreadyAMember, IsThereAlready, AlreadyInvited, EndsBeforeItBegins.
     """
     demand_active(project)
     if before is not None and is_held(before, now) and before.by_group is None:
         raise AlreadyAMember
+    if before is not None and counts(before, now) and starts_at is not None and starts_at > now:
+        raise IsThereAlready
     if known is not None and is_open(known, now):
         raise AlreadyInvited
     if ends_at is not None and ends_at <= max(starts_at or now, now):
@@ -78,7 +89,7 @@ def demand_open(invitation: Invitation | None, now: datetime) -> Invitation:
 def demand_inviter(invitation: Invitation, inviter: Membership | None, person: Person | None, now: datetime) -> None:
     """Condition.INVITER_IS_STILL_OWNER: whoever invited could do so now; ``person`` is their account, where auth has named it.
 
-    Raises InviterIsGone, LongerThanYours.
+    Raises InviterIsGone, OwnersByGroupMakeNone, LongerThanYours.
     """
     if inviter is None or inviter.role != Role.DATA_OWNER or not counts(inviter, now):
         raise InviterIsGone
@@ -88,5 +99,5 @@ def demand_inviter(invitation: Invitation, inviter: Membership | None, person: P
 
 
 def accept(invitation: Invitation, project: Project, person: Person, before: Membership | None, now: datetime) -> Membership:
-    """The membership of somebody who comes. Raises ProjectNotActive, AlreadyAMember."""
+    """The membership of somebody who comes. Raises ProjectNotActive, AlreadyAMember, IsThereAlready."""
     return join(project, person, before, Role(invitation.role), invitation.purpose, invitation.starts_at, invitation.ends_at, now)

@@ -82,6 +82,12 @@ class RoleIsBreakGlass(Conflict):
     title = "This membership is break-glass: it can be taken away, and not changed"
 
 
+class IsThereAlready(Conflict):
+    """Somebody who is there by a group now would be out until their own role begins."""
+
+    title = "This person is a member by a group now: a role of their own begins at once"
+
+
 class EndsBeforeItBegins(Unprocessable):
     """The end does not lie after the beginning and after now."""
 
@@ -184,13 +190,14 @@ def demand_person(person: Person | None) -> Person:
     return person
 
 
-def demand_fresh_factor_for(role: Role, ends_at: datetime | None, before: Membership | GroupRole | None, *, fresh: bool) -> None:
-    """Condition.OWNERS_NEED_FRESH_FACTOR: whoever makes a Data Owner, or lets one be it for longer, has a ``fresh`` second factor.
+def demand_fresh_factor_for(role: Role | None, ends_at: datetime | None, before: Membership | GroupRole | None, *, fresh: bool) -> None:
+    """Condition.OWNERS_NEED_FRESH_FACTOR: whoever makes a Data Owner, or makes more or less of one, has a ``fresh`` second factor.
 
-    ``before`` is what is there already. Raises FactorTooOld.
+    ``before`` is what is there already; without a ``role`` it is taken away. Raises FactorTooOld.
     """
-    same = before is not None and (before.role, before.ends_at) == (role.value, ends_at)
-    if role is Role.DATA_OWNER and not same and not fresh:
+    same = before is not None and (before.role, before.ends_at) == (role, ends_at)
+    about_an_owner = role is Role.DATA_OWNER or (before is not None and before.role == Role.DATA_OWNER)
+    if about_an_owner and not same and not fresh:
         raise FactorTooOld
 
 
@@ -206,31 +213,49 @@ def join(
 ) -> Membership:
     """The membership of somebody who comes, or comes back (``before``: their row); a past start is now.
 
-    Somebody who is there by a group becomes a member themselves. Raises AlreadyAMember, EndsBeforeItBegins.
+    Somebody who is there by a group becomes a member themselves, at once. Raises AlreadyAMember, IsThereAlready, EndsBeforeItBegins.
     """
     demand_active(project)
     starts = max(starts_at or now, now)
     if ends_at is not None and ends_at <= starts:
         raise EndsBeforeItBegins
+    if before is not None and is_held(before, now) and before.by_group is None:
+        raise AlreadyAMember
+    if before is not None and counts(before, now) and starts > now:
+        raise IsThereAlready
+    return become(project.project_id, person.user_id, person.username, before, role, purpose, starts, ends_at)
+
+
+def become(
+    project_id: UUID,
+    user_id: UUID,
+    username: str,
+    before: Membership | None,
+    role: Role,
+    purpose: str,
+    starts_at: datetime,
+    ends_at: datetime | None,
+    break_glass_id: UUID | None = None,
+) -> Membership:
+    """The membership of somebody who is made this themselves; ``before`` is their row, if they were ever there."""
     if before is None:
         return Membership(
-            project_id=project.project_id,
-            user_id=person.user_id,
-            username=person.username,
+            project_id=project_id,
+            user_id=user_id,
+            username=username,
             role=role.value,
             purpose=purpose,
-            starts_at=starts,
+            starts_at=starts_at,
             ends_at=ends_at,
             version=1,
+            break_glass_id=break_glass_id,
         )
-    if is_held(before, now) and before.by_group is None:
-        raise AlreadyAMember
     before.role = role.value
     before.purpose = purpose
-    before.starts_at = starts
+    before.starts_at = starts_at
     before.ends_at = ends_at
     before.by_group = None
-    before.break_glass_id = None
+    before.break_glass_id = break_glass_id
     before.version += 1
     return before
 
@@ -314,14 +339,16 @@ def is_lasting_owner(membership: Membership, now: datetime) -> bool:
 
 
 def demand_another_owner(others: Iterable[tuple[Membership, Person | None]], now: datetime) -> None:
-    """Condition.LAST_OWNER_STAYS: refuse unless another lasting Data Owner is there whose account is not known to be blocked."""
+    """Condition.LAST_OWNER_STAYS: refuse unless another lasting Data Owner is there who can act. Raises LastOwnerStays."""
     if not has_owner(others, now):
         raise LastOwnerStays
 
 
 def has_owner(memberships: Iterable[tuple[Membership, Person | None]], now: datetime) -> bool:
-    """Whether one of these is a lasting Data Owner whose account is not known to be blocked."""
-    return any(is_lasting_owner(each, now) and (person is None or person.status in MAY_JOIN) for each, person in memberships)
+    """Whether one of these is a lasting Data Owner whose account is active, as far as auth has named it: who never came in owns nothing."""
+    return any(
+        is_lasting_owner(each, now) and (person is None or person.status == events.UserStatus.ACTIVE) for each, person in memberships
+    )
 
 
 def project_fact(project: Project) -> events.Project:

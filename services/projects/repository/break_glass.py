@@ -30,6 +30,14 @@ async def one(session: AsyncSession, break_glass_id: UUID, project_id: UUID | No
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def is_unreviewed(session: AsyncSession, project_id: UUID, user_id: UUID) -> bool:
+    """Whether something that somebody opened in a project has no review yet."""
+    query = select(col(BreakGlass.break_glass_id)).where(
+        col(BreakGlass.project_id) == project_id, col(BreakGlass.user_id) == user_id, col(BreakGlass.reviewed_at).is_(None)
+    )
+    return (await session.execute(query.limit(1))).first() is not None
+
+
 async def page(session: AsyncSession, project_id: UUID | None, before: UUID | None, limit: int) -> list[BreakGlass]:
     """Every break-glass, in one project or in all, newest first, from ``before`` on."""
     query = select(BreakGlass).order_by(col(BreakGlass.break_glass_id).desc()).limit(limit)

@@ -1,6 +1,7 @@
 """The SQL of projects' deletions."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Uuid, any_, delete, literal, select
@@ -27,9 +28,14 @@ async def parts(session: AsyncSession, project_id: UUID) -> Sequence[DeletionPar
     return (await session.execute(query.execution_options(populate_existing=True))).scalars().all()
 
 
-async def owners(session: AsyncSession, project_id: UUID) -> Sequence[UUID]:
-    """Who is a Data Owner of a project."""
-    query = select(col(Membership.user_id)).where(col(Membership.project_id) == project_id, col(Membership.role) == Role.DATA_OWNER)
+async def owners(session: AsyncSession, project_id: UUID, now: datetime) -> Sequence[UUID]:
+    """Who is a Data Owner of a project now."""
+    query = select(col(Membership.user_id)).where(
+        col(Membership.project_id) == project_id,
+        col(Membership.role) == Role.DATA_OWNER,
+        col(Membership.starts_at) <= now,
+        col(Membership.ends_at).is_(None) | (col(Membership.ends_at) > now),
+    )
     return (await session.execute(query)).scalars().all()
 
 

@@ -59,6 +59,12 @@ async def people_in(session: AsyncSession, group: str) -> list[Person]:
     return list((await session.execute(select(Person).where(col(Person.groups).contains([group])))).scalars())
 
 
+async def people_of_project(session: AsyncSession, project_id: UUID) -> list[Person]:
+    """Everybody in the groups that have or had a role in a project."""
+    given = select(GroupRole).where(col(GroupRole.project_id) == project_id, col(GroupRole.group_name) == any_(col(Person.groups)))
+    return list((await session.execute(select(Person).where(given.exists()))).scalars())
+
+
 async def memberships_of(session: AsyncSession, project_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Membership]:
     """The rows of these people in a project, locked in one order."""
     query = (

@@ -3,51 +3,44 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.projects.models import Invitation, Project
 
 
-async def of_person(session: AsyncSession, project_id: UUID, user_id: UUID) -> Invitation | None:
-    """The invitation that somebody has into a project, locked."""
-    query = (
-        select(Invitation)
-        .where(col(Invitation.project_id) == project_id, col(Invitation.user_id) == user_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    return (await session.execute(query)).scalar_one_or_none()
-
-
-async def own(session: AsyncSession, invitation_id: UUID, user_id: UUID, *, lock: bool = False) -> Invitation | None:
-    """An invitation of the person who asks."""
-    query = select(Invitation).where(col(Invitation.invitation_id) == invitation_id, col(Invitation.user_id) == user_id)
+async def one(
+    session: AsyncSession,
+    *,
+    invitation_id: UUID | None = None,
+    project_id: UUID | None = None,
+    user_id: UUID | None = None,
+    lock: bool = False,
+) -> Invitation | None:
+    """The invitation that fits all that is named of these: at least its project or its person, and at most one fits."""
+    query = select(Invitation).where(*_these(project_id, user_id))
+    if invitation_id is not None:
+        query = query.where(col(Invitation.invitation_id) == invitation_id)
     if lock:
         query = query.with_for_update().execution_options(populate_existing=True)
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def in_project(session: AsyncSession, project_id: UUID, invitation_id: UUID) -> Invitation | None:
-    """An invitation into a project, locked."""
-    query = (
-        select(Invitation)
-        .where(col(Invitation.project_id) == project_id, col(Invitation.invitation_id) == invitation_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    return (await session.execute(query)).scalar_one_or_none()
-
-
-async def page_of_project(
-    session: AsyncSession, project_id: UUID, after: UUID | None, limit: int, now: datetime
+async def page(
+    session: AsyncSession,
+    after: UUID | None,
+    limit: int,
+    now: datetime,
+    *,
+    project_id: UUID | None = None,
+    user_id: UUID | None = None,
 ) -> list[tuple[Invitation, str]]:
-    """The open invitations into a project, oldest first, each with the project's name."""
+    """The open invitations into a project, or of a person, oldest first, each with its project's name."""
     query = (
         select(Invitation, col(Project.name))
         .join(Project, col(Project.project_id) == col(Invitation.project_id))
-        .where(col(Invitation.project_id) == project_id, col(Invitation.expires_at) > now)
+        .where(*_these(project_id, user_id), col(Invitation.expires_at) > now)
         .order_by(col(Invitation.invitation_id))
         .limit(limit)
     )
@@ -56,20 +49,12 @@ async def page_of_project(
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 
 
-async def page_of_person(
-    session: AsyncSession, user_id: UUID, after: UUID | None, limit: int, now: datetime
-) -> list[tuple[Invitation, str]]:
-    """Somebody's open invitations, oldest first, each with its project's name."""
-    query = (
-        select(Invitation, col(Project.name))
-        .join(Project, col(Project.project_id) == col(Invitation.project_id))
-        .where(col(Invitation.user_id) == user_id, col(Invitation.expires_at) > now)
-        .order_by(col(Invitation.invitation_id))
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(col(Invitation.invitation_id) > after)
-    return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+def _these(project_id: UUID | None, user_id: UUID | None) -> list[ColumnElement[bool]]:
+    """Those of a project, of a person, or both; never all there are. Raises ValueError."""
+    if project_id is None and user_id is None:
+        raise ValueError("neither a project nor a person is named")
+    named = ((Invitation.project_id, project_id), (Invitation.user_id, user_id))
+    return [col(column) == value for column, value in named if value is not None]
 
 
 async def all_of_person(session: AsyncSession, user_id: UUID) -> list[Invitation]:
@@ -84,11 +69,11 @@ async def remove(session: AsyncSession, invitation: Invitation) -> None:
 
 
 async def expired(session: AsyncSession, limit: int) -> list[Invitation]:
-    """Invitations whose time is over by the database's clock, locked."""
+    """Invitations whose time is over by the database's clock, by project, locked."""
     query = (
         select(Invitation)
         .where(col(Invitation.expires_at) <= func.clock_timestamp())
-        .order_by(col(Invitation.invitation_id))
+        .order_by(col(Invitation.project_id), col(Invitation.invitation_id))
         .limit(limit)
         .with_for_update()
     )

@@ -10,6 +10,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlmodel import col
 
+from contracts.events import ProjectState, UserStatus
+from contracts.roles import Role
 from services.projects.models import Membership, Person, Project
 
 CHANNEL = "memberships"
@@ -84,14 +86,50 @@ async def members(session: AsyncSession, project_id: UUID, after: UUID | None, l
     return list((await session.execute(query)).scalars())
 
 
-async def others(session: AsyncSession, project_id: UUID, user_id: UUID) -> list[tuple[Membership, Person | None]]:
-    """The memberships of everybody else in a project, each with its person where auth has named them."""
+async def opened_by(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> list[Membership]:
+    """What somebody is by break-glass, in one order."""
+    query = (
+        select(Membership)
+        .where(col(Membership.user_id) == user_id, col(Membership.role).is_not(None), col(Membership.break_glass_id).is_not(None))
+        .order_by(col(Membership.project_id))
+    )
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    return list((await session.execute(query)).scalars())
+
+
+async def everybody(session: AsyncSession, project_id: UUID) -> list[tuple[Membership, Person | None]]:
+    """The memberships of a project, each with its person where auth has named them."""
     query = (
         select(Membership, Person)
         .outerjoin(Person, col(Person.user_id) == col(Membership.user_id))
-        .where(col(Membership.project_id) == project_id, col(Membership.user_id) != user_id, col(Membership.role).is_not(None))
+        .where(col(Membership.project_id) == project_id, col(Membership.role).is_not(None))
     )
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+
+
+async def others(session: AsyncSession, project_id: UUID, user_id: UUID) -> list[tuple[Membership, Person | None]]:
+    """The memberships of everybody else in a project, each with its person where auth has named them."""
+    return [(member, person) for member, person in await everybody(session, project_id) if member.user_id != user_id]
+
+
+async def without_owner(session: AsyncSession) -> int:
+    """How many projects nobody owns who can act, of those that are not deleted: the same rule as ``domain.projects.has_owner``."""
+    owners = (
+        select(Membership)
+        .outerjoin(Person, col(Person.user_id) == col(Membership.user_id))
+        .where(
+            col(Membership.project_id) == col(Project.project_id),
+            col(Membership.role) == Role.DATA_OWNER,
+            col(Membership.starts_at) <= func.clock_timestamp(),
+            col(Membership.ends_at).is_(None),
+            col(Membership.by_group).is_(None),
+            func.coalesce(col(Person.status), UserStatus.ACTIVE) == UserStatus.ACTIVE,
+        )
+    )
+    query = select(func.count()).select_from(Project)
+    query = query.where(col(Project.state).in_((ProjectState.ACTIVE, ProjectState.ARCHIVED)), ~owners.exists())
+    return int((await session.execute(query)).scalar_one())
 
 
 async def person(session: AsyncSession, username: str) -> Person | None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field
 
 from contracts.events import Verdict
-from services.projects.schemas.projects import Request, plain
+from services.projects.schemas.projects import Request, Username, plain
 
 MOST_SECONDS = 366 * 24 * 3600
 
@@ -30,6 +30,14 @@ class NewBreakGlass(Request):
     lasts_s: Annotated[int | None, Field(ge=1, le=MOST_SECONDS)] = None
 
 
+class NewAppointment(Request):
+    """Who is to own a project that nobody owns: its name or id, the person's username, and why."""
+
+    project: Annotated[str, Field(min_length=1, max_length=100)]
+    username: Username
+    reason: Words
+
+
 class Review(Request):
     """What another person makes of it."""
 
@@ -38,13 +46,19 @@ class Review(Request):
 
 
 class BreakGlassView(BaseModel):
-    """A break-glass; it is open while ``ended_at`` is null and ``ends_at`` lies ahead. ``unreviewed``: nobody reviewed it in time."""
+    """A break-glass; it is open while ``ended_at`` is null and ``ends_at`` lies ahead. ``unreviewed``: nobody reviewed it in time.
+
+    ``appointed``: whom it made a Data Owner, instead of opening the project. ``reason`` and ``review`` are null for administrators who
+    did not write them.
+    """
 
     break_glass_id: UUID
     project_id: UUID
     user_id: UUID
     username: str
-    reason: str
+    appointed_id: UUID | None
+    appointed: str | None
+    reason: str | None
     opened_at: datetime
     ends_at: datetime
     ended_at: datetime | None

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from chassis.outbox import UnitOfWork
+from contracts.roles import Role
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed, Subject
 from services.projects.models import Activity
@@ -27,6 +28,7 @@ def write(uow: UnitOfWork, project_id: UUID, deed: Deed, subject: Subject | None
 
 
 async def read(uow: UnitOfWork, project_id: UUID, before: UUID | None, limit: int) -> list[Activity]:
-    """What happened in a project, newest first. Raises NotFound."""
-    domain.projects.role_of(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
-    return await repository.activity.page(uow.session, project_id, before, limit)
+    """What happened in a project, newest first, as far as the caller's role sees it. Raises NotFound."""
+    role = domain.projects.role_of(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
+    hidden = frozenset[Deed]() if role is Role.DATA_OWNER else domain.activity.FOR_OWNERS
+    return await repository.activity.page(uow.session, project_id, hidden, before, limit)

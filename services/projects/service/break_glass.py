@@ -18,12 +18,15 @@ from services.projects.settings import ProjectsSettings
 log = logger(__name__)
 OPEN = Gauge("hortus_break_glass_open", "Memberships that administrators opened in an emergency and that are open now")
 UNREVIEWED = Gauge("hortus_break_glass_unreviewed", "Break-glass whose review is missing although its time is over")
+WITHOUT_OWNER = Gauge(
+    "hortus_projects_without_owner", "Projects in which nobody who can act is a Data Owner by themselves and without an end"
+)
 
 
 async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: str, reason: str, lasts_s: int | None) -> BreakGlass:
     """Make the caller a Data Scientist of a project (its name or id) for a short time.
 
-    Raises NoSuchProject, TooLong, ProjectNotActive, AlreadyAMember.
+    Raises NoSuchProject, TooLong, ProjectNotActive, AlreadyAMember, ReviewIsMissing.
     """
     user_id = callers.caller(uow)
     project_id = await _project_id(uow, project)
@@ -37,6 +40,7 @@ async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: 
         user_id,
         uow.actor.username or "",
         before,
+        await repository.break_glass.is_unreviewed(uow.session, project_id, user_id),
         reason,
         timedelta(seconds=lasts_s or settings.break_glass_s),
         timedelta(seconds=settings.break_glass_max_s),
@@ -47,7 +51,40 @@ async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: 
     uow.emit(domain.projects.membership_fact(member))
     log.warning("break-glass opened", break_glass_id=str(opened.break_glass_id), project_id=str(project_id), user_id=str(user_id))
     await _tell(uow, opened, Deed.BREAK_GLASS_OPENED, until=opened.ends_at.isoformat())
-    uow.note(why=reason, ends_at=opened.ends_at.isoformat())
+    return opened
+
+
+async def appoint(uow: UnitOfWork, settings: ProjectsSettings, project: str, username: str, reason: str) -> BreakGlass:
+    """Make somebody else a Data Owner of a project (its name or id) that nobody owns; what is read of it is asked for as of a break-glass.
+
+    Raises NoSuchProject, NoSuchPerson, RaisesYourself, ProjectNotActive, HasAnOwner.
+    """
+    user_id = callers.caller(uow)
+    project_id = await _project_id(uow, project)
+    row = await repository.projects.project(uow.session, project_id, lock=True)
+    if row is None:
+        raise domain.break_glass.NoSuchProject
+    person = domain.break_glass.demand_active_person(await repository.projects.person(uow.session, username))
+    domain.bounds.demand_somebody_else(user_id, person.user_id)
+    before = await repository.projects.membership(uow.session, project_id, person.user_id, lock=True)
+    opened, member = domain.break_glass.appoint(
+        uow.new_id(),
+        row,
+        user_id,
+        uow.actor.username or "",
+        person,
+        before,
+        await repository.projects.everybody(uow.session, project_id),
+        reason,
+        timedelta(seconds=settings.review_s),
+        uow.now,
+    )
+    uow.session.add_all([opened, member])
+    uow.emit(domain.projects.membership_fact(member))
+    log.warning("a Data Owner was appointed", break_glass_id=str(opened.break_glass_id), project_id=str(project_id))
+    await uow.session.flush()
+    await _tell(uow, opened, Deed.OWNER_APPOINTED, owner=person.username)
+    uow.note(appointed_id=person.user_id)
     return opened
 
 
@@ -120,11 +157,13 @@ async def report(uow: UnitOfWork) -> int:
     return 1
 
 
-async def measure(uow: UnitOfWork) -> None:
-    """Bring the metrics up to date."""
+async def measure(uow: UnitOfWork) -> int:
+    """Bring the metrics up to date; nothing is ever left to do."""
     are_open, without_review = await repository.break_glass.counted(uow.session)
     OPEN.set(are_open)
     UNREVIEWED.set(without_review)
+    WITHOUT_OWNER.set(await repository.projects.without_owner(uow.session))
+    return 0
 
 
 async def _project_id(uow: UnitOfWork, project: str) -> UUID:

@@ -23,7 +23,7 @@ async def ask(uow: UnitOfWork, project_id: UUID, name: str) -> tuple[Project, Ro
     """Begin to delete a project for good. Safe to repeat. Raises NameNotRepeated."""
     project = await callers.as_owner(uow, project_id)
     domain.deletion.demand_name(project, name)
-    owners = await repository.deletion.owners(uow.session, project_id)
+    owners = await repository.deletion.owners(uow.session, project_id, uow.now)
     asked = domain.deletion.ask(project, callers.caller(uow), owners, uow.now)
     if asked is not None:
         uow.session.add(asked)

@@ -16,7 +16,7 @@ from services.projects.service import activity, callers
 async def give(uow: UnitOfWork, project_id: UUID, group: str, role: Role, purpose: str, ends_at: datetime | None) -> GroupRole:
     """Give everybody in a group a role.
 
-    Raises FactorTooOld, RaisesYourself, LongerThanYours, GroupHasARole, EndsBeforeItBegins.
+    Raises FactorTooOld, RaisesYourself, OwnersByGroupMakeNone, LongerThanYours, GroupHasARole, EndsBeforeItBegins.
     """
     await repository.group_roles.lock(uow.session)
     project, giver = await callers.owner(uow, project_id)
@@ -43,12 +43,13 @@ async def list_given(uow: UnitOfWork, project_id: UUID, after: UUID | None, limi
 
 
 async def remove(uow: UnitOfWork, project_id: UUID, group_role_id: UUID) -> None:
-    """Take a group's role away, and with it the memberships that came by it. Raises NotFound."""
+    """Take a group's role away, and with it the memberships that came by it. Raises NotFound, FactorTooOld."""
     await repository.group_roles.lock(uow.session)
     project = await callers.as_owner(uow, project_id)
     given = await repository.group_roles.group_role(uow.session, project_id, group_role_id)
     if given is None:
         raise NotFound
+    domain.projects.demand_fresh_factor_for(None, None, given, fresh=uow.actor.factor_fresh)
     await repository.group_roles.remove(uow.session, project_id, group_role_id)
     moved = await _follow(uow, project, await repository.group_roles.people_in(uow.session, given.group_name))
     activity.write(uow, project_id, Deed.GROUP_ROLE_REMOVED, group=given.group_name, role=given.role, members=str(len(moved)))
@@ -59,9 +60,20 @@ async def follow_person(uow: UnitOfWork, person: Person, groups: Collection[str]
     """Give and take what follows from a change of somebody's groups; ``groups`` are those of before and those of now."""
     await repository.group_roles.lock(uow.session)
     for project in await repository.group_roles.projects_of_groups(uow.session, groups):
-        for member in await _follow(uow, project, [person]):
-            subject, said = domain.activity.of_member(member), domain.activity.standing(member)
-            activity.write(uow, project.project_id, Deed.MEMBER_FOLLOWED, subject, **said)
+        inside = uow.inside(project.project_id)
+        for member in await _follow(inside, project, [person]):
+            _write_followed(inside, member)
+
+
+async def follow_project(uow: UnitOfWork, project: Project) -> None:
+    """Let in who is in the groups of a project that takes changes again; the caller has the lock of the groups."""
+    for member in await _follow(uow, project, await repository.group_roles.people_of_project(uow.session, project.project_id)):
+        _write_followed(uow, member)
+
+
+def _write_followed(uow: UnitOfWork, member: Membership) -> None:
+    subject, said = domain.activity.of_member(member), domain.activity.standing(member)
+    activity.write(uow, member.project_id, Deed.MEMBER_FOLLOWED, subject, **said)
 
 
 async def _follow(uow: UnitOfWork, project: Project, people: Sequence[Person]) -> list[Membership]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from uuid import UUID
 
 from chassis.errors import NotFound
@@ -30,7 +31,8 @@ class Offer:
 async def invite(uow: UnitOfWork, settings: ProjectsSettings, project_id: UUID, username: str, offer: Offer) -> Named:
     """Offer somebody a role.
 
-    Raises FactorTooOld, RaisesYourself, LongerThanYours, NoSuchPerson, AlreadyAMember, AlreadyInvited, EndsBeforeItBegins.
+    Raises FactorTooOld, RaisesYourself, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson, AlreadyAMember, IsThereAlready,
+    AlreadyInvited, EndsBeforeItBegins.
     """
     project, inviter = await callers.owner(uow, project_id)
     person = domain.projects.demand_person(await repository.projects.person(uow.session, username))
@@ -38,7 +40,7 @@ async def invite(uow: UnitOfWork, settings: ProjectsSettings, project_id: UUID, 
     domain.bounds.demand_within_own_time(inviter, offer.role, offer.ends_at, None)
     domain.projects.demand_fresh_factor_for(offer.role, offer.ends_at, None, fresh=uow.actor.factor_fresh)
     before = await repository.projects.membership(uow.session, project_id, person.user_id)
-    known = await repository.invitations.of_person(uow.session, project_id, person.user_id)
+    known = await repository.invitations.one(uow.session, project_id=project_id, user_id=person.user_id, lock=True)
     expires_at = uow.now + timedelta(seconds=settings.invitation_s)
     invitation = domain.invitations.invite(
         uow.new_id(),
@@ -65,13 +67,13 @@ async def invite(uow: UnitOfWork, settings: ProjectsSettings, project_id: UUID, 
 async def list_of_project(uow: UnitOfWork, project_id: UUID, after: UUID | None, limit: int) -> list[Named]:
     """The invitations into a project that are open. Raises NotFound, RoleMayNot."""
     domain.projects.demand_owner(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
-    return await repository.invitations.page_of_project(uow.session, project_id, after, limit, uow.now)
+    return await repository.invitations.page(uow.session, after, limit, uow.now, project_id=project_id)
 
 
 async def withdraw(uow: UnitOfWork, project_id: UUID, invitation_id: UUID) -> None:
     """Take an invitation back. Raises NotFound."""
     await callers.as_owner(uow, project_id)
-    invitation = await repository.invitations.in_project(uow.session, project_id, invitation_id)
+    invitation = await repository.invitations.one(uow.session, project_id=project_id, invitation_id=invitation_id, lock=True)
     if invitation is None:
         raise NotFound
     await end(uow, invitation, Deed.INVITATION_WITHDRAWN)
@@ -79,17 +81,22 @@ async def withdraw(uow: UnitOfWork, project_id: UUID, invitation_id: UUID) -> No
 
 async def list_own(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Named]:
     """The caller's invitations that are open."""
-    return await repository.invitations.page_of_person(uow.session, callers.caller(uow), after, limit, uow.now)
+    return await repository.invitations.page(uow.session, after, limit, uow.now, user_id=callers.caller(uow))
 
 
 async def accept(uow: UnitOfWork, invitation_id: UUID) -> Membership:
-    """Become a member, as offered. Raises NotFound, ProjectNotActive, InviterIsGone, LongerThanYours, NoSuchPerson, AlreadyAMember."""
+    """Become a member, as offered.
+
+    Raises NotFound, ProjectNotActive, InviterIsGone, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson, AlreadyAMember, IsThereAlready.
+    """
     user_id = callers.caller(uow)
     project_id = await _project_of(uow, invitation_id)
     project = await repository.projects.project(uow.session, project_id, lock=True)
     if project is None:
         raise NotFound
-    invitation = domain.invitations.demand_open(await repository.invitations.own(uow.session, invitation_id, user_id, lock=True), uow.now)
+    invitation = domain.invitations.demand_open(
+        await repository.invitations.one(uow.session, invitation_id=invitation_id, user_id=user_id, lock=True), uow.now
+    )
     inviter = await repository.projects.membership(uow.session, project_id, invitation.inviter_id)
     by = await repository.projects.person_by_id(uow.session, invitation.inviter_id)
     domain.invitations.demand_inviter(invitation, inviter, by, uow.now)
@@ -109,7 +116,7 @@ async def accept(uow: UnitOfWork, invitation_id: UUID) -> Membership:
 async def decline(uow: UnitOfWork, invitation_id: UUID) -> None:
     """Turn an invitation down. Raises NotFound."""
     invitation = domain.invitations.demand_open(
-        await repository.invitations.own(uow.session, invitation_id, callers.caller(uow), lock=True), uow.now
+        await repository.invitations.one(uow.session, invitation_id=invitation_id, user_id=callers.caller(uow), lock=True), uow.now
     )
     uow.project_id = invitation.project_id
     await end(uow, invitation, Deed.INVITATION_DECLINED)
@@ -123,7 +130,7 @@ async def end(uow: UnitOfWork, invitation: Invitation, deed: Deed) -> None:
 
 async def end_of_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> None:
     """Withdraw the invitation of somebody who came by another way, or left: it must not bring them back."""
-    invitation = await repository.invitations.of_person(uow.session, project_id, user_id)
+    invitation = await repository.invitations.one(uow.session, project_id=project_id, user_id=user_id, lock=True)
     if invitation is not None:
         await end(uow, invitation, Deed.INVITATION_WITHDRAWN)
 
@@ -131,24 +138,27 @@ async def end_of_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Non
 async def end_of_person(uow: UnitOfWork, person: Person) -> None:
     """Withdraw every invitation of somebody whose account is closed."""
     for invitation in await repository.invitations.all_of_person(uow.session, person.user_id):
-        await end(uow, invitation, Deed.INVITATION_WITHDRAWN)
+        await end(uow.inside(invitation.project_id), invitation, Deed.INVITATION_WITHDRAWN)
 
 
 async def expire(uow: UnitOfWork) -> int:
     """Take out invitations whose time is over, at most 500; how many."""
     over = await repository.invitations.expired(uow.session, EXPIRY_BATCH)
-    for invitation in over:
-        await repository.invitations.remove(uow.session, invitation)
-        activity.write(uow, invitation.project_id, Deed.INVITATION_EXPIRED, (invitation.user_id, invitation.username))
-    if over:
-        uow.note(invitations=len(over))
+    for project_id, batch in groupby(over, lambda invitation: invitation.project_id):
+        inside = uow.inside(project_id)
+        gone = []
+        for invitation in batch:
+            await repository.invitations.remove(uow.session, invitation)
+            activity.write(inside, project_id, Deed.INVITATION_EXPIRED, (invitation.user_id, invitation.username))
+            gone.append(str(invitation.invitation_id))
+        inside.note(project_id=project_id, invitations=" ".join(gone))
     return len(over)
 
 
 async def _project_of(uow: UnitOfWork, invitation_id: UUID) -> UUID:
     """The project that the caller's invitation leads into; projects are locked before what is in them."""
     return domain.invitations.demand_open(
-        await repository.invitations.own(uow.session, invitation_id, callers.caller(uow)), uow.now
+        await repository.invitations.one(uow.session, invitation_id=invitation_id, user_id=callers.caller(uow)), uow.now
     ).project_id
 
 

@@ -9,7 +9,7 @@ from contracts.roles import Role
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed
 from services.projects.models import Project
-from services.projects.service import activity, callers
+from services.projects.service import activity, callers, group_roles
 
 AT_ONCE = 100
 
@@ -33,10 +33,15 @@ async def archive(uow: UnitOfWork, project_id: UUID) -> tuple[Project, Role]:
 
 
 async def restore(uow: UnitOfWork, project_id: UUID, wanted: Mapping[str, object]) -> tuple[Project, Role]:
-    """Let an archived project be changed again. Safe to repeat. Raises ProjectIsBeingDeleted, ProjectHasEnded, EndsInThePast."""
+    """Let an archived project be changed again, and let in who came into its groups meanwhile. Safe to repeat.
+
+    Raises ProjectIsBeingDeleted, ProjectHasEnded, EndsInThePast.
+    """
+    await repository.group_roles.lock(uow.session)
     project = await callers.as_owner(uow, project_id)
     if domain.lifecycle.restore(project, wanted, uow.now):
         await _tell(uow, project, Deed.PROJECT_RESTORED)
+        await group_roles.follow_project(uow, project)
     return project, Role.DATA_OWNER
 
 
@@ -45,8 +50,9 @@ async def archive_ended(uow: UnitOfWork) -> int:
     ended = await repository.lifecycle.ended(uow.session, AT_ONCE)
     for project in ended:
         domain.lifecycle.archive(project)
-        uow.emit(domain.projects.project_fact(project))
-        activity.write(uow, project.project_id, Deed.PROJECT_ENDED)
+        inside = uow.inside(project.project_id)
+        inside.emit(domain.projects.project_fact(project))
+        activity.write(inside, project.project_id, Deed.PROJECT_ENDED)
     return len(ended)
 
 

@@ -9,11 +9,11 @@ from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts import events
 from contracts.events import UserStatus
-from contracts.roles import Role
+from contracts.roles import ClusterRole, Role
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed
 from services.projects.domain.lifecycle import Founders
-from services.projects.models import Membership, Person, Project
+from services.projects.models import GroupRole, Membership, Person, Project
 from services.projects.service import activity, callers, group_roles, invitations
 from services.projects.settings import ProjectsSettings
 
@@ -87,7 +87,8 @@ async def add_member(
 ) -> Membership:
     """Give somebody a role.
 
-    Raises FactorTooOld, OnlyByInvitation, RaisesYourself, LongerThanYours, NoSuchPerson, AlreadyAMember, EndsBeforeItBegins.
+    Raises FactorTooOld, OnlyByInvitation, RaisesYourself, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson, AlreadyAMember,
+    IsThereAlready, EndsBeforeItBegins.
     """
     project, giver = await callers.owner(uow, project_id)
     if not settings.direct_add:
@@ -113,7 +114,8 @@ async def list_members(uow: UnitOfWork, project_id: UUID, after: UUID | None, li
 async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, version: int, wanted: dict[str, object]) -> Membership:
     """Change what ``wanted`` names of role, purpose and ends_at.
 
-    Raises NotFound, PreconditionFailed, FactorTooOld, RaisesYourself, LongerThanYours, RoleComesByGroup, RoleIsBreakGlass, LastOwnerStays.
+    Raises NotFound, PreconditionFailed, FactorTooOld, RaisesYourself, OwnersByGroupMakeNone, LongerThanYours, RoleComesByGroup,
+    RoleIsBreakGlass, LastOwnerStays.
     """
     project, giver = await callers.owner(uow, project_id)
     domain.projects.demand_active(project)
@@ -138,9 +140,12 @@ async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, versio
 async def remove_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Membership | None:
     """Take somebody's own role away; their membership where a group's role takes its place.
 
-    Raises NotFound, RoleComesByGroup, LastOwnerStays.
+    Raises NotFound, FactorTooOld, RoleComesByGroup, LastOwnerStays.
     """
     await callers.as_owner(uow, project_id)
+    member = await repository.projects.membership(uow.session, project_id, user_id)
+    if member is not None and domain.projects.is_held(member, uow.now):
+        domain.projects.demand_fresh_factor_for(None, None, member, fresh=uow.actor.factor_fresh)
     return await _end_own_role(uow, project_id, user_id, Deed.MEMBER_REMOVED)
 
 
@@ -174,16 +179,19 @@ async def end_memberships(uow: UnitOfWork) -> int:
     for member in ended:
         at = max(uow.now, member.ends_at or uow.now)
         by_group = await group_roles.by_group(uow, member.project_id, member.user_id, at)
-        left = domain.projects.end(member, by_group, at)
-        uow.emit(domain.projects.membership_fact(left))
-        _write(uow, left, Deed.MEMBER_EXPIRED)
+        _end_inside(uow, member, by_group, Deed.MEMBER_EXPIRED, at)
     return len(ended)
 
 
 async def know_person(uow: UnitOfWork, user: events.User) -> None:
-    """Remember somebody as auth names them now, and let their memberships follow their groups. Who is deactivated leaves all projects."""
+    """Remember somebody as auth names them now, and let their memberships follow their groups.
+
+    Who is deactivated leaves all projects; who is no administrator leaves those that they opened as one.
+    """
     known = await repository.projects.person_by_id(uow.session, user.user_id)
     before = set(known.groups) if known is not None else set()
+    if known is not None and known.status != user.status:
+        await repository.projects.wake(uow.session)
     left = UserStatus.DEACTIVATED in (user.status, known.status if known is not None else None)
     if known is None:
         known = Person(user_id=user.user_id, username=user.username, status=user.status.value)
@@ -193,6 +201,8 @@ async def know_person(uow: UnitOfWork, user: events.User) -> None:
     groups = frozenset() if user.status is UserStatus.DEACTIVATED else user.groups
     if left:
         await _leave_all(uow, known)
+    elif ClusterRole.ADMINISTRATOR not in user.cluster_roles:
+        await _leave_opened(uow, known)
     if before != groups:
         known.groups = sorted(groups)
         await group_roles.follow_person(uow, known, before | groups)
@@ -204,22 +214,30 @@ async def _leave_all(uow: UnitOfWork, person: Person) -> None:
     It is done once more when they come back, for whoever was made a member while their leaving was on its way.
     """
     await repository.group_roles.lock(uow.session)
-    ended = 0
+    ended = False
     for project in await repository.projects.projects_with(uow.session, person.user_id):
         member = await repository.projects.membership(uow.session, project.project_id, person.user_id, lock=True)
         if member is None or member.role is None:
             continue
         owned = domain.projects.is_lasting_owner(member, uow.now)
-        uow.emit(domain.projects.membership_fact(domain.projects.end(member, None, uow.now)))
-        _write(uow, member, Deed.MEMBER_GONE)
-        ended += 1
+        _end_inside(uow, member, None, Deed.MEMBER_GONE)
+        ended = True
         others = await repository.projects.others(uow.session, project.project_id, person.user_id)
         if owned and not domain.projects.has_owner(others, uow.now):
             log.warning("the last Data Owner of a project has left", project_id=str(project.project_id), user_id=str(person.user_id))
     await invitations.end_of_person(uow, person)
     if ended:
-        uow.note(user_id=person.user_id, memberships=ended)
         await repository.projects.wake(uow.session)
+
+
+async def _leave_opened(uow: UnitOfWork, person: Person) -> None:
+    """End what a person opened by break-glass: only administrators are members that way. The timer says that each break-glass is over."""
+    if not await repository.projects.opened_by(uow.session, person.user_id):
+        return
+    await repository.group_roles.lock(uow.session)
+    for opened in await repository.projects.opened_by(uow.session, person.user_id, lock=True):
+        _end_inside(uow, opened, await group_roles.by_group(uow, opened.project_id, person.user_id, uow.now), Deed.MEMBER_REMOVED)
+    await repository.projects.wake(uow.session)
 
 
 async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
@@ -237,6 +255,13 @@ async def _tell(uow: UnitOfWork, member: Membership, deed: Deed) -> None:
     by_group = {"by_group": member.by_group} if member.by_group else {}
     uow.note(project_id=member.project_id, user_id=member.user_id, role=member.role or "none", version=member.version, **by_group)
     await repository.projects.wake(uow.session)
+
+
+def _end_inside(uow: UnitOfWork, member: Membership, by_group: GroupRole | None, deed: Deed, at: datetime | None = None) -> None:
+    """End a membership, in the records of its project."""
+    inside = uow.inside(member.project_id)
+    inside.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, at or uow.now)))
+    _write(inside, member, deed)
 
 
 def _write(uow: UnitOfWork, member: Membership, deed: Deed) -> None:
