@@ -51,8 +51,10 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        ending = [keeping, *library.expunging.values()]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         await library.shares.stop()
         service.close_library(library)
         await index.close()

@@ -4,6 +4,7 @@ Boolean similarity, and n-grams where others expand fuzzily: no score depends on
 A deletion is a document too (``deleted``), because Elasticsearch forgets the version of a deleted document after a minute.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from services.search.models import Document, Kind, Scope
 USER = "search"
 LAYOUT = "v1"
 TIMEOUT_S = 5.0
-EXPUNGE_S = 60.0
+EXPUNGE_S = 600.0
+LEASE_LOOK_S = 0.2
 REFRESH = "200ms"
 REFUSED = 400
 CONFLICT = 409
@@ -52,7 +54,14 @@ ANALYSIS = {
         },
     },
 }
-SETTINGS = {"number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": REFRESH, "analysis": ANALYSIS}
+SETTINGS = {
+    "number_of_shards": 1,
+    "number_of_replicas": 0,
+    "refresh_interval": REFRESH,
+    "analysis": ANALYSIS,
+    # What was deleted or replaced goes at the next expunge, however little of a segment it is.
+    "merge.policy.expunge_deletes_allowed": 0,
+}
 TEXT = {
     "type": "text",
     "analyzer": "words",
@@ -174,11 +183,31 @@ class Index:
         return [(Kind(hit["_source"]["kind"]), hit["_source"]["id"]) for hit in answer["hits"]["hits"]]
 
     async def expunge(self) -> None:
-        """Write the index's files anew without what was deleted or replaced."""
+        """Write the index's files anew without what was deleted or replaced up to now; it can take minutes.
+
+        A merge keeps a replaced document until the index's retention lease, which moves on every 30 s, has passed it.
+        """
+        aliases = [self.alias(kind) for kind in Kind]
         with _away():
-            await self._client.options(request_timeout=EXPUNGE_S).indices.forcemerge(
-                index=[self.alias(kind) for kind in Kind], only_expunge_deletes=True
-            )
+            written = {name: last for name, last, _ in await self._shards(aliases)}
+            while True:
+                kept = await self._shards(aliases)
+                if all(kept_from > written.get(name, -1) for name, _, kept_from in kept):
+                    break
+                await asyncio.sleep(LEASE_LOOK_S)
+            await self._client.indices.flush(index=aliases)
+            await self._client.options(request_timeout=EXPUNGE_S).indices.forcemerge(index=aliases, only_expunge_deletes=True, flush=True)
+
+    async def _shards(self, aliases: Sequence[str]) -> list[tuple[str, int, int]]:
+        """Of each shard its index, the number of the last change in it, and the number of the first change that it keeps."""
+        stats = await self._client.indices.stats(index=aliases, level="shards", metric=["docs"])
+        return [
+            (name, int(copy["seq_no"]["global_checkpoint"]), int(lease["retaining_seq_no"]))
+            for name, index in stats["indices"].items()
+            for copies in index["shards"].values()
+            for copy in copies
+            for lease in copy["retention_leases"]["leases"]
+        ]
 
     async def search(self, text: str, kinds: Sequence[Kind], scope: Scope, limit: int, after: tuple[float, str] | None) -> Found:
         """Look for ``text`` within ``scope``, best first; ``after`` is score and id of the last hit seen. Up to ``limit + 1`` hits."""

@@ -23,6 +23,7 @@ from services.search.models import Document, Kind
 log = logger(__name__)
 LOOK_S = 2.0
 PURGED_AT_ONCE = 500
+EXPUNGE_LOOK_S = 10.0
 RETRY_S = 0.3
 INDEXED = {DATASETS.name: Kind.DATASETS, JOBS.name: Kind.JOBS}
 
@@ -36,6 +37,7 @@ class Library:
     shares: Projection
     seen: dict[Kind, str] = field(default_factory=dict)
     trouble: str | None = "index: not looked at yet"
+    expunging: dict[UUID, asyncio.Task[None]] = field(default_factory=dict)
 
     def missing(self) -> list[str]:
         """What keeps search from being ready."""
@@ -118,9 +120,25 @@ async def purge(library: Library, project_id: UUID) -> Slice:
     """Erase some of a deleted project's documents, and in the end their traces in the index's files."""
     left = await library.index.of_project(project_id, PURGED_AT_ONCE)
     await library.index.write([domain.erased(kind, key) for kind, key in left])
-    if not left:
-        await library.index.expunge()
-    return Slice({"documents": len(left)} if left else {}, more=bool(left))
+    if left:
+        return Slice({"documents": len(left)}, more=True)
+    if not await _expunged(library, project_id):
+        return Slice({}, more=True)
+    # A bulk write that was given up on can have arrived meanwhile.
+    return Slice({}, more=bool(await library.index.of_project(project_id, 1)))
+
+
+async def _expunged(library: Library, project_id: UUID) -> bool:
+    """Whether the index's files are written anew. That goes on between the slices: a slice holds a transaction, and is short."""
+    work = library.expunging.get(project_id)
+    if work is None:
+        work = library.expunging[project_id] = asyncio.create_task(library.index.expunge())
+    await asyncio.wait([work], timeout=EXPUNGE_LOOK_S)
+    if not work.done():
+        return False
+    del library.expunging[project_id]
+    await work
+    return True
 
 
 # Searching

@@ -122,11 +122,11 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
         suite.kill(name)
     for name in ("jobs-1", "jobs-2"):
         suite.resume(name)
-    until(lambda: shown()["state"] == "purging" and shown()["deletion"]["awaited"] == ["datasets"], "datasets alone is waited for")
+    until(lambda: shown()["state"] == "purging" and shown()["deletion"]["awaited"] == ["datasets"], "datasets alone is waited for", 120)
     for name in ("datasets-1", "datasets-2"):
         suite.restart(name)
 
-    erasure = owner.erasures.wait(study.project, seconds=60)
+    erasure = owner.erasures.wait(study.project, seconds=120)
     document = json.loads(erasure["document"])
     removed = {name: part["removed"] for name, part in document["services"].items()}
     assert (document["asked_by"], document["project_id"]) == (doubled.owner.user_id, study.project)
