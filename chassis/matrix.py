@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from chassis.app import load, routes_in
 from chassis.guard import action_of
-from contracts.policy import API, DEFAULT_BODY, KIB, POLICY, SERVICE, STEP_UP_S, Action, Condition, Rule, Service, Who
+from contracts.policy import API, DEFAULT_BODY, KIB, NOT_YET, POLICY, SERVICE, STEP_UP_S, Action, Condition, Rule, Service, Who
 
 COLUMNS = {
     Who.NOBODY: ("nobody", "Whoever shows nothing: not signed in, not known."),
@@ -39,7 +39,7 @@ def page() -> str:
     """The whole page, in Markdown."""
     said = sentences()
     numbers = numbered()
-    return "\n".join([*_opening(), *_glance(said), *_tables(said, numbers), *_conditions(numbers), *_doors()]) + "\n"
+    return "\n".join([*_opening(), *_glance(said), *_tables(said, numbers), *_not_yet(), *_conditions(numbers), *_doors()]) + "\n"
 
 
 def sentences() -> dict[Action, str]:
@@ -132,6 +132,17 @@ def _tables(said: dict[Action, str], numbers: dict[Condition, int]) -> list[str]
         lines += [_row(action, rule, said.get(action, ""), numbers) for action, rule in rows(service)]
         lines.append("")
     return lines
+
+
+def _not_yet() -> list[str]:
+    return [
+        "## Not possible yet",
+        "",
+        "What people may look for here, and has no door: it is refused to everybody, by every route.",
+        "",
+        *[f"- {words} (`{name}`)" for name, words in NOT_YET.items()],
+        "",
+    ]
 
 
 def _row(action: Action, rule: Rule, words: str, numbers: dict[Condition, int]) -> str:
