@@ -1,8 +1,8 @@
 """Whether what members of a project are answered depends on what other projects hold.
 
-A test fills one project, asks every door that its members read (``Snapshot.of``: bodies, counts, order, cursors, refusals), lets
-hypothesis fill other projects, and asks again: nothing may differ. What lies elsewhere must answer like what is nowhere
-(``like_nothing``). Each service's ``test_tenancy.py`` names the doors that it asks in ``DOORS``; ``tests/architecture`` holds it to all of them.
+A test lets hypothesis fill one project, asks every door that its members read (``Snapshot.of``: bodies, counts, order, cursors,
+refusals), lets hypothesis fill other projects, and asks again: nothing may differ. What lies elsewhere must answer like what is
+nowhere, also to whoever wants to change it (``like_nothing``). Each service's ``test_tenancy.py`` names the doors that it asks in ``DOORS``; ``tests/architecture`` holds it to all of them.
 """
 
 import re
@@ -18,6 +18,7 @@ from tests.world import World
 SHOWN = ("etag", "hortus-reason", "hortus-facts", "content-type", "content-length", "retry-after")
 PAGE = 2
 OK = 200
+NOWHERE = "01900000-0000-7000-8000-00000000dead"
 NOTHING = (b"", b'{"items":[],"next":null}')
 
 
@@ -50,13 +51,21 @@ class Snapshot:
         return {action for action, rule in POLICY.items() if rule.method == "GET" and any(_matches(rule.path, path) for path in paths)}
 
 
-async def like_nothing(world: World, actor: Actor, template: str, elsewhere: Iterable[UUID | str]) -> None:
-    """What lies elsewhere is answered, byte for byte, like what is nowhere; ``template`` has a place ``{}`` for the id."""
-    nowhere = await world.get(template.format("01900000-0000-7000-8000-00000000dead"), actor)
-    assert nowhere.status_code == 404
+async def like_nothing(
+    world: World, actor: Actor, template: str, elsewhere: Iterable[UUID | str], *, method: str = "GET", json: Any = None
+) -> None:
+    """What lies elsewhere is answered, byte for byte, like what is nowhere; ``template`` has a place ``{}`` for the id.
+
+    So it is for changes (``method``, ``json``), which are refused like those of what is nowhere, and leave nothing.
+    """
+    version = 1 if method == "PATCH" else None
+    nowhere = await world.request(method, template.format(NOWHERE), actor, json=json, version=version)
+    assert nowhere.status_code == 404, (method, template, nowhere.text)
+    await world.said()
     for each in elsewhere:
-        answer = await world.get(template.format(each), actor)
-        assert (answer.status_code, answer.content, answer.headers) == (nowhere.status_code, nowhere.content, nowhere.headers)
+        answer = await world.request(method, template.format(each), actor, json=json, version=version)
+        assert (answer.status_code, answer.content, answer.headers) == (nowhere.status_code, nowhere.content, nowhere.headers), template
+    assert await world.said() == []
 
 
 def _matches(template: str, path: str) -> bool:

@@ -107,24 +107,62 @@ async def fill(world: World, theirs: Study, done: list[tuple[str, int]]) -> list
     return made
 
 
+ROLE = {"username": "hal00000", "role": "data_scientist"}
+CHANGES: list[tuple[str, str, Any]] = [
+    ("PATCH", "", {"description": "Ours now"}),
+    ("POST", "/archive", None),
+    ("POST", "/restoration", {}),
+    ("POST", "/deletion", {"name": "theirs"}),
+    ("POST", "/members", ROLE),
+    ("DELETE", "/members/me", None),
+    ("POST", "/invitations", ROLE),
+    ("POST", "/group-roles", {"group": "staff", "role": "data_scientist"}),
+]
+"""Changes of a project by its id."""
+REVIEW = {"verdict": "justified", "words": "Needed."}
+INSIDE: list[tuple[str, str, str, str, Any]] = [
+    ("memberships", "user_id", "PATCH", "/members/{}", {"role": "data_scientist"}),
+    ("memberships", "user_id", "DELETE", "/members/{}", None),
+    ("invitations", "invitation_id", "DELETE", "/invitations/{}", None),
+    ("group_roles", "group_role_id", "DELETE", "/group-roles/{}", None),
+    ("break_glass", "break_glass_id", "POST", "/break-glass/{}/review", REVIEW),
+]
+"""Changes of what lies in a project: the table and its id, and how our owner would ask for it in ours."""
+
+
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(done=deeds)
-async def test_answers_are_the_same_whatever_others_hold(world: World, done: list[tuple[str, int]]) -> None:
+@given(ours_done=deeds, done=deeds)
+async def test_answers_are_the_same_whatever_others_hold(
+    world: World, ours_done: list[tuple[str, int]], done: list[tuple[str, int]]
+) -> None:
     state: dict[str, Any] = world.runtime.extra
     if "ours" not in state:
         state["ours"] = await Ours.filled(world)
-        state["before"] = await Snapshot.of(world, state["ours"].asked())
-        assert state["before"].answered() == DOORS
+        assert (await Snapshot.of(world, state["ours"].asked())).answered() == DOORS
         await world.hear(user("gus00000"), user("hal00000"))
         state["theirs"] = await found(world, "theirs")
-    ours: Ours = state["ours"]
-    made = await fill(world, state["theirs"], done)
-    assert await Snapshot.of(world, ours.asked()) == state["before"]
-    elsewhere = [state["theirs"].project_id, *made]
+    ours, theirs = state["ours"], state["theirs"]
+    await fill(world, ours.study, ours_done)
+    before = await Snapshot.of(world, ours.asked())
+    elsewhere = [theirs.project_id, *await fill(world, theirs, done)]
+    assert await Snapshot.of(world, ours.asked()) == before
+    stranger = person(ours.bob, "bob00000")
     for door in ("", "/members", "/group-roles", "/activity"):
-        stranger = person(ours.bob, "bob00000")
         await like_nothing(world, stranger, "/projects/{}" + door, elsewhere)
     await like_nothing(world, stranger, "/erasure-certificates/{}", elsewhere)
+    for method, door, body in CHANGES:
+        await like_nothing(world, stranger, "/projects/{}" + door, elsewhere, method=method, json=body)
+    for table, key, method, path, body in INSIDE:
+        rows = await world.sql(
+            f"SELECT {key} FROM {table} WHERE project_id = :theirs AND {key} NOT IN (SELECT {key} FROM {table} WHERE project_id = :ours)",
+            theirs=theirs.project_id,
+            ours=ours.study.project_id,
+        )
+        await like_nothing(world, ours.study.owner, ours.study.path + path, [row[0] for row in rows], method=method, json=body)
+    rows = await world.sql("SELECT invitation_id FROM invitations WHERE user_id <> :bob", bob=ours.bob)
+    for method, path in (("POST", "/project-invitations/{}/acceptance"), ("DELETE", "/project-invitations/{}")):
+        await like_nothing(world, stranger, path, [row[0] for row in rows], method=method)
+    assert await Snapshot.of(world, ours.asked()) == before
 
 
 async def test_the_comparison_sees_a_difference(world: World) -> None:

@@ -108,8 +108,18 @@ def shares_are(world: World, *facts: Share, age_s: float = 0.0) -> None:
 
 async def find(world: World, query: str, actor: Actor, **more: Any) -> Any:
     """Search when everything that was heard can be found, with the shares fresh."""
+    await refresh(world)
+    return await ask(world, query, actor, **more)
+
+
+async def refresh(world: World) -> None:
+    """Let everything that was heard be found."""
     library = world.runtime.extra["library"]
     await library.index.refresh(list(library.seen))
+
+
+async def ask(world: World, query: str, actor: Actor, **more: Any) -> Any:
+    """Search with the shares fresh."""
     shares_are(world)
     answer = await world.get("/search", actor, params={"q": query, **more})
     assert answer.status_code == 200, answer.text
