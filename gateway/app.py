@@ -49,9 +49,6 @@ class Server(uvicorn.Server):
         yield
 
 
-TRUST_S = 1.0
-
-
 class Gateway:
     """Everything that one gateway process holds."""
 
