@@ -47,8 +47,10 @@ def producer(settings: ProcessSettings, transactional_id: str | None = None, max
     )
 
 
-def consumer(settings: ProcessSettings, *topics: str, group: str | None = None, pattern: str | None = None) -> AIOKafkaConsumer:
-    """A consumer that sees committed records only and commits offsets by hand."""
+def consumer(
+    settings: ProcessSettings, *topics: str, group: str | None = None, pattern: str | None = None, committed: bool = True
+) -> AIOKafkaConsumer:
+    """A consumer that commits offsets by hand, and sees only what was ``committed`` or all."""
     made = AIOKafkaConsumer(
         *topics,
         bootstrap_servers=settings.kafka,
@@ -58,7 +60,7 @@ def consumer(settings: ProcessSettings, *topics: str, group: str | None = None, 
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        isolation_level="read_committed",
+        isolation_level="read_committed" if committed else "read_uncommitted",
         fetch_max_wait_ms=50 if group else 500,  # what a group paused is only asked for again with the next fetch
         session_timeout_ms=10_000,
         heartbeat_interval_ms=1_000,

@@ -7,11 +7,13 @@ pure part; ``Projection`` feeds it from Kafka.
 
 import asyncio
 import contextlib
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from chassis import bus, patience
@@ -24,35 +26,48 @@ log = logger(__name__)
 FRESH_S = 1.0
 HOLD_S = 2.0
 WAIT_S = 1.0
-SKEW_S = 0.8  # rights that end by the clock end by this one, and have to within a second
-DRIFT = 0.01
+ASK_S = 0.2
+ASKS = 16
+LEADS = 8
 
 OnChange = Callable[[Fact | None, Fact], None]
 OnErased = Callable[[Fact], None]
+Place = tuple[str, int]
 
 
 class Knowledge:
     """What the facts and positions read so far amount to. Pure: clocks are passed in.
 
     ``wall`` is Unix time in seconds, ``mono`` a monotonic clock in seconds. The age of a position is judged by the later of this
-    machine's clock and the databases', as far as earlier positions have shown it: a clock that is behind makes nothing younger.
+    machine's clock and its database's, as far as earlier positions have shown it: a clock that is behind makes nothing younger.
+
+    How far the database's clock is ahead of the monotonic one at most is proved by the order of things, since a position that is read
+    may be of any age. What stands beyond a partition's end was written after that end was asked for, and a relay reads the time for a
+    position after the one before it was written: so a position that follows one beyond the end is dated after the asking. Nothing is
+    decided before that, nor while this machine's clock may be a second behind.
     """
 
     def __init__(self, topics: Iterable[Topic]) -> None:
         self.partitions = [(topic.name, number) for topic in topics for number in range(topic.partitions)]
         self.facts: dict[str, dict[str, Fact]] = {name: {} for name, _ in self.partitions}
-        self.positions: dict[tuple[str, int], tuple[float, float]] = {}
-        self.broken: str | None = None
-        self.skewed = 0.0
-        self._shown: tuple[float, float] | None = None
-        self._oldest: tuple[float, float] | None = None
+        self.positions: dict[Place, float] = {}
+        self.broken: dict[tuple[str, str], str] = {}
+        self._asked: deque[tuple[float, Mapping[Place, int]]] = deque(maxlen=ASKS)
+        self._after: dict[Place, float] = {}
+        self._most: dict[Place, deque[float]] = {}
+        self._least: dict[Place, float] = {}
+        self._oldest: tuple[float, float, float] | None = None
         self._unmet: dict[str, set[str]] = {}
+        self.begin_anew()
 
     def begin_anew(self) -> None:
         """All topics are read from their beginning: nothing is fresh until then, and what is not met again was erased meanwhile."""
         self.positions.clear()
+        self.broken.clear()
+        self._asked.clear()
+        self._after.clear()
+        self._most = {place: deque(maxlen=LEADS) for place in self.partitions}
         self._oldest = None
-        self._shown = None
         self._unmet = {name: set(known) for name, known in self.facts.items()}
 
     def apply(self, fact: Fact) -> Fact | None:
@@ -63,11 +78,13 @@ class Knowledge:
         if old is not None and old.version >= fact.version:
             return fact
         known[fact.key] = fact
+        self.broken.pop((fact.topic.name, fact.key), None)
         return old
 
     def erase(self, topic: str, key: str) -> Fact | None:
         """Take in a tombstone; the fact that is known no more. An older fact can only stand before it, so none brings it back."""
         self._met(topic, key)
+        self.broken.pop((topic, key), None)
         return self.facts[topic].pop(key, None)
 
     def sweep(self, wall: float, mono: float) -> list[Fact]:
@@ -81,51 +98,62 @@ class Knowledge:
         if self._unmet:
             self._unmet[topic].discard(key)
 
-    def position(self, topic: str, partition: int, at: float, wall: float, mono: float) -> None:
+    def asked(self, ends: Mapping[Place, int], mono: float) -> None:
+        """Take in where the partitions ended, uncommitted records included, at some moment after ``mono``."""
+        self._asked.append((mono, ends))
+
+    def position(self, topic: str, partition: int, offset: int, at: float, mono: float) -> None:
         """Take in a position: all that was committed before ``at`` has been read from this partition."""
-        self.skewed = at - wall
-        shown = self._databases_clock(mono)
-        if shown is None or at >= shown:
-            self._shown = (at, mono)
-        self.positions[topic, partition] = (at, mono)
-        if len(self.positions) == len(self.partitions):
-            positions = self.positions.values()
-            self._oldest = (min(at for at, _ in positions), min(seen for _, seen in positions))
+        place = (topic, partition)
+        self.positions[place] = at
+        self.broken.pop((topic, bus.POSITION_KEY.decode()), None)
+        self._learn(place, offset, at, mono)
+        if len(self.positions) < len(self.partitions) or not all(self._most.values()):
+            self._oldest = None
+            return
+        born = min(at - self._least[place] for place, at in self.positions.items())
+        self._oldest = (min(self.positions.values()), born, max(map(min, self._most.values())))
+
+    def _learn(self, place: Place, offset: int, at: float, mono: float) -> None:
+        """Learn from a position how far its database's clock is ahead of the monotonic one, at most and at least."""
+        most, before = self._most[place], self._after.pop(place, None)
+        if most and at > mono + min(most):
+            most.clear()  # that clock was set ahead
+        if before is not None:
+            most.append(at - before)
+        for asked, ends in self._asked:
+            if ends[place] <= offset:
+                self._after[place] = asked
+        least = max(at - mono, self._least.get(place, -math.inf))
+        self._least[place] = min([least, *most])  # less than before: that clock was set back
 
     def fresh(self, wall: float, mono: float) -> bool:
         """Whether everything committed more than a second ago is known."""
         return not self._unmet and self._caught_up(wall, mono)
 
     def _caught_up(self, wall: float, mono: float) -> bool:
-        if self.broken or self.skewed > SKEW_S or self._oldest is None:
+        if self.broken or self._oldest is None:
             return False
-        at, seen = self._oldest
-        shown = self._databases_clock(mono)
-        return wall - at < FRESH_S and mono - seen < FRESH_S and (shown is None or shown - at < FRESH_S)
-
-    def _databases_clock(self, mono: float) -> float | None:
-        """The least that the databases' clock can show now. It goes a little slowly, so that one that was set back is believed in the end."""
-        if self._shown is None:
-            return None
-        at, seen = self._shown
-        return at + (mono - seen) * (1 - DRIFT)
+        at, born, most = self._oldest
+        return wall - at < FRESH_S and mono - born < FRESH_S and mono + most - wall < FRESH_S
 
     def missing(self, wall: float, mono: float) -> list[str]:
         """In words, what is in the way of a decision."""
         if self.broken:
-            return [f"an authority fact cannot be read: {self.broken}"]
-        if self.skewed > SKEW_S:
-            return [f"this clock is {self.skewed:.1f} s behind the databases' clock"]
-        stale = []
-        now = max(wall, self._databases_clock(mono) or wall)
-        for place in self.partitions:
-            at, seen = self.positions.get(place, (0.0, mono - FRESH_S))
-            late = now - at - (mono - seen)
-            if mono - seen < FRESH_S and late >= SKEW_S:
-                stale.append(f"positions on {place[0]}[{place[1]}] come {late:.1f} s late, or this clock is ahead")
-            elif mono - seen >= FRESH_S or now - at >= FRESH_S:
-                stale.append(f"no fresh position on {place[0]}[{place[1]}]")
-        return stale
+            return [f"an authority fact cannot be read: {what}" for what in self.broken.values()]
+        stale = [(place, age) for place in self.partitions if (age := self._age(place, mono)) >= FRESH_S]
+        if stale or self._oldest is None:
+            return [f"no fresh position on {topic}[{number}]{_old(age)}" for (topic, number), age in stale]
+        at, _, most = self._oldest
+        behind = mono + most - wall
+        if behind >= FRESH_S:
+            return [f"this clock is {behind:.1f} s behind the databases' clock"]
+        return [f"this clock is {-behind:.1f} s ahead of the databases' clock"] if wall - at >= FRESH_S else []
+
+    def _age(self, place: Place, mono: float) -> float:
+        """How old the newest position is at least, by its database's clock; infinite while nothing is known of that."""
+        known = place in self.positions and self._most[place]
+        return mono + self._least[place] - self.positions[place] if known else math.inf
 
     def version(self, topic: str, key: str) -> int:
         """The version known of an aggregate, 0 when none."""
@@ -210,20 +238,11 @@ class Projection:
 
     async def _run(self) -> None:
         while True:
-            client = bus.consumer(self.settings)
+            reader, asker = bus.consumer(self.settings), bus.consumer(self.settings, committed=False)
             try:
-                await client.start()
-                client.assign([TopicPartition(name, number) for name, number in self.knowledge.partitions])
-                await client.seek_to_beginning()
-                self.knowledge.begin_anew()
-                self.error = None
-                while True:
-                    for records in (await client.getmany(timeout_ms=200)).values():
-                        for record in records:
-                            self._take(record)
-                    self._tell_erased(self.knowledge.sweep(time.time(), time.monotonic()))
-                    event, self._changed = self._changed, asyncio.Event()
-                    event.set()
+                await reader.start()
+                await asker.start()
+                await self._follow(reader, asker)
             except (OSError, KafkaError, TimeoutError) as error:
                 self.error = f"Kafka: {type(error).__name__}"
                 log.warning("projection interrupted", error=repr(error))
@@ -232,23 +251,48 @@ class Projection:
                 self.error = f"projection: {type(error).__name__}"
                 log.error("projection failed", exc_info=error)
             finally:
-                with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                    async with asyncio.timeout(5):
-                        await client.stop()
+                for client in (reader, asker):
+                    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                        async with asyncio.timeout(5):
+                            await client.stop()
             await patience.pause(0.2)
 
-    def _take(self, record: Any) -> None:
-        try:
-            self.take(record.topic, record.partition, (record.key or b"").decode(), bus.read(record), time.time(), time.monotonic())
-        except bus.Undecodable as error:
-            if self.knowledge.broken is None:
-                log.error("an authority fact cannot be read; deciding stops", place=str(error))
-            self.knowledge.broken = str(error)
+    async def _follow(self, reader: AIOKafkaConsumer, asker: AIOKafkaConsumer) -> None:
+        """Read everything from its beginning, and go on. The ends are asked for on another connection, where no fetch is waited for."""
+        partitions = [TopicPartition(name, number) for name, number in self.knowledge.partitions]
+        asker.assign(partitions)
+        asker.pause(*partitions)
+        reader.assign(partitions)
+        await reader.seek_to_beginning()
+        self.knowledge.begin_anew()
+        self.error = None
+        due = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= due:
+                self.knowledge.asked(await asker.end_offsets(partitions), now)
+                due = now + ASK_S
+            for records in (await reader.getmany(timeout_ms=200)).values():
+                for record in records:
+                    self._take(record)
+            self._tell_erased(self.knowledge.sweep(time.time(), time.monotonic()))
+            event, self._changed = self._changed, asyncio.Event()
+            event.set()
 
-    def take(self, topic: str, partition: int, key: str, said: Fact | bus.Position | None, wall: float, mono: float) -> None:
-        """Take in what a record says (None: a tombstone), and tell who listens; clocks as in ``Knowledge``."""
+    def _take(self, record: Any) -> None:
+        key = (record.key or b"").decode(errors="replace")
+        try:
+            said = bus.read(record)
+        except bus.Undecodable as error:
+            log.error("an authority fact cannot be read; deciding stops", place=str(error))
+            self.knowledge.broken[record.topic, key] = str(error)
+        else:
+            self.take(record.topic, record.partition, record.offset, key, said, time.monotonic())
+
+    def take(self, topic: str, partition: int, offset: int, key: str, said: Fact | bus.Position | None, mono: float) -> None:
+        """Take in what a record says (None: a tombstone), and tell who listens; the clock as in ``Knowledge``."""
         if isinstance(said, bus.Position):
-            self.knowledge.position(topic, partition, said.at.timestamp(), wall, mono)
+            self.knowledge.position(topic, partition, offset, said.at.timestamp(), mono)
         elif said is None:
             old = self.knowledge.erase(topic, key)
             self._tell_erased([old] if old is not None else [])
@@ -262,3 +306,7 @@ class Projection:
         for fact in erased:
             for listener in self.erasers:
                 listener(fact)
+
+
+def _old(age: float) -> str:
+    return "" if age == math.inf else f": the newest is {age:.1f} s old"

@@ -2,7 +2,7 @@
 
 Databases, the broker, clocks and processes are played; the relay's pass (``Relay._pass``), what a projection knows and the gateway's
 standing are the product's own code. A relay stops before each of its reads and writes and goes on when it is told to, so a pause
-can fall anywhere. Seconds are those of the databases' clock unless a name says otherwise.
+can fall anywhere. Seconds are those that pass unless a name says otherwise.
 """
 
 from collections.abc import Coroutine, Generator
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from chassis import bus, relay
 from chassis.errors import Unauthenticated
-from chassis.projection import Projection
+from chassis.projection import Knowledge, Projection
 from chassis.relay import LeaseLost, Relay
 from chassis.settings import Settings
 from contracts.events import MEMBERSHIPS, TOPICS, USERS, Fact, Membership, Session, User, UserStatus
@@ -55,7 +55,14 @@ def moment(seconds: float) -> datetime:
 
 @dataclass
 class Clock:
+    """``now`` is the time that passes, ``shown`` what the databases' clock shows of it."""
+
     now: float = 1000.0
+    set_by: float = 0.0
+
+    @property
+    def shown(self) -> float:
+        return self.now + self.set_by
 
 
 class Broker:
@@ -65,6 +72,7 @@ class Broker:
         self.fences = fences
         self.up = True
         self.loses_answers = False
+        self.dates_ascend = True
         self.epochs: dict[str, int] = {}
         self.logs: dict[Place, dict[int, tuple[str, Fact | bus.Position]]] = {}
         self.ends: dict[Place, int] = {}
@@ -88,7 +96,8 @@ class Broker:
             self.logs.setdefault(place, {})[end] = (key, said)
             self.ends[place] = end + 1
         for (place, key), at in {(place, key): versioned(said) for place, key, said in records}.items():
-            if at < self.last.setdefault((place, key), at):
+            goes_back = at < self.last.setdefault((place, key), at)
+            if goes_back and (self.dates_ascend or not isinstance(at, datetime)):
                 self.went_back = f"{key} in {place}"
             self.last[place, key] = at
         if self.loses_answers:
@@ -122,9 +131,9 @@ class Database:
         self.rows.append({"id": self._ids, "topic": fact.topic.name, "key": fact.key, "version": fact.version, "fact": fact, "payload": ""})
 
     def lease(self, holder: object) -> bool:
-        if self.holder is not holder and self.until >= self.clock.now:
+        if self.holder is not holder and self.until >= self.clock.shown:
             return False
-        self.holder, self.until = holder, self.clock.now + LEASE_S
+        self.holder, self.until = holder, self.clock.shown + LEASE_S
         return True
 
 
@@ -136,7 +145,7 @@ class Connection:
 
     async def fetchval(self, _statement: str) -> datetime:
         await turn("reads the clock")
-        return moment(self.database.clock.now)
+        return moment(self.database.clock.shown)
 
     async def fetch(self, _statement: str, topics: list[str], most: int) -> list[dict[str, Any]]:
         await turn("reads the outbox")
@@ -174,8 +183,9 @@ class Replica(Relay):
             self._life, self.doing = None, "waits"
 
     def pass_through(self) -> None:
-        """Go on to the end of a pass, or to death; who does not lead takes the lead if it can."""
-        self.go_on()
+        """Go on to the end of the pass that it is in, or of the next one, or to death; who does not lead takes the lead if it can."""
+        if self.doing == "waits":
+            self.go_on()
         if self.doing == "rests":
             self.go_on()
         while self.doing not in {"waits", "rests"}:
@@ -242,18 +252,38 @@ class DatesBeforeDraining(Replica):
         await self._mark(connection, seen.ready)
 
 
+class BelievesTheFirst(Knowledge):
+    """Planted: the first position beyond an end is taken to be dated after the asking, as though no relay paused in its pass."""
+
+    def _learn(self, place: Place, offset: int, at: float, mono: float) -> None:
+        after = [asked for asked, ends in self._asked if ends[place] <= offset]
+        if after:
+            self._after[place] = after[-1]
+        super()._learn(place, offset, at, mono)
+
+
+class BelievesWhatItReads(Knowledge):
+    """Planted: a position is taken to be new when it is read, as though no broker were late."""
+
+    def _learn(self, place: Place, offset: int, at: float, mono: float) -> None:
+        self._after[place] = mono
+        super()._learn(place, offset, at, mono)
+
+
 class Gateway:
     """What one gateway knows: the product's projection and authority, fed by the test. ``skew``: how far its clock is ahead."""
 
-    def __init__(self, clock: Clock, broker: Broker) -> None:
+    def __init__(self, clock: Clock, broker: Broker, knowledge: type[Knowledge] = Knowledge) -> None:
         self.clock = clock
         self.broker = broker
+        self.knowledge = knowledge
         self.skew = 0.0
         self.start()
 
     def start(self) -> None:
         """Begin cold: nothing is known, every partition is read from its beginning."""
         self.projection = Projection(SETTINGS["gateway"], FOLLOWED)
+        self.projection.knowledge = self.knowledge(FOLLOWED)
         self.authority = Authority(self.projection)
         self.credential = Credential(user_id=str(PERSON), session_id=str(SESSION), since=0.0)
         self.connect()
@@ -265,24 +295,29 @@ class Gateway:
 
     @property
     def wall(self) -> float:
-        return moment(self.clock.now + self.skew).timestamp()
+        return moment(self.clock.shown + self.skew).timestamp()
 
     @property
     def mono(self) -> float:
         return self.clock.now - 900.0
 
+    def ask(self) -> None:
+        """Ask where the partitions end."""
+        if self.broker.up:
+            self.projection.knowledge.asked({place: self.broker.ends.get(place, 0) for place in self.offsets}, self.mono)
+
     def read(self, stalled: Place | None = None, most: int = 1_000_000) -> None:
         """Take in what has come, on all partitions but one that stands still."""
         if not self.broker.up:
             return
-        wall, mono = self.wall, self.mono
+        self.ask()
         for place, start in self.offsets.items():
             if place != stalled:
                 for offset, (key, said) in self.broker.logs.get(place, {}).items():
                     if start <= offset < start + most:
-                        self.projection.take(*place, key, said, wall, mono)
+                        self.projection.take(*place, offset, key, said, self.mono)
                 self.offsets[place] = min(start + most, self.broker.ends.get(place, 0))
-        self.projection.knowledge.sweep(wall, mono)
+        self.projection.knowledge.sweep(self.wall, self.mono)
 
     def lets_in(self) -> bool | None:
         """Whether the person may list the project's datasets now; None: that cannot be decided."""
@@ -301,13 +336,14 @@ class World:
 
     kind: type[Replica] = Replica
     fences: bool = True
+    knowledge: type[Knowledge] = Knowledge
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
         self.broker = Broker(fences=self.fences)
         self.databases = {name: Database(self.clock) for name in (Service.AUTH, Service.PROJECTS, Service.CA)}
         self.relays = [self.kind(name, database, self.broker) for name, database in self.databases.items() for _ in range(2)]
-        self.gateways = [Gateway(self.clock, self.broker) for _ in range(2)]
+        self.gateways = [Gateway(self.clock, self.broker, self.knowledge) for _ in range(2)]
         self.begun: list[Fact] = []
         self.versions = {MEMBERSHIPS.name: 1, USERS.name: 1}
         self.newest: dict[str, Fact] = {}
@@ -364,6 +400,17 @@ class World:
             gateway.skew = 0.0
             gateway.connect()
             gateway.read()
+        for _ in range(2):
+            self.clock.now += 0.1
+            for each in self.relays:
+                each.pass_through()
+        for gateway in self.gateways:
+            gateway.read()
+
+    def set_clocks_back(self, seconds: float) -> None:
+        """The databases' clock, and all that go by it, show less than they did."""
+        self.clock.set_by -= seconds
+        self.broker.dates_ascend = False
 
     def overlooked(self, gateway: Gateway, seconds: float) -> list[Fact]:
         """What was committed longer ago than this, and is newer than what a gateway that decides goes by."""

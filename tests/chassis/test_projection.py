@@ -14,7 +14,7 @@ from chassis.errors import CannotDecide
 from chassis.projection import Projection
 from chassis.relay import Relay
 from contracts.events import MEMBERSHIPS, SESSIONS, Fact, Session
-from tests.chassis.conftest import Bus, Side, membership, until
+from tests.chassis.conftest import Bus, Side, membership, send, until
 
 Make = Callable[..., Any]
 
@@ -135,7 +135,7 @@ async def test_a_projection_that_starts_cold_reads_everything_before_it_is_fresh
     cold = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
     await cold.start()
     try:
-        await until(lambda: cold.is_fresh() and min(at for at, _ in cold.knowledge.positions.values()) > committed)
+        await until(lambda: cold.is_fresh() and min(cold.knowledge.positions.values()) > committed)
         assert all(cold.get(MEMBERSHIPS, membership(1, project).key) for project in projects)
     finally:
         await cold.stop()
@@ -155,12 +155,74 @@ async def test_one_partition_that_stands_still_stops_decisions_and_is_named_and_
         await hanging.start()
         await hanging.begin_transaction()
         await hanging.send_and_wait(MEMBERSHIPS.name, b"{}", b"nobody", partition=0)
-        await until(lambda: projection.missing() == ["no fresh position on memberships[0]"])
+        await until(lambda: any("no fresh position on memberships[0]" in reason for reason in projection.missing()))
+        assert not any("memberships[1]" in reason for reason in projection.missing())
         with pytest.raises(CannotDecide):
             await projection.fresh(timeout=0.2)
         await hanging.abort_transaction()
         await until(projection.is_fresh)
     finally:
         await hanging.stop()
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+
+async def test_a_fact_that_cannot_be_read_stops_decisions_until_its_aggregate_is_said_anew_also_after_a_cold_start(
+    relayed: Side, projection: Projection, broker: Bus
+) -> None:
+    await until(projection.is_fresh)
+    project = uuid7()
+    said = membership(2, project)
+    cold = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
+    writer = bus.producer(relayed.settings)
+    await writer.start()
+    try:
+        await send(writer, MEMBERSHIPS, said.key, b"{", said.type)
+        await until(lambda: not projection.is_fresh())
+        (reason,) = projection.missing()
+        assert reason.startswith("an authority fact cannot be read: memberships[")
+        await relayed.tell(membership(1, project))
+        await until(projection.is_fresh)
+        assert projection.get(MEMBERSHIPS, said.key).version == 1
+        await send(writer, MEMBERSHIPS, said.key, b"{", said.type)
+        await until(lambda: not projection.is_fresh())
+        await relayed.tell(said)
+        await until(projection.is_fresh)
+        await cold.start()
+        await until(cold.is_fresh)
+        assert cold.get(MEMBERSHIPS, said.key) == projection.get(MEMBERSHIPS, said.key) == said
+    finally:
+        await cold.stop()
+        await writer.stop()
+
+
+async def test_a_clock_that_is_as_late_as_the_bus_makes_nothing_fresh_and_with_the_right_one_all_heals(
+    side: Make, projection: Projection, broker: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relays that stood still are simplest: what they said last is as old as this clock is behind."""
+    projects: Side = await side("projects")
+    leading = asyncio.create_task(Relay(projects.settings).run())
+    cold = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
+    right = time.time
+    try:
+        await until(projection.is_fresh)
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+        newest = min(projection.knowledge.positions.values())
+        await until(lambda: right() - newest > 3.0)
+        behind = right() - newest
+        monkeypatch.setattr(time, "time", lambda: right() - behind)
+        await cold.start()
+        await until(lambda: len(cold.knowledge.positions) == MEMBERSHIPS.partitions)
+        assert not cold.is_fresh()
+        assert any("no fresh position" in reason for reason in cold.missing())
+        leading = asyncio.create_task(Relay(projects.settings).run())
+        await until(lambda: any("behind the databases' clock" in reason for reason in cold.missing()))
+        assert not cold.is_fresh()
+        monkeypatch.undo()
+        await until(cold.is_fresh)
+        assert cold.missing() == []
+    finally:
+        await cold.stop()
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)

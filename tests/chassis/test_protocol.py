@@ -1,6 +1,7 @@
 """However commits, pauses, take-overs, losses and restarts fall: nothing is allowed a second after it was taken away, and all heals."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,9 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from chassis import relay
-from chassis.projection import FRESH_S, SKEW_S
+from chassis.projection import FRESH_S, Knowledge
 from contracts.events import MEMBERSHIPS, USERS
-from tests.chassis.protocol import LEASE_S, DatesBeforeDraining, DatesTooLate, Gateway, Replica, World, followed
+from tests.chassis.protocol import (
+    LEASE_S,
+    BelievesTheFirst,
+    BelievesWhatItReads,
+    DatesBeforeDraining,
+    DatesTooLate,
+    Gateway,
+    Replica,
+    World,
+    followed,
+)
 
 TOPIC = st.sampled_from([MEMBERSHIPS.name, USERS.name])
 TWO = st.integers(0, 1)
@@ -19,6 +30,7 @@ MOMENTS = st.sampled_from(["reads the clock", "reads the outbox", "publishes", "
 PAUSES = st.sampled_from([0.05, 0.3, 0.6, 0.9])
 RELAY = st.integers(0, 5)
 PLACE = st.sampled_from(followed())
+LONG = st.sampled_from([1.1, 1.9, 5.0])
 SKEWS = st.sampled_from([0.0, 0.0, 5.0, -5.0, 0.7, -0.7, -1.9])
 MARGIN_S = 1e-6
 
@@ -58,14 +70,15 @@ MISHAPS: dict[str, Callable[[World, Gateway, tuple[str, int], float], None]] = {
 
 
 class Protocol(RuleBasedStateMachine):
-    """The schedule; ``kind`` and ``fences`` are the product's, or planted."""
+    """The schedule; ``kind``, ``fences`` and ``knowledge`` are the product's, or planted."""
 
     kind: type[Replica] = Replica
     fences = True
+    knowledge: type[Knowledge] = Knowledge
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.kind, self.fences)
+        self.world = World(self.kind, self.fences, self.knowledge)
 
     def teardown(self) -> None:
         """Whatever happened: when all is healthy again, each right that stands is allowed again, and no other."""
@@ -104,12 +117,20 @@ class Protocol(RuleBasedStateMachine):
         self.world.clock.now += LEASE_S + 0.1
         self.world.relays[which ^ 1].pass_through()
 
+    @rule(before=MOMENTS, topic=TOPIC, gives=st.booleans())
+    def a_change_commits_while_all_relays_stand_still(self, before: str, topic: str, gives: bool) -> None:
+        for each in self.world.relays:
+            each.go_on_until(before)
+        self.a_change_commits_at_once(topic=topic, gives=gives)
+
     @rule(which=RELAY)
     def a_relay_finishes_its_pass(self, which: int) -> None:
         self.world.relays[which].pass_through()
 
     @rule(seconds=PAUSES)
     def all_relays_and_gateways_go_on(self, seconds: float) -> None:
+        for gateway in self.world.gateways:
+            gateway.ask()
         for each in self.world.relays:
             each.pass_through()
         for gateway in self.world.gateways:
@@ -123,6 +144,25 @@ class Protocol(RuleBasedStateMachine):
     @rule(which=TWO, stalled=st.one_of(st.none(), PLACE), most=st.sampled_from([1, 3, 1000]))
     def a_gateway_reads_on_and_one_partition_may_stand_still(self, which: int, stalled: Any, most: int) -> None:
         self.world.gateways[which].read(stalled, most)
+
+    @rule(which=TWO, seconds=LONG, cold=st.booleans(), goes_on=st.booleans())
+    def a_gateway_begins_by_a_clock_that_is_as_late_as_the_bus(self, which: int, seconds: float, cold: bool, goes_on: bool) -> None:
+        gateway = self.world.gateways[which]
+        self.world.clock.now += seconds
+        gateway.skew = -seconds
+        if cold:
+            gateway.start()
+        else:
+            gateway.connect()
+        gateway.read()
+        if goes_on:
+            for each in self.world.relays:
+                each.pass_through()
+            gateway.read()
+
+    @rule()
+    def all_clocks_are_set_back(self) -> None:
+        self.world.set_clocks_back(5.0)
 
     @rule(which=TWO, what=st.sampled_from(list(MISHAPS)), place=PLACE, skew=SKEWS)
     def something_happens(self, which: int, what: str, place: tuple[str, int], skew: float) -> None:
@@ -145,7 +185,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _blur(self, gateway: Gateway) -> float:
         """A clock that is behind by less than what makes a gateway unready may hide as much of a delay on the bus."""
-        return -gateway.skew if -SKEW_S <= gateway.skew < 0 else MARGIN_S
+        return -gateway.skew if -FRESH_S < gateway.skew < 0 else MARGIN_S
 
 
 @pytest.fixture(autouse=True)
@@ -154,8 +194,15 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay.log, "error", lambda *_, **__: None)
 
 
-def explore(kind: type[Replica] = Replica, *, fences: bool = True, examples: int, planted: bool = False) -> None:
-    machine = type("Scheduled", (Protocol,), {"kind": kind, "fences": fences})
+def explore(
+    kind: type[Replica] = Replica,
+    *,
+    fences: bool = True,
+    knowledge: type[Knowledge] = Knowledge,
+    examples: int,
+    planted: bool = False,
+) -> None:
+    machine = type("Scheduled", (Protocol,), {"kind": kind, "fences": fences, "knowledge": knowledge})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -183,3 +230,89 @@ def test_a_relay_that_dates_what_it_has_not_published_is_found(kind: type[Replic
 def test_a_broker_that_does_not_fence_an_overtaken_relay_is_found() -> None:
     with pytest.raises(AssertionError, match="it goes back"):
         explore(fences=False, examples=1500, planted=True)
+
+
+@pytest.mark.parametrize("knowledge", [BelievesTheFirst, BelievesWhatItReads])
+def test_a_gateway_that_takes_an_old_position_for_a_new_one_is_found(knowledge: type[Knowledge]) -> None:
+    with pytest.raises(AssertionError, match="a change is not in force"):
+        explore(knowledge=knowledge, examples=1500, planted=True)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+def removed_while_all_relays_stand_still(world: World, before: str, seconds: float) -> Gateway:
+    """A removal commits, and the relays pause in a pass; the gateway whose clock is to be as late as they are."""
+    for each in world.relays:
+        each.go_on_until(before)
+    world.begin(MEMBERSHIPS.name, gives=False)
+    world.commit(world.begun.pop())
+    world.clock.now += seconds
+    gateway = world.gateways[0]
+    gateway.skew = -seconds
+    return gateway
+
+
+def goes_on(world: World, gateway: Gateway, seconds: float = 0.2) -> None:
+    world.clock.now += seconds
+    for each in world.relays:
+        each.pass_through()
+    gateway.read()
+
+
+@pytest.mark.parametrize("seconds", [1.1, 1.9, 5.0])
+@pytest.mark.parametrize("begins", [Gateway.start, Gateway.connect])
+@pytest.mark.parametrize("before", ["reads the clock", "publishes"])
+def test_a_gateway_that_begins_by_a_clock_that_is_as_late_as_the_bus_lets_nobody_in(
+    world: World, before: str, begins: Callable[[Gateway], None], seconds: float
+) -> None:
+    gateway = removed_while_all_relays_stand_still(world, before, seconds)
+    begins(gateway)
+    gateway.read()
+    assert gateway.lets_in() is None
+    assert gateway.projection.knowledge.missing(gateway.wall, gateway.mono)
+    goes_on(world, gateway)
+    assert gateway.lets_in() is None
+    for _ in range(3):
+        goes_on(world, gateway)
+    assert gateway.lets_in() is None
+    (reason,) = gateway.projection.knowledge.missing(gateway.wall, gateway.mono)
+    assert re.fullmatch(r"this clock is \d\.\d s behind the databases' clock", reason)
+    gateway.skew = 0.0
+    gateway.read()
+    assert gateway.lets_in() is False
+
+
+def test_clocks_that_are_set_back_are_believed_with_the_next_positions(world: World) -> None:
+    gateway = world.gateways[0]
+    assert gateway.lets_in() is True
+    world.set_clocks_back(5.0)
+    for _ in range(2):
+        goes_on(world, gateway)
+    assert gateway.lets_in() is True
+    assert gateway.projection.knowledge.missing(gateway.wall, gateway.mono) == []
+
+
+def test_a_clock_that_is_set_back_alone_decides_nothing_until_it_is_right_again(world: World) -> None:
+    gateway = world.gateways[0]
+    gateway.skew = -5.0
+    goes_on(world, gateway)
+    assert gateway.lets_in() is None
+    gateway.skew = 0.0
+    assert gateway.lets_in() is True
+
+
+def test_clocks_that_are_set_back_make_nothing_younger_that_is_late(world: World) -> None:
+    gateway = removed_while_all_relays_stand_still(world, "publishes", 5.0)
+    gateway.skew = 0.0
+    world.set_clocks_back(5.0)
+    assert gateway.lets_in() is None
+    gateway.read()
+    assert gateway.lets_in() is None
+    for _ in range(2):
+        goes_on(world, gateway)
+    assert gateway.lets_in() is False
