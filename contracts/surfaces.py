@@ -1,16 +1,16 @@
 """The surfaces: everything by which a person reaches something for longer than one request, and the deeds that end it within a second.
 
-Each row of the policy and each topic belongs to a surface, or is listed here with the reason why nothing outlasts its request.
+Each row of the policy that begins or moves something, and each topic, belongs to a surface, or is listed here with the reason why nothing outlasts
+its request (``tests/contracts/test_surfaces.py`` says which rows those are).
 ``examples/wdbc/probes.py`` asks every surface; the demo, the journeys and ``bench/revoke.py`` use those probes. Whoever adds an export
 link, a topic for streams or a notebook adds its surface here and its probe there: tests fail until both are done.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from contracts.events import CERTIFICATES, CREDENTIALS, FACTS, JOBS, MEMBERSHIPS, RUNS, SESSIONS, SHARES, SIGNING_KEYS, TOPICS, USERS, Topic
-from contracts.policy import POLICY, Action, Service, Who
+from contracts.events import CERTIFICATES, CREDENTIALS, JOBS, MEMBERSHIPS, RUNS, SESSIONS, SHARES, SIGNING_KEYS, USERS, Topic
+from contracts.policy import Action
 
 
 class Deed(StrEnum):
@@ -88,6 +88,10 @@ _ONCE = "what opens it is a secret that is used up, and what it gives is a sessi
 _SAME_FOR_ALL = "everybody gets the same answer, and it is about nobody"
 _MACHINES = "an agent's own right to be one; what it does for a person is the surface of the job"
 
+_SIGN_IN = "it changes how somebody signs in from then on; what a sign-in gives is a surface"
+_MEMBERSHIP = "what it gives is a membership, and the deed ends that one itself"
+_RECORD = "what it leaves belongs to the project; a person reaches it by their membership"
+
 NOTHING_LASTS: dict[Action, str] = {
     Action.INVITATION_ACCEPT: _ONCE,
     Action.PASSKEY_CHALLENGE: _ONCE,
@@ -101,7 +105,40 @@ NOTHING_LASTS: dict[Action, str] = {
     Action.OIDC_LIST: _SAME_FOR_ALL,
     Action.ISSUER_READ: _SAME_FOR_ALL,
     Action.AGENT_ENROL: _MACHINES,
+    Action.AGENT_CREATE: _MACHINES,
+    Action.SERVICE_CERTIFICATE_CREATE: "a service's own right to be one; no person has it",
+    Action.SESSION_STEP_UP: _SIGN_IN,
+    Action.TOTP_CREATE: _SIGN_IN,
+    Action.TOTP_CONFIRM: _SIGN_IN,
+    Action.PASSKEY_OPTIONS: _SIGN_IN,
+    Action.PASSKEY_ADD: _SIGN_IN,
+    Action.RECOVERY_CODES_CREATE: _SIGN_IN,
+    Action.PASSWORD_CHANGE: _SIGN_IN,
+    Action.REGISTRATION_APPROVE: _ONCE,
+    Action.USER_CREATE: _ONCE,
+    Action.USER_PASSWORD_RESET: _ONCE,
+    Action.USER_FACTOR_RESET: _ONCE,
+    Action.SIGNING_KEY_ROTATE: "the key is the installation's; what it signs is the surface of the access token",
+    Action.PROJECT_CREATE: _MEMBERSHIP,
+    Action.MEMBER_ADD: _MEMBERSHIP,
+    Action.OWNER_APPOINT: _MEMBERSHIP,
+    Action.PROJECT_INVITATION_CREATE: _MEMBERSHIP,
+    Action.PROJECT_INVITATION_ACCEPT: _MEMBERSHIP,
+    Action.GROUP_ROLE_GIVE: _MEMBERSHIP,
+    Action.GROUP_CREATE: _MEMBERSHIP,
+    Action.GROUP_MEMBER_ADD: _MEMBERSHIP,
+    Action.BREAK_GLASS_OPEN: _MEMBERSHIP,
+    Action.BREAK_GLASS_REVIEW: _RECORD,
+    Action.PROJECT_BREAK_GLASS_REVIEW: _RECORD,
+    Action.PROJECT_ARCHIVE: _RECORD,
+    Action.PROJECT_RESTORE: _RECORD,
+    Action.PROJECT_DELETE: _RECORD,
+    Action.DATASET_CREATE: _RECORD,
+    Action.SHARE_OFFER: _RECORD,
+    Action.SHARE_ACCEPT: _RECORD,
+    Action.JOB_CANCEL: "it only ends jobs",
 }
+"""Rows that begin something or move something, and by which nobody holds anything that a deed has to end."""
 
 NOBODYS: dict[str, str] = {
     SHARES.name: "a share is a project's; a person reaches it by their membership, and the owner of the data withdraws it",
@@ -109,32 +146,3 @@ NOBODYS: dict[str, str] = {
     "break-glass": "it tells of a membership, and that one is a surface's",
     "activity": "it says that a session was used, and gives nothing",
 }
-
-
-def lasting(action: Action) -> bool:
-    """Whether a row's right may outlast the decision at the gateway, so that it has to belong to a surface.
-
-    It moves bytes for as long as they flow, somebody acts for a person who is not there, nobody's membership is looked at, or
-    the answer comes from a copy of what others own.
-    """
-    rule = POLICY[action]
-    return (
-        rule.carries_bytes
-        or rule.max_body is None
-        or rule.cacheable
-        or bool(rule.who & {Who.AGENT, Who.JOB, Who.NOBODY})
-        or rule.service is Service.SEARCH
-    )
-
-
-def unreached() -> list[Action]:
-    """Rows whose right may last and that neither belong to a surface nor are said to give nothing that lasts."""
-    known = {action for reach in REACHES.values() for action in reach.actions} | set(NOTHING_LASTS)
-    return [action for action in POLICY if lasting(action) and action not in known]
-
-
-def unheard(topics: Iterable[Topic] = tuple(TOPICS.values())) -> list[str]:
-    """Topics by which a person may hold something (authority, or facts that name a person or an agent) and that no surface lives by."""
-    known = {topic.name for reach in REACHES.values() for topic in reach.topics} | set(NOBODYS)
-    about = {fact.topic.name for fact in FACTS.values() if fact.model_fields.keys() & {"user_id", "submitted_by", "agent_id"}}
-    return [topic.name for topic in topics if topic.name not in known and (topic.authority or topic.name in about)]
