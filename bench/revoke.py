@@ -1,170 +1,126 @@
 """How long a right outlives its end: every surface is asked 20 times a second and more while people are removed, expire and are blocked.
 
-``python -m bench.revoke [--trials 200] [--at-once 20] [--each 2] [--replicas 1] [--seed 1] [--long]`` starts a whole suite on real servers with
+``python -m bench.revoke [--trials 200] [--at-once 3] [--each 6] [--replicas 1] [--seed 1] [--long]`` starts a whole suite on real servers with
 fsync and performs the trials in waves: as many people at once as ``--at-once``, each holding in a project of their own what the surfaces of
 ``contracts/surfaces.py`` need, one deed each, in mixed order: an owner removes the member, the membership comes to its end, an administrator blocks
 the person. In each trial ``--each`` of the surfaces are asked (or a transfer flows) before, and for at least 2 s after; over the trials all come in
 turn. All deeds of a wave fall at the same moment. The second half of the waves has a background load beside it: four more people, or programs,
 who list, upload and search as fast as they are answered.
 
+The load is sized to what it is asked of: everything runs on the same cores, and who asks more than is answered measures a queue of their own
+making. One process apart asks everything, by prepared requests on kept connections: 4 times a second until shortly before the deeds, and every 45 ms then, with up to
+four questions of a surface under way. Three people with five questions (and a transfer) each are 330 a second; after the deed the gateway answers half of them alone, which costs
+little. Before the trials the same people ask without a pause, and the output says how many questions a second were answered then, how many were asked in the trials, and
+what part of a core the asking took. More at once is an option (``--at-once 20 --each 2``) for a machine that bears it; on one that does not, trials are invalid.
+
 The time counts from the acknowledged answer to the revoking request (the headline, since that is when somebody may rely on it) and, in a second
-column, from the moment at which the request was sent; for an expiry both are its instant. What is timed is the first answer that refuses, or the end of
-a transfer, so half a question's interval (40 ms) is in it. A stale allow is a question that was sent more than 1 s after the
-acknowledgement and let in, or a transfer that flowed for longer. "Cannot decide now" is neither.
+column, from the moment at which the request was sent; for an expiry both are its instant. It ends with the first refusal or the last answer that
+lets in, whichever is later, or with the end of a transfer as its client hears of it; half a question's interval is in it. A stale allow is a question that was sent
+more than 1 s after the acknowledgement and let in, or a transfer that flowed for longer. "Cannot decide now" is neither.
+
+A trial counts where each surface let in by the last answer before the deed was sent (a transfer flowed, and was cut afterwards and not at its own end), and was asked at least 20 times in the
+second second after it. Any other is invalid and performed again; how many were is in the output. One that saw a stale allow, or no refusal at all, counts however it was asked.
 
 A machine that runs jobs is played by the bench: "running job" ends when its machine is told. `make demo` watches the processes themselves.
 There is no peer to run beside: no open system offers revocation everywhere within a bound.
 """
 
 import argparse
-import json
-import math
-import multiprocessing
-import os
 import random
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
-from bench.gateway import REPOSITORY
+from bench._asker import Asker, Wanted, asking
+from bench._town import WORKERS, Town, background
+from bench._trials import Measured, Trial, report, tell
 from compose.local.home import Home
 from compose.local.suite import Suite
-from contracts.surfaces import REACHES, Deed, Surface
-from examples.wdbc.holdings import Account, Garden, Machine, Place
-from examples.wdbc.probes import Door, probes_of, shut_out, watched_on, watching
-from examples.wdbc.watch import REVOKED_SECONDS, Outcome, Watched
+from contracts.surfaces import Deed, Surface
+from examples.wdbc.holdings import Garden
+from examples.wdbc.verdicts import Asked
 
-RESULTS = REPOSITORY / "bench" / "results" / "revoke.json"
 SETTINGS = {"HORTUS_TOKEN_S": "36000", "HORTUS_IDLE_S": "36000", "HORTUS_STEP_UP_S": "36000", "HORTUS_RUN_LEASE_S": "600"}
-EXPIRES_AFTER = 4.0
-WATCHED = 2.0
-PATIENCE = 30.0
-NEVER = 999.0
+EXPIRES_AFTER = 2.5
+HURRY_BEFORE = 0.6
+WATCHED = 2.1
 ATTEMPTS = 3  # a transfer is cut, too, where a busy machine does not know for 2 s who may do what
 LONG = 10_000
-WORKERS = 8
+LEAST_PEOPLE = 18  # somebody who was blocked needs a new one-time code, and those come slowly
+FULL_SECONDS = 4.0
 
 
-@dataclass
-class Trial:
-    """One deed on one person: what was asked, and what came of it, with times from the acknowledgement and from the sending."""
-
-    number: int
-    deed: Deed
-    loaded: bool
-    garden: Garden
-    gateway: int
-    acknowledged: float = 0.0
-    sent: float = 0.0
-    outcomes: dict[Surface, Outcome] = field(default_factory=dict)
-    since_sent: dict[Surface, Outcome] = field(default_factory=dict)
-
-    def raw(self) -> dict[str, Any]:
-        """As it is kept."""
-        return {
-            "trial": self.number,
-            "deed": self.deed.name,
-            "loaded": self.loaded,
-            "gateway": self.gateway + 1,
-            "acknowledged_after_s": round(self.acknowledged - self.sent, 4),
-            "surfaces": {
-                surface.value: {
-                    **{name: _finite(value) for name, value in asdict(outcome).items()},
-                    "refused_since_sent": _finite(self.since_sent[surface].refused),
-                }
-                for surface, outcome in self.outcomes.items()
-            },
-        }
+def plan(count: int, seed: int) -> list[Deed]:
+    """The deeds, each as often as the others, in mixed order."""
+    deeds = [list(Deed)[number % len(Deed)] for number in range(count)]
+    random.Random(seed).shuffle(deeds)  # noqa: S311 - no secret
+    return deeds
 
 
-def _finite(value: Any) -> Any:
-    return min(round(value, 4), NEVER) if isinstance(value, float) else value
-
-
-class Town:
-    """The suite's people: an administrator, an owner who stays, and those who lose their rights again and again."""
-
-    def __init__(self, suite: Suite, folder: Path, people: int) -> None:
-        self.suite = suite
-        self.folder = folder
-        self.places = [
-            Place(gateway, certificates, suite.root)
-            for gateway, certificates in zip(suite.addresses, suite.certificate_addresses, strict=True)
-        ]
-        link = suite.setup_link()
-        assert link is not None
-        self.administrator = Account(self.places[0], link.rpartition("#")[2])
-        with self.administrator.client() as root:
-            self.machine = Machine(root, self.places[0], folder)
-        self.owner = self.invite()
-        print(f"an administrator, an owner and a machine are in; {people} more people come, each with a project", flush=True)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            self.gardens = list(pool.map(lambda _: self.plant(), range(people)))
-        print("everybody is in", flush=True)
-
-    def invite(self) -> Account:
-        """Somebody new."""
-        with self.administrator.client() as root:
-            invited = root.users.create(f"p{time.monotonic_ns()}@hospital.example")
-        return Account(self.places[0], str(invited["invitation"]))
-
-    def plant(self) -> Garden:
-        """Somebody new with a project to lose."""
-        garden = Garden(self.owner, self.invite(), self.machine, self.folder)
-        garden.admit()
-        return garden
-
-    def revive(self, trial: Trial) -> None:
-        """Give back what the deed took."""
-        if trial.deed is not Deed.BLOCKED:
-            trial.garden.admit()
-            return
-        with self.administrator.client() as root:
-            known = root.users.get(trial.garden.person.user_id)
-            root.users.change(known["user_id"], status="active", version=known["version"])
-        trial.garden.person.sign_in()
-
-
-def wave(town: Town, trials: list[Trial], each: int) -> None:
-    """Perform trials at once: everybody holds something, all is asked, the deeds fall, and it is watched on."""
+def turn(number: int, each: int) -> list[Surface]:
+    """Whose turn it is in a trial: all come equally often, and not always beside the same others."""
     order = list(Surface)
-    wanted = {trial.number: [order[(trial.number * each + place) % len(order)] for place in range(each)] for trial in trials}
+    first = number * each + number * each // len(order)
+    return [order[(first + place) % len(order)] for place in range(each)]
+
+
+def hold(town: Town, trials: list[Trial]) -> Wanted:
+    """Everybody holds what is asked for in their trial."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        held = dict(
-            pool.map(lambda t: (t.number, t.garden.held(town.places[t.gateway], wanted[t.number])), trials),
-        )
-        list(pool.map(lambda t: t.garden.queue(held[t.number]) if Surface.QUEUED_JOB in wanted[t.number] else None, trials))
+        held = list(pool.map(lambda trial: trial.garden.held(town.places[trial.gateway], trial.surfaces), trials))
+        waiting = [(trial, each) for trial, each in zip(trials, held, strict=True) if Surface.QUEUED_JOB in trial.surfaces]
+        list(pool.map(lambda pair: pair[0].garden.queue(pair[1]), waiting))
+    return {trial.number: (each, trial.surfaces) for trial, each in zip(trials, held, strict=True)}
+
+
+def wave(town: Town, asker: Asker, trials: list[Trial]) -> None:
+    """Perform trials at once: everybody holds something, all is asked, the deeds fall, and it is watched on."""
+    wanted = hold(town, trials)
     for attempt in range(ATTEMPTS):
-        made = {trial.number: probes_of(held[trial.number], wanted[trial.number]) for trial in trials}
-        probes: list[Watched] = [probe for of_trial in made.values() for probe in of_trial.values()]
-        with watching(probes):
-            shut = shut_out(probes)
-            if not shut:
-                perform(town, trials)
-                for trial in trials:
-                    watched_on(made[trial.number].values(), trial.acknowledged, WATCHED, PATIENCE)
-                break
+        shut = asker.begin(wanted)
+        if not shut:
+            break
+        keep(trials, wanted, asker.finish({}, 0.0).refresh)
         print(f"before the deeds somebody was not let in, attempt {attempt + 1}: {'; '.join(shut)}", flush=True)
     else:
         raise RuntimeError(f"before the deeds somebody is not let in: {shut}")
+    perform(town, asker, trials)
+    found = asker.finish({trial.number: trial.acknowledged for trial in trials}, WATCHED)
+    keep(trials, wanted, found.refresh)
     for trial in trials:
-        trial.outcomes = {surface: probe.result(trial.acknowledged) for surface, probe in made[trial.number].items()}
-        trial.since_sent = {surface: probe.result(trial.sent) for surface, probe in made[trial.number].items()}
-        trial.garden.keep(held[trial.number])
+        trial.seen = found.seen[trial.number]
+    town.cores.append(found.cores)
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(town.revive, trials))
 
 
-def perform(town: Town, trials: list[Trial]) -> None:
+def keep(trials: list[Trial], wanted: Wanted, refresh: dict[int, str]) -> None:
+    """Take over the refresh tokens that the asking process has got meanwhile."""
+    for trial in trials:
+        held = wanted[trial.number][0]
+        held.refresh = refresh[trial.number]
+        trial.garden.keep(held)
+
+
+def most(town: Town, asker: Asker, trials: list[Trial]) -> float:
+    """How many questions a second are answered when the same people ask without a pause."""
+    wanted = hold(town, trials)
+    asker.begin(wanted)
+    asker.hurry(0.0)
+    found = asker.finish({}, FULL_SECONDS)
+    keep(trials, wanted, found.refresh)
+    answers = [answer for of_one in found.seen.values() for seen in of_one.values() if isinstance(seen, Asked) for answer in seen.answers]
+    end = max(answer.at for answer in answers)
+    return sum(answer.at > end - FULL_SECONDS / 2 for answer in answers) / (FULL_SECONDS / 2)
+
+
+def perform(town: Town, asker: Asker, trials: list[Trial]) -> None:
     """All deeds at the same moment, which is the instant at which memberships end that were told to before."""
     expiring = [trial for trial in trials if trial.deed is Deed.EXPIRED]
     falling = [trial for trial in trials if trial.deed is not Deed.EXPIRED]
@@ -175,9 +131,9 @@ def perform(town: Town, trials: list[Trial]) -> None:
         list(pool.map(lambda trial: _expiring(town, trial, end), expiring))
         for trial in expiring:
             trial.sent = trial.acknowledged = instant
-        if time.monotonic() > instant:
-            raise RuntimeError(f"memberships were told their end {time.monotonic() - instant:.2f} s after it")
-        time.sleep(instant - time.monotonic())
+        time.sleep(max(0.0, instant - HURRY_BEFORE - time.monotonic()))
+        asker.hurry()
+        time.sleep(max(0.0, instant - time.monotonic()))
 
         def do(number: int) -> None:
             falling[number].sent = time.monotonic()
@@ -205,127 +161,45 @@ def _blocking(town: Town, trial: Trial, opened: ExitStack) -> Callable[[], objec
     return lambda: root.users.change(known["user_id"], status="blocked", version=known["version"])
 
 
-def busy(gateway: str, root: Path, token: str, project: str, dataset: str, stop: Event, done: Any) -> None:
-    """The background load, in a process of its own: two who list, one who uploads, one who searches, as fast as they are answered."""
-    content = os.urandom(256 * 1024)
+def measure(arguments: argparse.Namespace, suite: Suite, folder: Path) -> Measured:
+    """All trials."""
+    count, at_once, each = arguments.trials, arguments.at_once, arguments.each
+    town = Town(suite, folder, max(min(3 * at_once, count), min(LEAST_PEOPLE, count)))
+    deeds, measured = plan(count, arguments.seed), Measured()
 
-    def go(number: int) -> None:
-        door, count = Door(gateway, root, token), 0
-        while not stop.is_set():
-            count += 1
-            if number == 0:
-                door.ask("PUT", f"/projects/{project}/datasets/{dataset}/files/load-{count % 50}.bin", content)
-            elif number == 1:
-                door.ask("GET", "/search?q=xylem")
-            else:
-                door.ask("GET", f"/projects/{project}/datasets")
-            with done.get_lock():
-                done.value += 1
+    def trial(number: int, garden: Garden, *, loaded: bool = False) -> Trial:
+        return Trial(number, deeds[number], loaded, garden, number % suite.replicas, turn(number, each))
 
-    threads = [threading.Thread(target=go, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-@contextmanager
-def background(town: Town) -> Iterator[Callable[[], float]]:
-    """The load, for a while; gives how many requests a second it was answered."""
-    context = multiprocessing.get_context("spawn")
-    stop, done = context.Event(), context.Value("q", 0)
-    garden = Garden(town.owner, town.owner, town.machine, town.folder)
-    given = (town.places[0].gateway, town.places[0].root, town.owner.token, garden.project, garden.dataset, stop, done)
-    process = context.Process(target=busy, args=given, daemon=True)
-    process.start()
-    began = time.monotonic()
-    try:
-        yield lambda: done.value / (time.monotonic() - began)
-    finally:
-        stop.set()
-        process.join(PATIENCE)
-
-
-def quantile(values: list[float], part: float) -> float:
-    """The value that this part of all do not exceed."""
-    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)] if values else 0.0
-
-
-def figures(trials: list[Trial]) -> dict[str, dict[str, float]]:
-    """For each surface, and for all: how often, p50, p99 and the most from the acknowledgement and from the sending, stale allows, answers a second."""
-    table: dict[str, dict[str, float]] = {}
-    for surface in [*Surface, None]:
-        chosen = [(each, trial) for trial in trials for each in trial.outcomes if surface in (None, each)]
-        told = [min(trial.outcomes[each].refused, NEVER) for each, trial in chosen]
-        sent = [min(trial.since_sent[each].refused, NEVER) for each, trial in chosen]
-        rates = [trial.outcomes[each].rate for each, trial in chosen if REACHES[each].asks]
-        table[surface.value if surface else "all"] = {
-            "n": len(told),
-            "p50_s": round(quantile(told, 0.5), 3),
-            "p99_s": round(quantile(told, 0.99), 3),
-            "max_s": round(max(told, default=0.0), 3),
-            "sent_p50_s": round(quantile(sent, 0.5), 3),
-            "sent_p99_s": round(quantile(sent, 0.99), 3),
-            "sent_max_s": round(max(sent, default=0.0), 3),
-            "stale": sum(trial.outcomes[each].stale for each, trial in chosen),
-            "least_rate": round(min(rates, default=0.0), 1),
-        }
-    return table
-
-
-def show(title: str, table: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title:34}{'from the acknowledgement':>27}{'from the sending':>24}")
-    print(f"{'':22}{'n':>6}{'p50':>10}{'p99':>8}{'max':>8}{'p50':>10}{'p99':>8}{'max':>8}{'stale':>8}{'asked/s':>9}")
-    for name, row in table.items():
-        times = "".join(f"{row[key]:>{width}.3f}" for key, width in zip(list(row)[1:7], (10, 8, 8, 10, 8, 8), strict=True))
-        print(f"{name:22}{row['n']:>6}{times}{row['stale']:>8}{row['least_rate'] or '':>9}")
-
-
-def plan(count: int, seed: int) -> list[Deed]:
-    """The deeds, each as often as the others, in mixed order."""
-    deeds = [list(Deed)[number % len(Deed)] for number in range(count)]
-    random.Random(seed).shuffle(deeds)  # noqa: S311 - no secret
-    return deeds
-
-
-def measure(arguments: argparse.Namespace, suite: Suite, folder: Path) -> tuple[list[Trial], dict[str, float]]:
-    """All trials, and what the background load was answered."""
-    count, at_once = arguments.trials, arguments.at_once
-    town = Town(suite, folder, min(3 * at_once, count))
-    deeds, trials = plan(count, arguments.seed), []
-    load = {"answers_per_s": 0.0}
-
-    def go(numbers: range, *, loaded: bool) -> None:
-        for first in range(numbers.start, numbers.stop, at_once):
-            some = [
-                Trial(number, deeds[number], loaded, town.gardens[number % len(town.gardens)], number % suite.replicas)
-                for number in range(first, min(first + at_once, numbers.stop))
-            ]
-            wave(town, some, arguments.each)
-            trials.extend(some)
-            worst = max(min(outcome.refused, NEVER) for trial in some for outcome in trial.outcomes.values())
-            stale = sum(outcome.stale for trial in some for outcome in trial.outcomes.values())
-            print(
-                f"trials {first + 1}-{first + len(some)}{' with load' if loaded else ''}: slowest {worst:.3f} s, {stale} stale", flush=True
-            )
+    def go(asker: Asker, numbers: range, *, loaded: bool) -> None:
+        waiting = deque(numbers)
+        while waiting and len(measured.invalid) <= count:
+            some = [trial(waiting.popleft(), town.gardens[place], loaded=loaded) for place in range(min(at_once, len(waiting)))]
+            town.gardens = town.gardens[len(some) :] + town.gardens[: len(some)]
+            wave(town, asker, some)
+            waiting.extend(one.number for one in some if not measured.took(one))
+            tell(some, loaded=loaded)
 
     half = -(-count // (2 * at_once)) * at_once if count > at_once else count // 2
-    go(range(half), loaded=False)
-    with background(town) as answered:
-        go(range(half, count), loaded=True)
-        load["answers_per_s"] = round(answered(), 1)
-    return trials, load
+    with asking() as asker:
+        measured.most_per_s = most(town, asker, [trial(number, town.gardens[number]) for number in range(min(at_once, count))])
+        print(f"asked without a pause, {measured.most_per_s:.0f} questions a second are answered", flush=True)
+        go(asker, range(half), loaded=False)
+        with background(town) as answered:
+            go(asker, range(half, count), loaded=True)
+            measured.load_per_s = round(answered(), 1)
+    measured.cores = round(sum(town.cores) / len(town.cores), 2)
+    return measured
 
 
 def main() -> None:
-    """Read the command line, measure, write the results; ends with 1 where something was allowed that must not be."""
+    """Read the command line, measure, write the results; ends with 1 where it was not as promised."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.revoke", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--long", action="store_true", help=f"{LONG:,} trials")
-    parser.add_argument("--at-once", type=int, default=20, help="people whose rights end at the same moment")
-    parser.add_argument("--each", type=int, default=2, help="surfaces that are asked in each trial")
+    parser.add_argument("--at-once", type=int, default=3, help="people whose rights end at the same moment")
+    parser.add_argument("--each", type=int, default=6, help="surfaces that are asked in each trial")
     parser.add_argument(
         "--replicas", type=int, default=1, help="of every service and of the gateway; people are asked at all gateways in turn"
     )
@@ -339,40 +213,14 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="hortus-bench-") as folder:
             suite.start()
-            trials, load = measure(arguments, suite, Path(folder))
+            measured = measure(arguments, suite, Path(folder))
     finally:
         suite.stop()
         home.erase()
-    everything = figures(trials)
-    tables = {"quiet": figures([t for t in trials if not t.loaded]), "loaded": figures([t for t in trials if t.loaded]), "both": everything}
-    for title, table in tables.items():
-        show({"quiet": "first half, seconds", "loaded": "second half, with load", "both": "all trials"}[title], table)
-    surfaces = {name: {"p99_s": row["p99_s"], "max_s": row["max_s"]} for name, row in everything.items() if name != "all" and row["n"]}
-    result = {key: everything["all"][key] for key in ("p99_s", "max_s")} | {
-        "stale_allows": everything["all"]["stale"],
-        "surfaces": surfaces,
-    }
-    setting = {
-        "trials": len(trials),
-        "at_once": arguments.at_once,
-        "surfaces_in_each": arguments.each,
-        "replicas": arguments.replicas,
-        "deeds": {deed.name: sum(trial.deed is deed for trial in trials) for deed in Deed},
-        "stale_after_s": REVOKED_SECONDS,
-        "background": "4 closed loops from the second half on: 2 list, 1 uploads 256 KiB, 1 searches",
-        "background_answers_per_s": load["answers_per_s"],
-        "durability": "fsync on PostgreSQL and the gateway's spool; Kafka as the suite configures it",
-        "cores": os.cpu_count(),
-        "python": sys.version.split()[0],
-        "load_average_at_the_end": os.getloadavg(),
-        "took_s": round(time.monotonic() - began, 1),
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    kept = {"result": result, "setting": setting, "tables": tables, "trials": [trial.raw() for trial in trials]}
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"\n{len(trials)} trials in {setting['took_s']} s; the load was answered {load['answers_per_s']} times a second")
-    print("RESULT " + json.dumps(result))
-    sys.exit(1 if result["stale_allows"] else 0)
+    failures = report(arguments, measured, time.monotonic() - began)
+    for failure in failures:
+        print(f"not as promised: {failure}")
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

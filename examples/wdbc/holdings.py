@@ -9,13 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyotp
-
 from contracts.surfaces import Surface
-from examples.wdbc.probes import Door, Held, Pair, refresh_token
+from examples.wdbc.codes import Authenticator
+from examples.wdbc.doors import Door, Pair, refresh_token
+from examples.wdbc.probes import Held
 from hortus.client import Client, Memory, Refused, new_key, write_private
 
-STEP_SECONDS = 30
 CREATED = 201
 CONFLICT = 409
 PATIENCE = 60.0
@@ -60,11 +59,10 @@ class Account:
         self.refresh = ""
         self.key = ""
         self._password = secrets.token_urlsafe(18)
-        self._last_step = 0
         with place.client() as door:
             factor = door.invitations.accept(invitation, self._password)
-            self.username, self._secret = factor["username"], factor["totp_secret"]
-            self.user_id: str = door.invitations.confirm(invitation, self._code())["user_id"]
+            self.username, self._factor = factor["username"], Authenticator(factor["totp_secret"])
+            self.user_id: str = door.invitations.confirm(invitation, self._factor.code())["user_id"]
         self.sign_in()
 
     def sign_in(self) -> None:
@@ -73,7 +71,7 @@ class Account:
         said: list[str] = []
 
         def entered() -> Any:
-            shown = {"username": self.username, "password": self._password, "code": self._code()}
+            shown = {"username": self.username, "password": self._password, "code": self._factor.code()}
             answer = door.ask("POST", "/sessions", json.dumps(shown).encode(), Content_Type="application/json")
             said.append(f"{answer.status} {answer.reason}")
             return answer if answer.status == CREATED else None
@@ -88,13 +86,6 @@ class Account:
     def client(self) -> Client:
         """A connection with the person's token."""
         return self.place.client(self.token)
-
-    def _code(self) -> str:
-        """The next code that was not used yet: a code counts once, and one step ahead is accepted."""
-        step = max(self._last_step + 1, int(time.time()) // STEP_SECONDS)
-        until(lambda: step <= int(time.time()) // STEP_SECONDS + 1, "the next one-time code comes")
-        self._last_step = step
-        return pyotp.TOTP(self._secret).at(step * STEP_SECONDS)
 
 
 class Machine:
@@ -205,9 +196,8 @@ class Garden:
             held.queued = mine.jobs.submit(self.project, "waits", ENDLESS, inputs=(self.dataset,))["job_id"]
 
     def keep(self, held: Held) -> None:
-        """Keep the newest refresh token, since an older one that is shown again ends the session, and close what was asked by."""
+        """Keep the newest refresh token, since an older one that is shown again ends the session."""
         self.person.refresh = held.refresh or self.person.refresh
-        held.close()
 
 
 def _key(mine: Client) -> str:

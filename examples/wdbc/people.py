@@ -11,12 +11,11 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import IO, Any
 
-import pyotp
-
-from examples.wdbc.probes import Held, refresh_token
+from examples.wdbc.codes import Authenticator
+from examples.wdbc.doors import Door, refresh_token
+from examples.wdbc.probes import Held
 from hortus.client import Client, FileKeeper, FileMemory
 
-STEP_SECONDS = 30
 LONG_AWAY_SECONDS = 600.0
 
 
@@ -40,8 +39,7 @@ class Person:
         self._certificate_address = certificate_address
         self._root = root
         self._password = secrets.token_urlsafe(18)
-        self._secret = ""
-        self._last_step = 0
+        self._factor = Authenticator()
         self._seen = time.monotonic()
         folder.mkdir(parents=True, mode=0o700)
 
@@ -56,25 +54,18 @@ class Person:
             shown = _document(typed.stdout)
             if shown:
                 factor = json.loads(shown)
-                self.username, self._secret, self._last_step = factor["username"], factor["totp_secret"], 0
-            _, said = typed.communicate(self.code() + "\n" if shown else None)
+                self.username, self._factor = factor["username"], Authenticator(factor["totp_secret"])
+            _, said = typed.communicate(self._factor.code() + "\n" if shown else None)
         if typed.returncode != 0:
             raise Ended(typed.returncode, said.strip())
 
-    def code(self) -> str:
-        """The next code that was not used yet: a code counts once, and one step ahead is accepted."""
-        while (step := max(self._last_step + 1, int(time.time()) // STEP_SECONDS)) > int(time.time()) // STEP_SECONDS + 1:
-            time.sleep(0.2)
-        self._last_step = step
-        return pyotp.TOTP(self._secret).at(step * STEP_SECONDS)
-
     def sign_in(self) -> None:
         """`hortus login` with password and code."""
-        self.user_id = json.loads(self._run(["login", self.username, "--json"], HORTUS_CODE=self.code()))["user"]["user_id"]
+        self.user_id = json.loads(self._run(["login", self.username, "--json"], HORTUS_CODE=self._factor.code()))["user"]["user_id"]
 
     def confirm(self) -> None:
         """`hortus confirm` with a code, for what asks for a second factor of this moment."""
-        self._run(["confirm"], HORTUS_CODE=self.code())
+        self._run(["confirm"], HORTUS_CODE=self._factor.code())
 
     def hortus(self, *arguments: str) -> Any:
         """Type a command with ``--json`` and get what it printed; raises ``Ended`` with its sentence and number."""
@@ -105,8 +96,8 @@ class Person:
             token = mine.wire.token or ""
         held = Held(self._address, self._certificate_address, self._root, project, token=token, key=key)
         held.certificate = (certificate / "certificate.pem", certificate / "key.pem")
-        shown = json.dumps({"username": self.username, "password": self._password, "code": self.code()}).encode()
-        held.refresh = refresh_token(held.door().ask("POST", "/sessions", shown, Content_Type="application/json"))
+        shown = json.dumps({"username": self.username, "password": self._password, "code": self._factor.code()}).encode()
+        held.refresh = refresh_token(Door(self._address, self._root).ask("POST", "/sessions", shown, Content_Type="application/json"))
         return held
 
     @property

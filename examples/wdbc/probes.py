@@ -1,13 +1,12 @@
 """How each surface of ``contracts/surfaces.py`` is asked, with what a person holds: the demo, the journeys and the bench ask by this list."""
 
-import http.client
+import asyncio
 import json
-import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -17,68 +16,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from contracts.surfaces import Surface
-from examples.wdbc.watch import PATIENCE, Download, Probe, Upload, Verdict, Watched, runs_with
-from hortus.client import Unreachable
+from examples.wdbc.doors import API, REFRESH_COOKIE, Door, Lines, Pair, Reply, question, refresh_token, trusting
+from examples.wdbc.transfers import Download, Upload
+from examples.wdbc.verdicts import Answer, Verdict
+from examples.wdbc.watch import Probe, Watched, runs_with
 
-API = "/api/v1"
-REFRESH_COOKIE = "__Host-hortus-refresh"
-TIMEOUT = 10.0
 DECIDED = frozenset({401, 403, 404, 409, 410})
 LIVE = frozenset({"queued", "leased", "running"})
-Pair = tuple[Path, Path]
-Said = tuple[Verdict, str]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer of a gateway; status 0 where the connection ended without one."""
-
-    status: int
-    reason: str
-    body: bytes
-    headers: dict[str, str]
-
-
-class Door:
-    """One kept connection to a gateway, for one question at a time."""
-
-    def __init__(self, address: str, root: Path, token: str = "", certificate: Pair | None = None, timeout: float = TIMEOUT) -> None:
-        place = urlsplit(address)
-        context = ssl.create_default_context(cafile=str(root))
-        if certificate is not None:
-            context.load_cert_chain(*certificate)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._connection = http.client.HTTPSConnection(place.hostname or "", place.port, timeout=timeout, context=context)
-
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
-        """One question; a name of a header is written with underscores."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        try:
-            self._connection.request(method, API + path, body, self._headers | named)
-            answer = self._connection.getresponse()
-            content = answer.read()
-        except (OSError, http.client.HTTPException) as cut:
-            self._connection.close()
-            return Reply(0, type(cut).__name__, b"", {})
-        told = {name.lower(): value for name, value in answer.getheaders()}
-        told["set-cookie"] = "\n".join(answer.headers.get_all("set-cookie") or ())
-        return Reply(answer.status, told.get("hortus-reason", ""), content, told)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def send(self, path: str, pieces: Iterator[bytes]) -> None:
-        """PUT a body that has no end yet. Raises Unreachable when it is not taken to its end."""
-        try:
-            self._connection.request("PUT", API + path, pieces, self._headers, encode_chunked=True)
-            status = self._connection.getresponse().status
-        except (OSError, http.client.HTTPException) as cut:
-            raise Unreachable(f"cut ({type(cut).__name__})") from cut
-        finally:
-            self._connection.close()
-        if status not in {200, 201}:
-            raise Unreachable(f"{status}")
+NEWEST_JOBS = 3
 
 
 @dataclass
@@ -109,23 +54,21 @@ class Held:
     job: Pair | None = None
     programs: list[int] = field(default_factory=list)
     mark: str = ""
-    opened: list[Door] = field(default_factory=list)
 
-    def door(self, token: str = "") -> Door:
-        """A connection to the people's port."""
-        return self._keep(Door(self.gateway, self.root, token))
+    def lines(self) -> Lines:
+        """Connections to the people's port."""
+        return Lines(self.gateway, _trusting(self.root))
 
-    def shown(self, certificate: Pair) -> Door:
-        """A connection to the certificates' port."""
-        return self._keep(Door(self.certificates, self.root, certificate=certificate))
+    def shown(self, certificate: Pair) -> Lines:
+        """Connections to the certificates' port."""
+        return Lines(self.certificates, trusting(self.root, certificate))
 
-    def _keep(self, door: Door) -> Door:
-        self.opened.append(door)
-        return door
-
-    def close(self) -> None:
-        """Close what probes opened."""
-        for door in self.opened:
+    def told(self, path: str) -> bytes:
+        """What anybody gets there."""
+        door = Door(self.gateway, self.root)
+        try:
+            return door.ask("GET", path).body
+        finally:
             door.close()
 
     @property
@@ -134,53 +77,65 @@ class Held:
         return f"/projects/{self.project}/datasets?limit=1"
 
 
-def refresh_token(reply: Reply) -> str:
-    """The refresh token in the cookies of a sign-in."""
-    cookie = next(line for line in reply.headers["set-cookie"].splitlines() if line.startswith(REFRESH_COOKIE))
-    return cookie.split(";")[0].partition("=")[2]
+_trusting = cache(trusting)
 
 
-def judged(reply: Reply) -> Said:
+def said(reply: Reply, verdict: Verdict, words: str = "") -> Answer:
+    """What an answer says."""
+    return Answer(reply.sent, reply.at, verdict, words)
+
+
+def judged(reply: Reply) -> Answer:
     """What a plain answer says."""
-    words = f"{reply.status} {reply.reason}"
     if 200 <= reply.status < 300:
-        return Verdict.LET_IN, ""
-    return (Verdict.REFUSED if reply.status in DECIDED else Verdict.CANNOT_DECIDE), words
+        return said(reply, Verdict.LET_IN)
+    return said(reply, Verdict.REFUSED if reply.status in DECIDED else Verdict.CANNOT_DECIDE, f"{reply.status} {reply.reason}")
 
 
-def _opens(surface: Surface, door: Door, path: str) -> Probe:
-    return Probe(surface.value, lambda: judged(door.ask("GET", path)))
+def _asks(surface: Surface, lines: Lines, request: bytes, judge: Callable[[Reply], Answer] = judged) -> Probe:
+    """Asks the same again and again; ``judge`` says what an answer with 200 means."""
+
+    async def ask() -> Answer:
+        reply = await lines.ask(request)
+        return judge(reply) if reply.status == 200 else judged(reply)
+
+    return Probe(surface.value, ask, lines)
 
 
 def _access_token(held: Held) -> Probe | None:
-    return _opens(Surface.ACCESS_TOKEN, held.door(held.token), held.listed) if held.token else None
+    return _asks(Surface.ACCESS_TOKEN, held.lines(), question("GET", held.listed, held.token)) if held.token else None
 
 
 def _api_key(held: Held) -> Probe | None:
-    return _opens(Surface.API_KEY, held.door(held.key), held.listed) if held.key else None
+    return _asks(Surface.API_KEY, held.lines(), question("GET", held.listed, held.key)) if held.key else None
 
 
 def _project_certificate(held: Held) -> Probe | None:
-    return _opens(Surface.PROJECT_CERTIFICATE, held.shown(held.certificate), held.listed) if held.certificate else None
+    if not held.certificate:
+        return None
+    return _asks(Surface.PROJECT_CERTIFICATE, held.shown(held.certificate), question("GET", held.listed))
 
 
 def _agent(held: Held) -> Probe | None:
     path = f"/runs/{held.run}/inputs/{held.dataset}/files?limit=1"
-    return _opens(Surface.AGENT, held.shown(held.job), path) if held.job else None
+    return _asks(Surface.AGENT, held.shown(held.job), question("GET", path)) if held.job else None
 
 
 def _refresh(held: Held) -> Probe | None:
-    """Renews the sign-in and uses what that gives."""
-    renewing, opening = held.door(), held.door()
+    """Renews the sign-in, one after the other, and uses what that gives."""
+    if not held.refresh:
+        return None
+    lines, turn = held.lines(), asyncio.Lock()
 
-    def ask() -> Said:
-        renewed = renewing.ask("POST", "/sessions/refresh", Cookie=f"{REFRESH_COOKIE}={held.refresh}")
-        if renewed.status not in {200, 202}:  # 202: done, and not in force at this gateway yet
-            return judged(renewed)
-        held.refresh = refresh_token(renewed)
-        return judged(opening.ask("GET", held.listed, Authorization="Bearer " + json.loads(renewed.body)["access_token"]))
+    async def ask() -> Answer:
+        async with turn:
+            renewed = await lines.ask(question("POST", "/sessions/refresh", Cookie=f"{REFRESH_COOKIE}={held.refresh}"))
+            if renewed.status not in {200, 202}:  # 202: done, and not in force at this gateway yet
+                return judged(renewed)
+            held.refresh = refresh_token(renewed)
+        return judged(await lines.ask(question("GET", held.listed, json.loads(renewed.body)["access_token"])))
 
-    return Probe(Surface.REFRESH.value, ask) if held.refresh else None
+    return Probe(Surface.REFRESH.value, ask, lines)
 
 
 def _leaf(held: Held) -> x509.Certificate:
@@ -200,89 +155,83 @@ def _ocsp(held: Held) -> Probe | None:
     """Asks as whoever has to rely on a certificate does: one that is over by its own end counts no more, whatever its status is."""
     if not held.certificate:
         return None
-    door, leaf = held.door(), _leaf(held)
-    issuer = x509.load_der_x509_certificate(door.ask("GET", _told(leaf, "/issuers/")).body)
+    leaf = _leaf(held)
+    over = leaf.not_valid_after_utc
+    issuer = x509.load_der_x509_certificate(held.told(_told(leaf, "/issuers/")))
     request = ocsp.OCSPRequestBuilder().add_certificate(leaf, issuer, hashes.SHA256()).build().public_bytes(Encoding.DER)
 
-    def ask() -> Said:
-        reply = door.ask("POST", "/ocsp", request, Content_Type="application/ocsp-request")
-        if reply.status != 200:
-            return judged(reply)
+    def judge(reply: Reply) -> Answer:
         answer = ocsp.load_der_ocsp_response(reply.body)
         if answer.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-            return Verdict.CANNOT_DECIDE, answer.response_status.name
-        good = answer.certificate_status is ocsp.OCSPCertStatus.GOOD and datetime.now(UTC) < leaf.not_valid_after_utc
-        return (Verdict.LET_IN, "") if good else (Verdict.REFUSED, answer.certificate_status.name.lower())
+            return said(reply, Verdict.CANNOT_DECIDE, answer.response_status.name)
+        if answer.certificate_status is ocsp.OCSPCertStatus.GOOD and datetime.now(UTC) < over:
+            return said(reply, Verdict.LET_IN)
+        return said(reply, Verdict.REFUSED, answer.certificate_status.name.lower())
 
-    return Probe(Surface.OCSP.value, ask)
+    return _asks(Surface.OCSP, held.lines(), question("POST", "/ocsp", body=request, Content_Type="application/ocsp-request"), judge)
 
 
 def _crl(held: Held) -> Probe | None:
-    """Fetches the list when it is another one than before."""
+    """Fetches the list when it is another one than before, and reads it once."""
     if not held.certificate:
         return None
-    door, leaf = held.door(), _leaf(held)
-    place = _told(leaf, "/crls/")
-    known = {"etag": "", "listed": ""}
+    lines, leaf = held.lines(), _leaf(held)
+    place, serial, over = _told(leaf, "/crls/"), leaf.serial_number, leaf.not_valid_after_utc
+    names = {'"none"': False}
+    newest = '"none"'
 
-    def ask() -> Said:
-        reply = door.ask("GET", place, If_None_Match=known["etag"] or '"none"')
+    async def ask() -> Answer:
+        nonlocal newest
+        etag = newest
+        reply = await lines.ask(question("GET", place, If_None_Match=etag))
         if reply.status == 200:
-            listed = x509.load_der_x509_crl(reply.body).get_revoked_certificate_by_serial_number(leaf.serial_number)
-            known.update(etag=reply.headers["etag"], listed="listed" if listed else "")
+            etag = newest = reply.headers["etag"]
+            if etag not in names:
+                names[etag] = x509.load_der_x509_crl(reply.body).get_revoked_certificate_by_serial_number(serial) is not None
         elif reply.status != 304:
             return judged(reply)
-        over = datetime.now(UTC) >= leaf.not_valid_after_utc
-        return (Verdict.REFUSED, known["listed"] or "over") if known["listed"] or over else (Verdict.LET_IN, "")
+        if names[etag] or datetime.now(UTC) >= over:
+            return said(reply, Verdict.REFUSED, "listed" if names[etag] else "over")
+        return said(reply, Verdict.LET_IN)
 
-    return Probe(Surface.CRL.value, ask)
+    return Probe(Surface.CRL.value, ask, lines)
 
 
 def _search(held: Held) -> Probe | None:
-    door = held.door(held.token)
+    path = f"/search?q={quote(held.word)}&project_id={held.project}"
 
-    def ask() -> Said:
-        reply = door.ask("GET", f"/search?q={quote(held.word)}&project_id={held.project}")
-        if reply.status != 200:
-            return judged(reply)
-        return (Verdict.LET_IN, "") if json.loads(reply.body)["items"] else (Verdict.REFUSED, "no hit")
+    def judge(reply: Reply) -> Answer:
+        return said(reply, Verdict.LET_IN) if json.loads(reply.body)["items"] else said(reply, Verdict.REFUSED, "no hit")
 
-    return Probe(Surface.SEARCH.value, ask) if held.word and held.token else None
+    return _asks(Surface.SEARCH, held.lines(), question("GET", path, held.token), judge) if held.word and held.token else None
 
 
-def _goes_on(state: str) -> Said:
-    return (Verdict.LET_IN, state) if state in LIVE else (Verdict.REFUSED, state)
+def _goes_on(reply: Reply, state: str) -> Answer:
+    return said(reply, Verdict.LET_IN if state in LIVE else Verdict.REFUSED, state)
 
 
 def _queued_job(held: Held) -> Probe | None:
-    """Looks at the list of jobs, which is the lighter look: reading one counts against a budget."""
-    door, path = held.door(held.staying), f"/projects/{held.project}/jobs?limit=20"
+    """Looks at the newest of the list of jobs, which is the lighter look: reading one counts against a budget."""
+    path = f"/projects/{held.project}/jobs?limit={NEWEST_JOBS}"
 
-    def ask() -> Said:
-        reply = door.ask("GET", path)
-        if reply.status != 200:
-            return judged(reply)
-        return _goes_on(next(job["state"] for job in json.loads(reply.body)["items"] if job["job_id"] == held.queued))
+    def judge(reply: Reply) -> Answer:
+        return _goes_on(reply, next(job["state"] for job in json.loads(reply.body)["items"] if job["job_id"] == held.queued))
 
-    return Probe(Surface.QUEUED_JOB.value, ask) if held.queued else None
+    return _asks(Surface.QUEUED_JOB, held.lines(), question("GET", path, held.staying), judge) if held.queued else None
 
 
 def _running_job(held: Held) -> Probe | None:
     """Whether its processes are there; where the asker is the machine itself, whether that is told to go on."""
     if held.agent and not held.programs:
-        door = held.shown(held.agent)
+        lease = question("GET", f"/leases/{held.run}")
+        return _asks(Surface.RUNNING_JOB, held.shown(held.agent), lease, lambda reply: _goes_on(reply, json.loads(reply.body)["state"]))
 
-        def ask_for_lease() -> Said:
-            reply = door.ask("GET", f"/leases/{held.run}")
-            return _goes_on(json.loads(reply.body)["state"]) if reply.status == 200 else judged(reply)
-
-        return Probe(Surface.RUNNING_JOB.value, ask_for_lease)
-
-    def ask() -> Said:
+    async def look() -> Answer:
+        now = time.monotonic()
         alive = any(runs_with(pid, held.mark) for pid in held.programs)
-        return (Verdict.LET_IN, "") if alive else (Verdict.REFUSED, "gone")
+        return Answer(now, time.monotonic(), Verdict.LET_IN if alive else Verdict.REFUSED, "" if alive else "gone")
 
-    return Probe(Surface.RUNNING_JOB.value, ask) if held.programs else None
+    return Probe(Surface.RUNNING_JOB.value, look) if held.programs else None
 
 
 def _download(held: Held) -> Download | None:
@@ -292,7 +241,7 @@ def _download(held: Held) -> Download | None:
 
 def _upload(held: Held) -> Upload | None:
     path = f"/projects/{held.project}/datasets/{held.dataset}/files/trickle-{time.monotonic_ns()}.csv"
-    return Upload(lambda pieces: held.door(held.token).send(path, pieces)) if held.uploads else None
+    return Upload(held.gateway, held.root, held.token, path) if held.uploads else None
 
 
 PROBES: dict[Surface, Callable[[Held], Watched | None]] = {
@@ -315,31 +264,3 @@ def probes_of(held: Held, surfaces: Iterable[Surface] = Surface) -> dict[Surface
     """The probes of those surfaces that ``held`` has something for."""
     made = {surface: PROBES[surface](held) for surface in surfaces}
     return {surface: probe for surface, probe in made.items() if probe is not None}
-
-
-@contextmanager
-def watching(probes: Iterable[Watched]) -> Iterator[None]:
-    """All of them ask and move, and stop in the end."""
-    watched = list(probes)
-    for probe in watched:
-        probe.start()
-    try:
-        yield
-    finally:
-        for probe in watched:
-            probe._stop.set()  # noqa: SLF001 - all at once, then each
-        for probe in watched:
-            probe.stop()
-
-
-def shut_out(probes: Iterable[Watched], seconds: float = 20.0) -> list[str]:
-    """Those that do not let the person in before the deed, with what they say."""
-    until = time.monotonic() + seconds
-    return [f"{probe.name}: {probe.last_words}" for probe in probes if not probe.lets_in(max(0.0, until - time.monotonic()))]
-
-
-def watched_on(probes: Iterable[Watched], moment: float, seconds: float = 2.0, most: float = PATIENCE) -> None:
-    """Each has refused since ``moment``, or ``most`` seconds are over; and at least ``seconds`` have passed since then."""
-    for probe in probes:
-        probe.refuses(moment, max(0.0, moment + most - time.monotonic()))
-    time.sleep(max(0.0, moment + seconds - time.monotonic()))

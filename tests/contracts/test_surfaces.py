@@ -103,7 +103,7 @@ def test_a_new_fact_about_a_person_that_does_not_join_is_found(monkeypatch: pyte
 def test_each_surface_has_one_probe_and_everybody_who_asks_uses_the_list_of_probes() -> None:
     probed = re.findall(r"^    Surface\.([A-Z_]+): ", PROBES.read_text(), re.MULTILINE)
     assert sorted(probed) == sorted(surface.name for surface in Surface)
-    for asking in ("examples/wdbc/demo.py", "bench/revoke.py", "tests/e2e/test_story.py", "tests/e2e/test_revocation.py"):
+    for asking in ("examples/wdbc/demo.py", "bench/_asker.py", "tests/e2e/test_story.py", "tests/e2e/test_revocation.py"):
         text = (ROOT / asking).read_text()
-        assert "examples.wdbc.probes" in text, f"{asking} does not ask by the probes"
+        assert re.search(r"examples\.wdbc\.(probes|everything)", text), f"{asking} does not ask by the probes"
         assert not re.search(r"\bProbe\(", text), f"{asking} has probes of its own"

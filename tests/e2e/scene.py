@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyotp
 
 from compose.local.suite import Process, Suite
+from examples.wdbc.codes import Authenticator
 from hortus.client import Client, Memory, Refused, Unreachable
 from hortus.client.errors import HortusError
 from hortus.client.shapes import Role
 
-STEP_SECONDS = 30
 PATIENCE = 60.0
 LOOK_SECONDS = 0.02
 IN_FORCE_SECONDS = 1.0
@@ -65,21 +64,20 @@ class Somebody:
         self.session_id = ""
         self.token = ""
         self.memory = Memory()
-        self._secret = ""
-        self._last_step = 0
+        self._factor = Authenticator()
         self._clients: dict[int, Client] = {}
         self._opened: list[Client] = []
 
     @property
     def secrets(self) -> list[str]:
         """Everything of this person that no log may hold."""
-        return [self.password, self._secret, self.token, self.token.rpartition(".")[2]]
+        return [self.password, self._factor.secret, self.token, self.token.rpartition(".")[2]]
 
     def join(self, invitation: str) -> "Somebody":
         """Accept a one-time token with a password, and confirm the second factor."""
         with Client(self.suite.address, self.suite.root, patience=PATIENCE, attempts=30) as door:
             factor = door.invitations.accept(invitation, self.password)
-            self.username, self._secret = factor["username"], factor["totp_secret"]
+            self.username, self._factor = factor["username"], Authenticator(factor["totp_secret"])
             self.user_id = door.invitations.confirm(invitation, self.code())["user_id"]
         return self
 
@@ -94,18 +92,14 @@ class Somebody:
                 if refused.slug != "factor-enrolment-needed":
                     raise
                 enrolment = str(refused.members["enrolment"])
-            self._secret = door.enrolments.accept(enrolment)["totp_secret"]
+            self._factor = Authenticator(door.enrolments.accept(enrolment)["totp_secret"])
             user = door.enrolments.confirm(enrolment, self.code())
         self.username, self.user_id = user["username"], user["user_id"]
         return self
 
     def code(self) -> str:
         """The next code that was not used yet: a code counts once, and one step ahead is accepted."""
-        now = int(time.time()) // STEP_SECONDS
-        step = max(self._last_step + 1, now)
-        until(lambda: step <= int(time.time()) // STEP_SECONDS + 1, "the next one-time code comes")
-        self._last_step = step
-        self.codes.append(pyotp.TOTP(self._secret).at(step * STEP_SECONDS))
+        self.codes.append(self._factor.code())
         return self.codes[-1]
 
     def sign_in(self, gateway: int = 0) -> "Somebody":

@@ -13,7 +13,7 @@ from typing import Any
 import ldap3
 import pytest
 
-from examples.wdbc.watch import Upload
+from examples.wdbc.transfers import Upload
 from hortus.client import Client, Refused
 from hortus.client.shapes import NewApiKey
 from tests.auth.slapd import MISSING, PASSWORD, Slapd, group, person
@@ -99,12 +99,11 @@ def test_whom_the_directory_puts_into_a_group_works_at_both_gateways_and_whom_it
         assert nurse.at(gateway).projects.get(ward.project)["role"] == "data_owner"
     stored = nurse.at(0).datasets.put(ward.project, ward.dataset, [b"a,b\n1,2\n"], "table.csv")
     assert list(nurse.at(1).datasets.files(ward.project, ward.dataset)) == [stored]
-
-    def put(somebody: Somebody, path: str) -> Callable[[Iterator[bytes]], Any]:
-        client = somebody.eager(1)
-        return lambda pieces: client.datasets.put(ward.project, ward.dataset, pieces, path)
-
-    theirs, untouched = Upload(put(nurse, "half.csv")), Upload(put(ward.scene.owner, "whole.csv"))
+    address, root, path = ward.scene.suite.addresses[1], ward.scene.suite.root, f"/projects/{ward.project}/datasets/{ward.dataset}/files/"
+    theirs, untouched = (
+        Upload(address, root, nurse.token, path + "half.csv"),
+        Upload(address, root, ward.scene.owner.token, path + "whole.csv"),
+    )
     watches = ward.asking(nurse)
     uploads = (theirs, untouched)
     with watching(*watches):

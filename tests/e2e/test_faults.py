@@ -13,7 +13,7 @@ import pytest
 
 from compose.local.suite import Process
 from contracts.policy import Service
-from examples.wdbc.watch import Upload
+from examples.wdbc.transfers import Upload
 from hortus.client import HortusError
 from tests.e2e.load import Load
 from tests.e2e.scene import Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching
@@ -172,8 +172,8 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
     until(lambda: doubled.owner.at(1).datasets.get(project, dataset), "the dataset is there")
 
     def upload(number: int) -> Upload:
-        client = doubled.owner.eager(number % 2)
-        return Upload(lambda pieces: client.datasets.put(project, dataset, pieces, f"{number}.csv"))
+        path = f"/projects/{project}/datasets/{dataset}/files/{number}.csv"
+        return Upload(doubled.suite.addresses[number % 2], doubled.suite.root, doubled.owner.token, path)
 
     uploads = [upload(number) for number in range(6)]
     port = doubled.suite._ports[name]

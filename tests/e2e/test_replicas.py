@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from examples.wdbc.watch import Download, Upload
+from examples.wdbc.transfers import Download, Upload
 from hortus.client import Client, Memory, Refused, new_key, write_private
 from tests.e2e.scene import IN_FORCE_SECONDS, PATIENCE, Scene, Somebody, Watch, in_force, until, watched_on, watching, works
 
@@ -240,7 +239,7 @@ def test_a_changed_role_cuts_a_download_in_flight_at_the_other_gateway(doubled: 
     until(lambda: theirs.ended_at, "the download is cut")
     assert theirs.ended_at - changed <= IN_FORCE_SECONDS
     assert theirs.got < theirs.length
-    untouched.finish()
+    untouched.stop()
     assert untouched.got == untouched.length, "who kept their role keeps their download"
 
 
@@ -263,12 +262,11 @@ def test_a_removal_cuts_an_upload_in_flight_at_the_other_gateway_and_nothing_of_
     partner = doubled.invite()
     doubled.owner.at(FIRST).members.add(project, partner.username, "data_owner")
     until(lambda: partner.at(SECOND).projects.get(project), "the partner is a member at the other gateway")
-
-    def put(person: Somebody, name: str) -> Callable[[Iterator[bytes]], Any]:
-        client = person.eager(SECOND)
-        return lambda pieces: client.datasets.put(project, dataset, pieces, name)
-
-    theirs, untouched = Upload(put(partner, "half.csv")), Upload(put(doubled.owner, "whole.csv"))
+    address, root, path = doubled.suite.addresses[SECOND], doubled.suite.root, f"/projects/{project}/datasets/{dataset}/files/"
+    theirs, untouched = (
+        Upload(address, root, partner.token, path + "half.csv"),
+        Upload(address, root, doubled.owner.token, path + "whole.csv"),
+    )
     with flowing(theirs, untouched):
         doubled.owner.at(FIRST).members.remove(project, partner.user_id)
         removed = time.monotonic()

@@ -11,9 +11,11 @@ import pytest
 
 from compose.local.suite import Process
 from contracts.surfaces import Deed, Surface
+from examples.wdbc.doors import Door
 from examples.wdbc.holdings import Account, Garden, Machine, Place
-from examples.wdbc.probes import Door, Held, judged, probes_of, shut_out, watched_on, watching
-from examples.wdbc.watch import Probe, Verdict, Watched
+from examples.wdbc.probes import Held, judged, probes_of
+from examples.wdbc.verdicts import Verdict
+from examples.wdbc.watch import Probe, Watched, shut_out, watched_on, watching
 from tests.e2e.scene import PATIENCE, Scene, sleeping, until
 
 pytestmark = pytest.mark.timeout(400)
@@ -66,7 +68,7 @@ def asked_everywhere(doubled: Scene, garden: Garden, places: list[Place]) -> Ite
     garden.admit()
     held = garden.held(places[0])
     garden.queue(held)
-    there = replace(held, gateway=places[1].gateway, certificates=places[1].certificates)  # it shares the list of open doors
+    there = replace(held, gateway=places[1].gateway, certificates=places[1].certificates)
     here = probes_of(held)
     assert set(here) == set(Surface), "each surface is asked"
     probes = [*here.values(), *probes_of(there, ASKED_AT_THE_OTHER).values()]
@@ -123,6 +125,14 @@ def test_each_deed_ends_every_surface_at_both_gateways(doubled: Scene, places: l
         assert [file["path"] for file in owner.datasets.files(garden.project, garden.dataset) if "trickle" in file["path"]] == []
 
 
+def asked_once(place: Place, garden: Garden) -> tuple[Verdict, str]:
+    """What the person's token gets at a gateway."""
+    door = Door(place.gateway, place.root, garden.person.token)
+    answer = judged(door.ask("GET", f"/projects/{garden.project}/datasets"))
+    door.close()
+    return answer.verdict, answer.words
+
+
 @contextmanager
 def kafka_paused(scene: Scene) -> Iterator[None]:
     scene.suite.pause("kafka")
@@ -173,16 +183,16 @@ def test_a_gateway_that_starts_while_kafka_is_away_lets_nobody_in_before_it_know
     assert isinstance(second, Process)
     second.kill()
 
-    def theirs() -> tuple[Verdict, str]:
-        return judged(Door(places[1].gateway, places[1].root, garden.person.token).ask("GET", f"/projects/{garden.project}/datasets"))
-
     with kafka_paused(doubled):
         remove(doubled, garden)
         second.launch()
-        until(lambda: theirs() == (Verdict.CANNOT_DECIDE, "503 cannot-decide"), "it answers, and says that it cannot decide")
+        until(
+            lambda: asked_once(places[1], garden) == (Verdict.CANNOT_DECIDE, "503 cannot-decide"),
+            "it answers, and says that it cannot decide",
+        )
         assert any("no fresh position" in reason or "Kafka" in reason for reason in second.missing())
     until(lambda: not second.missing(), "it is ready")
-    assert theirs() == (Verdict.REFUSED, "404 not-found")
+    assert asked_once(places[1], garden) == (Verdict.REFUSED, "404 not-found")
 
 
 @pytest.mark.parametrize("off", [5.0, -5.0])
@@ -198,8 +208,7 @@ def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why(
         second.child.environment |= {"PYTHONPATH": str(CLOCKS), "CLOCK_OFF_S": str(off)}
         second.launch()
         until(lambda: any("clock" in reason for reason in second.missing()), "it says that its clock is wrong")
-        door = Door(places[1].gateway, places[1].root, garden.person.token)
-        asked = [judged(door.ask("GET", f"/projects/{garden.project}/datasets")) for _ in range(2)]
+        asked = [asked_once(places[1], garden) for _ in range(2)]
         # A token can lie in the future of a clock that is behind; neither is an allow.
         assert Verdict.LET_IN not in {verdict for verdict, _ in asked}
         assert {words for _, words in asked} <= {"503 cannot-decide", "401 invalid-credential"}
@@ -208,10 +217,4 @@ def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why(
         second.stop()
         second.launch()
     until(lambda: not second.missing(), "with the right clock it is ready")
-    until(
-        lambda: (
-            judged(Door(places[1].gateway, places[1].root, garden.person.token).ask("GET", f"/projects/{garden.project}/datasets"))[0]
-            is Verdict.LET_IN
-        ),
-        "and it decides",
-    )
+    until(lambda: asked_once(places[1], garden) == (Verdict.LET_IN, ""), "and it decides")

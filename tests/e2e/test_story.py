@@ -8,19 +8,19 @@ import pytest
 from compose.local.home import Home
 from compose.local.suite import Suite
 from contracts.surfaces import Surface
-from examples.wdbc.demo import HERE, SETTLE_SECONDS, STEPS, Story, until
+from examples.wdbc.demo import SETTLE_SECONDS, STEPS, Story
+from examples.wdbc.everything import ONE_JOB_AT_A_TIME, hold_everything
 from examples.wdbc.people import Person
-from examples.wdbc.probes import Held, probes_of, shut_out, watched_on, watching
-from examples.wdbc.watch import REVOKED_SECONDS, processes_with
+from examples.wdbc.verdicts import REVOKED_SECONDS
+from examples.wdbc.watch import shut_out, watched_on, watching
 
 pytestmark = pytest.mark.timeout(600)
-ENDLESS = HERE / "endless.py"
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     home = Home.temporary()
-    suite = Suite(home)
+    suite = Suite(home, settings=ONE_JOB_AT_A_TIME)
     try:
         suite.start()
         yield Story(suite, tmp_path_factory.mktemp("people"))
@@ -52,27 +52,17 @@ def test_blocking_a_person_ends_everything_of_theirs_within_a_second(
     person.sign_in()
     owner.hortus("members", "add", person.username, "data_scientist", "-p", study)
     mine = person.hortus("projects", "create", "mine_alone")["project_id"]
-    inbox = person.hortus("datasets", "create", "inbox", "-p", mine)["dataset_id"]
-    folder = story.folder / "blocked-certificate"
-    person.hortus("certificate", "create", "-p", study, "--folder", str(folder))
-    mark = f"blocked-{study}"
-    job = person.hortus("jobs", "run", str(ENDLESS), "-p", study, "--wall-seconds", "300", "-a", mark)
-    until(lambda: processes_with(mark), "the endless job runs", 60)
-    programs = processes_with(mark)
-    held = person.holds(study, folder)
-    held.word, held.programs, held.mark = "aspirates", programs, mark
-    sending = Held(held.gateway, held.certificates, held.root, mine, inbox, token=held.token, uploads=True)
-    probes = [*probes_of(held).values(), *probes_of(sending, [Surface.UPLOAD]).values()]
-    assert len(probes) == 9
+    held = hold_everything(person, owner, story.machine(), study, story.data["dataset_id"], "aspirates", mine)
+    probes = held.probes()
+    assert {probe.name for probe in probes} == set(Surface)
+    assert len(probes) == 12
     with administrator.client() as deciding:
         found = deciding.users.find(person.username)
         with watching(probes):
             assert shut_out(probes) == []
-            blocked = time.monotonic()
             deciding.users.change(found["user_id"], status="blocked", version=found["version"])
+            blocked = time.monotonic()
             watched_on(probes, blocked, 2 * REVOKED_SECONDS, SETTLE_SECONDS)
-    held.close()
-    sending.close()
     surfaces = [probe.result(blocked) for probe in probes]
     times = {surface.name: round(surface.refused, 3) for surface in surfaces}
     record_property("refused_after_s", times)
@@ -80,4 +70,4 @@ def test_blocking_a_person_ends_everything_of_theirs_within_a_second(
     assert {surface.name: surface.refused for surface in surfaces if surface.refused > REVOKED_SECONDS} == {}
     assert {surface.name: surface.let_in for surface in surfaces if surface.let_in > REVOKED_SECONDS} == {}
     with story.owner.client() as client:
-        assert client.jobs.wait(study, job["job_id"], seconds=30)["state"] in {"cancelled", "failed"}
+        assert client.jobs.wait(study, held.job, seconds=30)["state"] in {"cancelled", "failed"}
