@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
+from compose.local.kafka import ADMIN
 from compose.local.suite import Process
+from contracts.events import MEMBERSHIPS
 from contracts.surfaces import Deed, Surface
 from examples.wdbc.doors import Door
 from examples.wdbc.holdings import Account, Garden, Machine, Place
@@ -58,14 +62,19 @@ def garden(doubled: Scene, places: list[Place], tmp_path_factory: pytest.TempPat
     return Garden(somebody(), somebody(), Machine(administrator, places[0], folder), folder)
 
 
-@contextmanager
-def asked_everywhere(doubled: Scene, garden: Garden, places: list[Place]) -> Iterator[tuple[Held, list[Watched]]]:
-    """All surfaces at the first gateway, and those that a second one answers for there; all let the person in."""
+def welcome(doubled: Scene, garden: Garden) -> None:
+    """Give the person back what a deed took."""
     known = doubled.administrator.at(0).users.get(garden.person.user_id)
     if known["status"] == "blocked":
         doubled.administrator.at(0).users.change(garden.person.user_id, status="active")
         garden.person.sign_in()
     garden.admit()
+
+
+@contextmanager
+def asked_everywhere(doubled: Scene, garden: Garden, places: list[Place]) -> Iterator[tuple[Held, list[Watched]]]:
+    """All surfaces at the first gateway, and those that a second one answers for there; all let the person in."""
+    welcome(doubled, garden)
     held = garden.held(places[0])
     garden.queue(held)
     there = replace(held, gateway=places[1].gateway, certificates=places[1].certificates)
@@ -152,8 +161,34 @@ def kafka_stopped(scene: Scene) -> Iterator[None]:
         scene.suite.kafka.start()
 
 
-@pytest.mark.parametrize("away", [kafka_paused, kafka_stopped])
-def test_without_kafka_no_surface_lets_anybody_in_after_their_end_and_all_heals(
+@contextmanager
+def partition_stalled(scene: Scene) -> Iterator[None]:
+    """A transaction that does not end: whoever reads what is committed gets no further in one partition of the memberships."""
+    kafka = scene.suite.kafka
+    producer = Producer({**kafka.client_settings(scene.suite.home.tls_folder(ADMIN)), "transactional.id": "stalls"})
+    producer.init_transactions(PATIENCE)
+    producer.begin_transaction()
+    producer.produce(MEMBERSHIPS.name, b"", b"stalls", partition=0)
+    producer.flush(PATIENCE)
+    try:
+        yield
+    finally:
+        producer.abort_transaction(PATIENCE)
+
+
+@contextmanager
+def relay_leader_paused(scene: Scene) -> Iterator[None]:
+    leader = scene.leader("projects")
+    scene.suite.pause(leader)
+    try:
+        until(lambda: sleeping(scene.pid(leader)), "the leader stands still")
+        yield
+    finally:
+        scene.suite.resume(leader)
+
+
+@pytest.mark.parametrize("away", [kafka_paused, kafka_stopped, partition_stalled])
+def test_while_nobody_can_be_told_no_surface_lets_anybody_in_after_their_end_and_all_heals(
     doubled: Scene, places: list[Place], garden: Garden, away: Callable[[Scene], AbstractContextManager[None]]
 ) -> None:
     with asked_everywhere(doubled, garden, places) as (held, probes):
@@ -161,24 +196,47 @@ def test_without_kafka_no_surface_lets_anybody_in_after_their_end_and_all_heals(
         moment = expire(doubled, garden)
         with away(doubled):
             time.sleep(max(0.0, moment + AWAY_SECONDS - time.monotonic()))
-            assert stale(probes, moment) == {}
             # Who keeps their rights is told why nothing is decided; what ca ended itself it can say.
             owner = Door(places[0].gateway, places[0].root, garden.staying.token).ask("GET", held.listed)
             assert (owner.status, owner.reason, owner.headers["retry-after"]) == (503, "cannot-decide", "1")
             asked = next(probe for probe in probes if probe.name == Surface.OCSP.value)
             assert asked.last_words in {"cannot decide TRY_LATER", "refused revoked"}
         watched_on(probes, time.monotonic(), 2.0, 2 * PATIENCE)
+    healed(doubled, garden, probes, moment)
+
+
+@pytest.mark.parametrize(
+    ("deed", "away"), [(remove, kafka_paused), (block, partition_stalled), (remove, relay_leader_paused)], ids=lambda given: given.__name__
+)
+def test_a_deed_beside_which_a_part_fails_ends_every_surface_from_its_acknowledgement_on_and_all_heals(
+    doubled: Scene,
+    places: list[Place],
+    garden: Garden,
+    deed: Callable[[Scene, Garden], float],
+    away: Callable[[Scene], AbstractContextManager[None]],
+) -> None:
+    with asked_everywhere(doubled, garden, places) as (_, probes), ThreadPoolExecutor(1) as pool:
+        # It is asked for, again where nobody can decide, until it is acknowledged: before the part fails, meanwhile or afterwards.
+        falling = pool.submit(deed, doubled, garden)
+        with away(doubled):
+            time.sleep(AWAY_SECONDS)
+        moment = falling.result(2 * PATIENCE)
+        watched_on(probes, max(moment, time.monotonic()), 2.0, 2 * PATIENCE)
+    healed(doubled, garden, probes, moment)
+
+
+def healed(doubled: Scene, garden: Garden, probes: list[Watched], moment: float) -> None:
+    """Nobody was let in too late, all were refused in the end, and rights that stand are rights again."""
     assert never_refused(probes, moment) == []
     assert stale(probes, moment) == {}
     until(lambda: not doubled.all_ready(), "all processes are ready again", 2 * PATIENCE)
-    # Rights that stand are rights again.
-    garden.admit()
+    welcome(doubled, garden)
 
 
 def test_a_gateway_that_starts_while_kafka_is_away_lets_nobody_in_before_it_knows_who_may(
     doubled: Scene, places: list[Place], garden: Garden
 ) -> None:
-    garden.admit()
+    welcome(doubled, garden)
     second = doubled.suite.parts["gateway-2"]
     assert isinstance(second, Process)
     second.kill()
@@ -195,23 +253,23 @@ def test_a_gateway_that_starts_while_kafka_is_away_lets_nobody_in_before_it_know
     assert asked_once(places[1], garden) == (Verdict.REFUSED, "404 not-found")
 
 
-@pytest.mark.parametrize("off", [5.0, -5.0])
 def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why(
-    doubled: Scene, places: list[Place], garden: Garden, off: float
+    doubled: Scene, places: list[Place], garden: Garden
 ) -> None:
-    garden.admit()
+    welcome(doubled, garden)
     second = doubled.suite.parts["gateway-2"]
     assert isinstance(second, Process)
     right = dict(second.child.environment)
-    second.stop()
     try:
-        second.child.environment |= {"PYTHONPATH": str(CLOCKS), "CLOCK_OFF_S": str(off)}
-        second.launch()
-        until(lambda: any("clock" in reason for reason in second.missing()), "it says that its clock is wrong")
-        asked = [asked_once(places[1], garden) for _ in range(2)]
-        # A token can lie in the future of a clock that is behind; neither is an allow.
-        assert Verdict.LET_IN not in {verdict for verdict, _ in asked}
-        assert {words for _, words in asked} <= {"503 cannot-decide", "401 invalid-credential"}
+        for off in (5.0, -5.0):
+            second.stop()
+            second.child.environment = right | {"PYTHONPATH": str(CLOCKS), "CLOCK_OFF_S": str(off)}
+            second.launch()
+            until(lambda: any("clock" in reason for reason in second.missing()), "it says that its clock is wrong")
+            asked = [asked_once(places[1], garden) for _ in range(2)]
+            # A token can lie in the future of a clock that is behind; neither is an allow.
+            assert Verdict.LET_IN not in {verdict for verdict, _ in asked}
+            assert {words for _, words in asked} <= {"503 cannot-decide", "401 invalid-credential"}
     finally:
         second.child.environment = right
         second.stop()
