@@ -144,6 +144,15 @@ async def appears(world: World, query: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def membership_ends(world: World) -> datetime:
+    """Bob's membership ended a moment ago, and nobody wrote that down yet; the instant."""
+    await world.hear(membership(BOB, version=2, ends_at=await world.now() + timedelta(hours=1)))
+    at = await world.now() - timedelta(seconds=1)
+    await world.sql("UPDATE members SET ends_at = :at WHERE user_id = :bob", at=at, bob=BOB)
+    await world.sql("UPDATE certificates SET right_ends_at = :at WHERE user_id = :bob", at=at, bob=BOB)
+    return at
+
+
 async def revoked(world: World, actor: Actor, certificate: x509.Certificate) -> None:
     """Revoke somebody's project certificate at the door."""
     answer = await world.delete(f"/projects/{OURS}/certificates/{certificate.serial_number:032x}", actor)

@@ -1,6 +1,5 @@
 """What ca does with what it hears, on a real database; every fact is heard twice."""
 
-import asyncio
 from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
@@ -26,7 +25,23 @@ from contracts.events import (
 from contracts.roles import NOBODY, Role
 from services.ca import handlers, service
 from services.ca.app import end_in_time, settle_waiting
-from tests.ca.conftest import ADA, AGENT, BOB, RUN, agent_fact, appears, csr, judged, membership, new_key, project, run, study, user
+from tests.ca.conftest import (
+    ADA,
+    AGENT,
+    BOB,
+    RUN,
+    agent_fact,
+    appears,
+    csr,
+    judged,
+    membership,
+    membership_ends,
+    new_key,
+    project,
+    run,
+    study,
+    user,
+)
 from tests.world import OURS, World, Worlds, record_of, scientist
 
 HERE = f"/projects/{OURS}/certificates"
@@ -287,19 +302,30 @@ async def test_certificates_end_at_the_instant_the_membership_ends(world: World)
 
 
 async def test_the_certificate_of_a_run_lives_on_when_the_membership_is_prolonged(world: World) -> None:
-    ends = await world.now() + timedelta(seconds=1)
+    ends = await world.now() + timedelta(hours=1)
     await world.hear(membership(BOB, version=2, ends_at=ends))
-    name = await job_certificate(world)
+    await job_certificate(world)
+    async with world.work() as uow:
+        assert await service.ending.expire(uow) == ends
     await world.hear(membership(BOB, version=3, ends_at=ends + timedelta(hours=1)))
-    while await world.now() <= ends:
-        await asyncio.sleep(0.05)
     async with world.work() as uow:
         assert await service.ending.expire(uow) == ends + timedelta(hours=1)
-    assert await live(world) == {name}
+    await world.hear(membership(BOB, version=4))
+    assert await world.sql("SELECT right_ends_at FROM certificates WHERE state = 'live'") == [(None,)]
+
+
+async def test_a_membership_that_is_prolonged_after_its_end_brings_no_certificate_back(world: World) -> None:
+    """Whoever asked in between was told that it is revoked."""
+    name = await job_certificate(world)
+    ends = await membership_ends(world)
+    await world.hear(membership(BOB, version=3, ends_at=ends + timedelta(hours=1)))
+    async with world.work() as uow:
+        await service.ending.expire(uow)
+    assert [(fact.certificate_id, fact.live) for fact in await certificates(world)] == [(name, False)]
 
 
 async def test_the_certificate_of_a_run_ends_at_the_instant_the_membership_does(world: World) -> None:
-    ends = await world.now() + timedelta(seconds=1)
+    ends = await world.now() + timedelta(seconds=3)
     await world.hear(membership(BOB, version=2, ends_at=ends))
     await job_certificate(world)
     async with world.running(end_in_time):
@@ -311,7 +337,7 @@ async def test_the_certificate_of_a_run_ends_at_the_instant_the_membership_does(
 
 
 async def test_the_certificate_of_a_person_that_ends_with_the_membership_is_over_and_not_revoked(world: World) -> None:
-    ends = await world.now() + timedelta(seconds=2)
+    ends = await world.now() + timedelta(seconds=3)
     await world.hear(membership(BOB, version=2, ends_at=ends))
     await project_certificate(world)
     async with world.running(end_in_time):

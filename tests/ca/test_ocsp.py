@@ -1,7 +1,6 @@
 """What ca answers about one certificate (OCSP); openssl asks and judges, by POST and by GET."""
 # ruff: noqa: S303 - requests name their issuer by SHA-1 (RFC 6960 section 4.3)
 
-import asyncio
 import base64
 import re
 import secrets
@@ -23,7 +22,7 @@ from compose.local.pki import Pki
 from contracts.events import UserStatus
 from services.ca import domain, service, status_forms
 from services.ca.status_forms import Malformed, NoAnswer, NotOurs
-from tests.ca.conftest import ADA, AGENT, BOB, about, agent_fact, csr, issued, membership, openssl, revoked, said, study, user
+from tests.ca.conftest import ADA, AGENT, BOB, about, agent_fact, csr, issued, membership_ends, openssl, revoked, said, study, user
 from tests.world import OURS, World, Worlds, owner, scientist
 
 OWNER = owner(OURS, ADA)
@@ -101,10 +100,7 @@ async def test_a_membership_that_ended_takes_its_certificates_with_it_although_n
     world: World, people: x509.Certificate
 ) -> None:
     leaf = await issued(world, SCIENTIST)
-    ends = await world.now() + timedelta(seconds=0.5)
-    await world.hear(membership(BOB, version=2, ends_at=ends))
-    while await world.now() <= ends:
-        await asyncio.sleep(0.05)
+    ends = await membership_ends(world)
     before = await ask(world, about(leaf, people)), (await world.get("/crls/people")).content
     async with world.work() as uow:
         await service.ending.expire(uow)

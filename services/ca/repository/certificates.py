@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy import Select, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -99,9 +99,12 @@ async def next_due(session: AsyncSession) -> datetime | None:
 
 
 async def bind(session: AsyncSession, member: Member) -> None:
-    """Let a member's certificates count no longer than the membership."""
+    """Let a member's certificates count as long as the membership; those whose instant has passed ended with it, whatever comes afterwards."""
     own = (LIVE, col(Certificate.project_id) == member.project_id, col(Certificate.user_id) == member.user_id)
-    await session.execute(update(Certificate).where(*own).values(right_ends_at=member.ends_at).execution_options(synchronize_session=False))
+    goes_on = or_(col(Certificate.right_ends_at).is_(None), col(Certificate.right_ends_at) > func.now())
+    await session.execute(
+        update(Certificate).where(*own, goes_on).values(right_ends_at=member.ends_at).execution_options(synchronize_session=False)
+    )
 
 
 def _live() -> Select[Certificate]:
