@@ -8,6 +8,7 @@ from sqlalchemy import Select, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis.db import fetch
 from contracts.events import CertificateKind
 from services.ca.models import Certificate, CertificateState, Member
 from services.ca.repository.reading import newest
@@ -17,6 +18,7 @@ ISSUED = col(Certificate.state) != CertificateState.INTENDED
 JOB = col(Certificate.kind) == CertificateKind.JOB
 AGENT = col(Certificate.kind) == CertificateKind.AGENT
 DUE_AT_ONCE = 200
+_SOME_OF_MEMBER = "SELECT 1 FROM certificates WHERE state = 'live' AND project_id = $1 AND user_id = $2 LIMIT 1"
 COUNTS_UNTIL = func.least(col(Certificate.not_after), col(Certificate.right_ends_at))
 
 
@@ -58,6 +60,11 @@ async def live_of_member(session: AsyncSession, project_id: UUID, user_id: UUID)
     """All certificates of a person in a project that count, those of their runs included, locked."""
     own = _live().where(col(Certificate.project_id) == project_id, col(Certificate.user_id) == user_id)
     return (await session.execute(own)).scalars().all()
+
+
+async def some_of_member(session: AsyncSession, project_id: UUID, user_id: UUID) -> bool:
+    """Whether a person has a certificate in a project that counts, one of a run included. Most who lose a right have none."""
+    return bool(await fetch(session, _SOME_OF_MEMBER, project_id, user_id))
 
 
 async def live_of_run(session: AsyncSession, run_id: UUID) -> Sequence[Certificate]:

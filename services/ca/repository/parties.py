@@ -12,6 +12,14 @@ from contracts.events import CertificateKind
 from services.ca.models import Certificate, CertificateState, Member, Person, Project, Run, Table
 from services.ca.repository.reading import newest
 
+_LOCK = """SELECT (SELECT true FROM projects WHERE project_id = $1 FOR SHARE) AS project,
+                  (SELECT true FROM people WHERE user_id = $2 FOR SHARE) AS person"""
+
+
+async def lock(session: AsyncSession, project_id: UUID, user_id: UUID) -> None:
+    """Keep a project and a person as they are until the transaction ends."""
+    await db.fetch(session, _LOCK, project_id, user_id)
+
 
 async def project(session: AsyncSession, project_id: UUID) -> Project | None:
     """A project, kept as it is until the transaction ends."""

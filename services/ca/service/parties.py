@@ -52,13 +52,15 @@ async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
     """A membership came, changed or ended. One of a project that is gone is not kept."""
     if await deletion.is_gone(uow.session, fact.project_id):
         return
-    await repository.parties.project(uow.session, fact.project_id)
-    await repository.parties.person(uow.session, fact.user_id)
+    await repository.parties.lock(uow.session, fact.project_id, fact.user_id)
     member = domain.parties.member_of(fact)
     await repository.parties.put(uow.session, member)
-    await repository.certificates.bind(uow.session, member)
+    holds = await repository.certificates.some_of_member(uow.session, fact.project_id, fact.user_id)
+    if holds:
+        await repository.certificates.bind(uow.session, member)
     if not domain.holders.counts(member, uow.now):
-        end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
+        if holds:
+            end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
         return
     await settle(uow, await repository.parties.active_runs_of_member(uow.session, fact.project_id, fact.user_id))
 
