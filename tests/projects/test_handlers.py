@@ -52,6 +52,17 @@ async def test_the_handler_itself_run_twice_leaves_the_same(world: World) -> Non
     assert USERS.name in world.spec.hears.erasers
 
 
+async def test_who_was_erased_while_the_service_slept_is_in_no_project(world: World) -> None:
+    from services.projects.handlers import forget_person  # noqa: PLC0415 - beside the inbox, as after a sweep
+
+    study = await found(world)
+    bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
+    for _ in range(2):
+        async with world.work() as uow:
+            await forget_person(str(bob), uow)
+    assert (await study.member(bob)).role is None
+
+
 async def test_a_blocked_persons_membership_stays(world: World) -> None:
     study = await found(world)
     bob = await study.add("bob00000")

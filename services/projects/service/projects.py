@@ -241,11 +241,10 @@ async def _leave_opened(uow: UnitOfWork, person: Person) -> None:
 
 
 async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
-    """Forget somebody whom auth has erased; what they were by a group ends."""
+    """Forget somebody whom auth has erased; they leave every project."""
     known = await repository.projects.person_by_id(uow.session, user_id)
     if known is not None:
-        groups, known.groups = known.groups, []
-        await group_roles.follow_person(uow, known, groups)
+        await _leave_all(uow, known)
         await uow.session.delete(known)
 
 
