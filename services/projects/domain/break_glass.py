@@ -120,14 +120,13 @@ def appoint(
     review_within: timedelta,
     now: datetime,
 ) -> tuple[BreakGlass, Membership]:
-    """Make somebody (``person``, with their row ``before``) the Data Owner of a project that nobody owns; it is over at once.
+    """Make somebody (``person``, with their row ``before``) the Data Owner of a project that nobody of its ``memberships`` owns.
 
-    Condition.PROJECT_HAS_NO_OWNER: none of the project's ``memberships`` is a lasting owner's. Raises ProjectNotActive, HasAnOwner.
+    It is over at once. Raises ProjectNotActive, HasAnOwner.
     """
     if project.state not in OPEN_TO:
         raise ProjectNotActive
-    if has_owner(memberships, now):
-        raise HasAnOwner
+    demand_no_owner(memberships, now)
     opened = BreakGlass(
         break_glass_id=break_glass_id,
         project_id=project.project_id,
@@ -150,6 +149,12 @@ def close(opened: BreakGlass, review_within: timedelta, now: datetime) -> None:
     opened.ended_at = min(now, opened.ends_at)
     opened.review_due_at = opened.ended_at + review_within
     opened.version += 1
+
+
+def demand_no_owner(memberships: Iterable[tuple[Membership, Person | None]], now: datetime) -> None:
+    """Condition.PROJECT_HAS_NO_OWNER: none of a project's memberships is that of a lasting owner who can act. Raises HasAnOwner."""
+    if has_owner(memberships, now):
+        raise HasAnOwner
 
 
 def demand_active_person(person: Person | None) -> Person:
