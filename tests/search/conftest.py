@@ -102,8 +102,12 @@ def shares_are(world: World, *facts: Share, age_s: float = 0.0) -> None:
     knowledge = world.runtime.extra["library"].shares.knowledge
     for fact in facts:
         knowledge.apply(fact)
+    at, read = time.time() - age_s, time.monotonic() - age_s
+    knowledge.asked(dict.fromkeys(knowledge.partitions, 0), read)
     for topic, partition in knowledge.partitions:
-        knowledge.position(topic, partition, time.time() - age_s, time.time(), time.monotonic() - age_s)
+        for offset in range(2):  # the second one is proved new: it was written after the end was asked for
+            knowledge.position(topic, partition, offset, at, read)
+    knowledge.sweep(time.time(), time.monotonic())
 
 
 async def find(world: World, query: str, actor: Actor, **more: Any) -> Any:
