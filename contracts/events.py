@@ -316,7 +316,10 @@ class CertificateKind(StrEnum):
 
 @fact("certificate.v1", CERTIFICATES)
 class Certificate(Fact):
-    """A certificate was issued, or revoked (``live`` false); ``chain`` is PEM, leaf first, without the root, and empty once it is revoked."""
+    """A certificate was issued, or revoked (``live`` false); ``chain`` is PEM, leaf first, without the root, and empty once it is revoked.
+
+    ``csr_sha256`` is of the request (DER) that it answers.
+    """
 
     certificate_id: str
     kind: CertificateKind
@@ -326,6 +329,7 @@ class Certificate(Fact):
     agent_id: UUID | None = None
     run_id: UUID | None = None
     fencing_token: int | None = None
+    csr_sha256: str | None = None
     not_before: datetime
     not_after: datetime
     live: bool

@@ -91,9 +91,11 @@ def _desk(settings: CaSettings, journal: Journal) -> Desk | None:
 
 
 async def end_in_time(runtime: Runtime) -> None:
-    """End certificates at their instant and at that of the membership behind them."""
+    """End certificates at their instant, at that of the membership behind them, and a while after an agent got its next one."""
+    overlap = timedelta(seconds=runtime.settings.agent_overlap_s)
     while True:
         async with unit_of_work(runtime.engine, Service.CA, "certificate.expire") as uow:
+            await service.ending.supersede(uow, overlap)
             due = await service.ending.expire(uow)
         left = LONGEST_REST_S if due is None else (due - uow.now).total_seconds()
         await asyncio.sleep(min(max(left, 0.01), LONGEST_REST_S))

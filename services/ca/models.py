@@ -42,6 +42,7 @@ class Ending(StrEnum):
     PROJECT_CLOSED = "project closed"
     RUN_ENDED = "run ended"
     AGENT_WITHDRAWN = "agent withdrawn"
+    SUPERSEDED = "superseded"
 
 
 def _instant(*, nullable: bool = False) -> Column[datetime]:

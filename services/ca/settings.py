@@ -25,7 +25,7 @@ class KeySettings(BaseSettings):
 
 
 class CaSettings(KeySettings, Settings):
-    """Settings of ca. Lives are seconds; an agent's certificate lives long because it is not renewed yet.
+    """Settings of ca. Lives are seconds. An agent that had its certificate renewed can show the one before for ``agent_overlap_s`` more.
 
     ``origins``: where the gateway is reached, as in auth; certificates name the first one as the place where their status is told,
     and none where there is none. ``crl_life_s`` and ``ocsp_life_s``: how long a list of revoked certificates and an answer about one hold.
@@ -36,7 +36,8 @@ class CaSettings(KeySettings, Settings):
     origins: tuple[str, ...] = ("https://localhost:8443",)
     project_life_s: int = 8 * 3600
     job_life_s: int = 24 * 3600
-    agent_life_s: int = 30 * 24 * 3600
+    agent_life_s: int = 24 * 3600
+    agent_overlap_s: float = Field(default=60.0, ge=0)
     services_issuer_dir: Path | None = None
     service_life_s: int = Field(default=72 * 3600, gt=0)
     crl_life_s: int = Field(default=3600, gt=0)

@@ -1,11 +1,14 @@
 """What ca does with what it hears, on a real database; every fact is heard twice."""
 
+import hashlib
 from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from chassis.lanes import Lane
 from compose.local.pki import Pki
@@ -230,7 +233,7 @@ async def test_an_agent_that_enrolled_gets_one_certificate(world: World, pki: Pk
     assert (fact.kind, fact.agent_id, fact.user_id, fact.project_id, fact.run_id) == (CertificateKind.AGENT, AGENT, None, None, None)
     text = judged(fact.chain, pki.issuers_folder / "workloads.pem", tmp_path)
     assert f"URI:spiffe://hortus.internal/agent/{AGENT}\n" in text
-    assert timedelta(days=30) - timedelta(minutes=1) < fact.not_after - await world.now() <= timedelta(days=30)
+    assert timedelta(hours=24) - timedelta(minutes=1) < fact.not_after - await world.now() <= timedelta(hours=24)
 
 
 async def test_an_agent_that_was_renamed_keeps_its_certificate(world: World) -> None:
@@ -240,12 +243,48 @@ async def test_an_agent_that_was_renamed_keeps_its_certificate(world: World) -> 
     assert await twice(world, agent_fact(request, version=2)) == []
 
 
-async def test_an_agent_with_another_key_gets_another_certificate_and_the_first_is_revoked(world: World) -> None:
-    await world.hear(agent_fact(csr()))
+async def test_a_certificate_names_the_request_that_it_answers(world: World) -> None:
+    requests = [csr(), csr()]
+    await world.hear(agent_fact(requests[0]), run(request=requests[1]))
+    expected = [hashlib.sha256(x509.load_pem_x509_csr(each.encode()).public_bytes(Encoding.DER)).hexdigest() for each in requests]
+    assert [fact.csr_sha256 for fact in await certificates(world)] == expected
+
+
+async def superseded(world: World, overlap: timedelta) -> list[Certificate]:
+    async with world.work(NOBODY, "certificate.expire") as uow:
+        await service.ending.supersede(uow, overlap)
+    return await certificates(world)
+
+
+async def test_an_agent_that_renews_shows_the_certificate_before_for_a_while_and_then_it_is_superseded(world: World) -> None:
+    key = new_key()
+    await world.hear(agent_fact(csr(key)))
     [first] = await certificates(world)
-    ended, issued = await twice(world, agent_fact(csr(), version=2))
+    [second] = await twice(world, agent_fact(csr(key), version=2))
+    assert second.live
+    assert await superseded(world, timedelta(minutes=1)) == []
+    assert await live(world) == {first.certificate_id, second.certificate_id}
+    [ended] = await superseded(world, timedelta(0))
     assert (ended.certificate_id, ended.live) == (first.certificate_id, False)
-    assert issued.live
+    assert await superseded(world, timedelta(0)) == []
+    assert await live(world) == {second.certificate_id}
+
+
+async def test_the_timer_supersedes_by_itself(worlds: Worlds, settings: dict[str, Any]) -> None:
+    world = await worlds.open("ca", **settings, agent_overlap_s=0)
+    await world.hear(agent_fact(csr()), agent_fact(csr(), version=2))
+    first = (await certificates(world))[0]
+    async with world.running(end_in_time):
+        [ended] = await eventually_said(world, 1)
+    assert ended.certificate_id == first.certificate_id
+
+
+async def test_an_agent_that_is_withdrawn_loses_the_certificates_of_before_and_after_a_renewal_at_once(world: World) -> None:
+    await world.hear(agent_fact(csr()), agent_fact(csr(), version=2))
+    held = await live(world)
+    said = await twice(world, agent_fact(None, version=3, live=False))
+    assert {fact.certificate_id for fact in said} == held
+    assert {row[0] for row in await world.sql("SELECT ending FROM certificates")} == {"agent withdrawn"}
 
 
 async def test_an_agent_that_was_withdrawn_loses_its_certificate(world: World) -> None:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from compose.local.pki import Pki
 from contracts.events import ProjectState, RunState, UserStatus
+from contracts.roles import NOBODY
 from services.ca import domain, service
 from services.ca.models import RevocationList
 from tests.ca.conftest import ADA, AGENT, BOB, agent_fact, csr, issued, membership, openssl, project, revoked, run, said, study, user
@@ -143,6 +144,14 @@ async def test_the_certificates_of_runs_and_agents_are_on_the_list_of_workloads(
     }
     assert len(crl) == 2
     assert serials(await read(world)) == set()
+
+
+async def test_what_an_agent_had_before_a_renewal_is_listed_as_superseded(world: World) -> None:
+    await world.hear(agent_fact(csr()), agent_fact(csr(), version=2))
+    async with world.work(NOBODY, "certificate.expire") as uow:
+        await service.ending.supersede(uow, timedelta(0))
+    [entry] = await read(world, "workloads")
+    assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags.superseded
 
 
 async def test_while_nothing_changes_the_same_bytes_are_answered_and_whoever_has_them_is_told(world: World) -> None:

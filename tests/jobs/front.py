@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chassis import tls
+from chassis.csr import read_csr
 from chassis.guard import IDENTITY_HEADER, write_identity
 from contracts.events import Agent, Certificate, CertificateKind, Run
 from contracts.policy import API
@@ -46,11 +47,13 @@ class Issuer:
         self.root = folder / "root.pem"
         self.root.write_text(self.pem)
 
-    def sign(self, uri: str, public: Any) -> str:
+    def sign(self, uri: str, public: Any, life: timedelta = timedelta(hours=1)) -> str:
         names = [x509.UniformResourceIdentifier(uri), x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
-        return self._sign(x509.Name([]), public, names, ca=False)
+        return self._sign(x509.Name([]), public, names, ca=False, life=life)
 
-    def _sign(self, subject: x509.Name, public: Any, names: list[x509.GeneralName], *, ca: bool) -> str:
+    def _sign(
+        self, subject: x509.Name, public: Any, names: list[x509.GeneralName], *, ca: bool, life: timedelta = timedelta(hours=1)
+    ) -> str:
         self.serials += 1
         now = datetime.now(UTC)
         made = (
@@ -60,7 +63,7 @@ class Issuer:
             .public_key(public)
             .serial_number(self.serials)
             .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_after(now + life)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
@@ -85,7 +88,10 @@ class Issuer:
 
 @dataclass
 class Front:
-    """The door. ``inputs`` are files by dataset and path; ``outputs`` what runs staged; ``broken`` makes it answer 503."""
+    """The door. ``inputs`` are files by dataset and path; ``outputs`` what runs staged; ``broken`` makes it answer 503.
+
+    ``agent_life`` is how long the agents' next certificates live; ``withholds``: runs get none.
+    """
 
     world: World
     issuer: Issuer
@@ -93,6 +99,8 @@ class Front:
     inputs: dict[str, dict[str, bytes]] = field(default_factory=dict)
     outputs: dict[str, bytes] = field(default_factory=dict)
     broken: bool = False
+    withholds: bool = False
+    agent_life: timedelta = timedelta(hours=1)
     revoked: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     facts: list[Any] = field(default_factory=list)
@@ -144,7 +152,9 @@ class Front:
         while True:
             for fact in await self.world.said():
                 self.facts.append(fact)
-                if isinstance(fact, Agent | Run) and fact.csr is not None and (isinstance(fact, Agent) or fact.state == "leased"):
+                if isinstance(fact, Run) and (self.withholds or fact.state != "leased"):
+                    continue
+                if isinstance(fact, Agent | Run) and fact.csr is not None:
                     await self.world.hear(self._certificate(fact))
             await asyncio.sleep(0.05)
 
@@ -152,7 +162,8 @@ class Front:
         run = fact if isinstance(fact, Run) else None
         uri = RUN_URI + str(run.run_id) if run else f"spiffe://test/agent/{fact.key}"
         assert fact.csr is not None
-        chain = self.issuer.sign(uri, x509.load_pem_x509_csr(fact.csr.encode()).public_key())
+        public = x509.load_pem_x509_csr(fact.csr.encode()).public_key()
+        chain = self.issuer.sign(uri, public) if run else self.issuer.sign(uri, public, self.agent_life)
         now = datetime.now(UTC)
         return Certificate(
             certificate_id=f"{self.issuer.serials:x}",
@@ -162,6 +173,7 @@ class Front:
             agent_id=None if run else UUID(fact.key),
             run_id=run.run_id if run else None,
             fencing_token=run.fencing_token if run else None,
+            csr_sha256=read_csr(fact.csr).sha256,
             not_before=now,
             not_after=now + timedelta(hours=1),
             live=True,

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from cryptography import x509
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -35,6 +37,7 @@ class House:
     scene: Scene
     front: Front
     environment: dict[str, str]
+    state: Path
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -126,7 +129,7 @@ async def house(worlds: Worlds, valkey: Valkey, tmp_path: Path) -> AsyncIterator
             "HORTUS_ENVIRONMENTS_DIR": str(tmp_path / "environments"),
             "HORTUS_VALKEY_URL": valkey.url,
         }
-        made = House(scene, front, environment)
+        made = House(scene, front, environment, state)
         await made.start()
         try:
             yield made
@@ -159,7 +162,7 @@ async def test_a_program_reads_its_inputs_and_its_outputs_are_staged(house: Hous
 
 
 async def test_the_agent_keeps_its_identity_for_itself_and_enrols_once(house: House) -> None:
-    state = Path(house.environment["HORTUS_STATE_DIR"])
+    state = house.state
     await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
     assert {path.name: path.stat().st_mode & 0o777 for path in state.glob("*.pem")} == {"key.pem": 0o600, "cert.pem": 0o600}
     await house.stop()
@@ -272,6 +275,55 @@ async def test_a_killed_agent_takes_its_programs_along_and_another_start_repeats
     await house.says(job, "awake")
     await house.scene.world.post(f"/projects/{OURS}/jobs/{job['job_id']}/cancellation", house.scene.owner)
     await dead_within(job, 1.0)
+
+
+async def test_a_program_runs_on_while_its_agents_certificate_is_renewed_and_the_one_before_ends(house: House) -> None:
+    await house.stop()
+    house.front.agent_life = timedelta(seconds=12)
+    house.environment["HORTUS_AGENT_LOOK_S"] = "0.5"
+    (house.state / "cert.pem").unlink(missing_ok=True)
+    await house.start()
+    job = await house.sleeping([])
+    ends = ending(house.state)
+    house.front.agent_life = timedelta(hours=1)
+
+    async def renewed() -> bool:
+        return ending(house.state) > datetime.now(UTC) + timedelta(minutes=30) and datetime.now(UTC) > ends
+
+    await until(renewed, 60)
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")  # the other slot serves with the new certificate
+    assert programs(job["mark"])
+    run = await house.scene.run_of(job)
+    assert (run.state, run.fencing_token) == ("running", 1)
+    await house.scene.world.post(f"/projects/{OURS}/jobs/{job['job_id']}/cancellation", house.scene.owner)
+    await dead_within(job, 5.0)
+
+
+async def test_an_agent_that_was_off_until_its_certificate_had_ended_starts(house: House) -> None:
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+    await house.stop()
+    known = x509.load_pem_x509_certificate((house.state / "cert.pem").read_bytes())
+    [uri] = known.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.UniformResourceIdentifier)
+    (house.state / "cert.pem").write_text(house.front.issuer.sign(uri, known.public_key(), timedelta(seconds=-30)))
+    await house.start()
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+    assert ending(house.state) > datetime.now(UTC)
+
+
+async def test_a_run_whose_certificate_does_not_come_fails_and_its_slot_is_free_again(house: House) -> None:
+    await house.stop()
+    house.environment |= {"HORTUS_AGENT_CERTIFICATE_S": "1", "HORTUS_AGENT_SLOTS": "1"}
+    house.front.withholds = True
+    await house.start()
+    run = await house.state_of(await house.scene.submitted(inputs=[]), "failed")
+    assert run.reason == "The run's certificate did not come within 1 s."
+    house.front.withholds = False
+    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+
+
+def ending(state: Path) -> datetime:
+    """When the certificate in an agent's folder ends."""
+    return x509.load_pem_x509_certificate((state / "cert.pem").read_bytes()).not_valid_after_utc
 
 
 async def test_a_short_outage_of_the_gateway_ends_no_run(house: House) -> None:

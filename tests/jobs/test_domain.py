@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from uuid import UUID
 
 import pytest
@@ -10,13 +11,13 @@ from cryptography.hazmat.primitives import hashes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.csr import CsrRefused
+from chassis.csr import CsrRefused, read_csr
 from contracts import events
 from contracts.events import RunState, ShareState, UserStatus
 from contracts.roles import Role
 from services.jobs import domain
 from services.jobs.models import Agent, Budget, Dataset, Job, Log, Member, Person, Project, Run, Share, Shown
-from tests.jobs.scene import LONG_AGO, certificate, csr
+from tests.jobs.scene import certificate, csr
 
 NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 P1, P2 = UUID(int=1), UUID(int=2)
@@ -431,7 +432,8 @@ def test_a_token_that_nobody_used_ends_and_one_in_use_does_not() -> None:
 
 def test_an_agent_is_withdrawn_once_and_no_certificate_of_it_counts_again() -> None:
     agent = an_agent()
-    agent.csr, agent.chain, agent.certificate_id = "csr", "chain", "a9"
+    request = csr()
+    agent.csr, agent.chain, agent.certificate_id = request, "chain", "a9"
     assert domain.agents.withdraw(agent)
     assert agent.model_dump(include={"live", "csr", "chain", "certificate_id"}) == {
         "live": False,
@@ -441,7 +443,7 @@ def test_an_agent_is_withdrawn_once_and_no_certificate_of_it_counts_again() -> N
     }
     assert not domain.agents.withdraw(agent)
     assert agent.version == 2
-    domain.agents.certify_agent(agent, certificate(UUID(int=0), 1, serial="a9").model_copy(update={"agent_id": A1}))
+    domain.agents.certify_agent(agent, agents_certificate("a9", request))
     assert agent.chain is None
 
 
@@ -453,19 +455,36 @@ def test_a_withdrawn_agent_and_an_unknown_token_are_refused_alike() -> None:
             domain.agents.enrol(candidate, token, b"k" * 32, "csr", NOW)
 
 
-def test_a_revoked_certificate_is_forgotten_and_an_older_revocation_is_not_mistaken_for_it() -> None:
-    agent = an_agent()
+def agents_certificate(serial: str, request: str, *, live: bool = True) -> events.Certificate:
+    about = {"agent_id": A1, "csr_sha256": read_csr(request).sha256}
+    return certificate(UUID(int=0), 1, live=live, serial=serial).model_copy(update=about)
 
-    def fact(serial: str, *, live: bool) -> events.Certificate:
-        return certificate(UUID(int=0), 1, live=live, serial=serial).model_copy(update={"agent_id": A1, "not_before": LONG_AGO})
 
-    domain.agents.certify_agent(agent, fact("c1", live=True))
-    domain.agents.certify_agent(agent, fact("c2", live=True))
-    domain.agents.certify_agent(agent, fact("c1", live=False))
-    kept = agent.certificate_id
-    assert kept == "c2"
-    domain.agents.certify_agent(agent, fact("c2", live=False))
+def test_a_revoked_certificate_is_forgotten() -> None:
+    agent, request = an_agent(), csr()
+    domain.agents.enrol(agent, domain.agents.token_hash("token"), b"k" * 32, request, NOW)
+    domain.agents.certify_agent(agent, agents_certificate("c1", request))
+    assert (agent.chain, agent.certificate_id) == ("CHAIN", "c1")
+    domain.agents.certify_agent(agent, agents_certificate("c1", request, live=False))
     assert (agent.chain, agent.certificate_id) == (None, None)
+
+
+# Facts of one certificate come in their order, those of two come in any.
+@pytest.mark.parametrize("order", [order for order in permutations(["c1", "c1 ends", "c2"]) if order.index("c1") < order.index("c1 ends")])
+def test_an_agent_that_asked_twice_gets_the_certificate_for_its_newest_request_in_whatever_order_the_facts_come(
+    order: tuple[str, ...],
+) -> None:
+    agent, first, second = an_agent(), csr(), csr()
+    for request in (first, second):
+        domain.agents.enrol(agent, domain.agents.token_hash("token"), b"k" * 32, request, NOW)
+    facts = {
+        "c1": agents_certificate("c1", first),
+        "c1 ends": agents_certificate("c1", first, live=False),
+        "c2": agents_certificate("c2", second),
+    }
+    for name in order:
+        domain.agents.certify_agent(agent, facts[name])
+    assert (agent.chain, agent.certificate_id) == ("CHAIN", "c2")
 
 
 def test_a_csr_is_known_by_its_key_and_must_be_signed_by_it() -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
+from chassis.csr import read_csr
 from contracts.events import Agent, Certificate, CertificateKind, Job, Run, RunState, ShareState
 from contracts.roles import NOBODY, Actor
 from services.jobs import service
@@ -209,6 +210,7 @@ async def test_an_agent_enrols_once_its_certificate_is_issued(scene: Scene) -> N
             kind=CertificateKind.AGENT,
             fingerprint="f",
             agent_id=UUID(announced["agent_id"]),
+            csr_sha256=read_csr(request).sha256,
             not_before=LONG_AGO,
             not_after=LONG_AGO,
             live=True,

@@ -208,6 +208,7 @@ def fact_of(certificate: Certificate | Intent) -> events.Certificate:
         agent_id=certificate.agent_id,
         run_id=certificate.run_id,
         fencing_token=certificate.fencing_token,
+        csr_sha256=certificate.csr_sha256,
         not_before=certificate.not_before,
         not_after=certificate.not_after,
         live=certificate.live,

@@ -12,6 +12,7 @@ REASONS = {
     Ending.PROJECT_CLOSED: x509.ReasonFlags.cessation_of_operation,
     Ending.RUN_ENDED: x509.ReasonFlags.cessation_of_operation,
     Ending.AGENT_WITHDRAWN: x509.ReasonFlags.privilege_withdrawn,
+    Ending.SUPERSEDED: x509.ReasonFlags.superseded,
 }
 
 

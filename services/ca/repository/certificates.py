@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select, tuple_, update
+from sqlalchemy import Select, exists, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from chassis.db import fetch
@@ -75,6 +76,19 @@ async def live_of_run(session: AsyncSession, run_id: UUID) -> Sequence[Certifica
 async def live_of_agent(session: AsyncSession, agent_id: UUID) -> Sequence[Certificate]:
     """The certificates of an agent that count, locked."""
     return (await session.execute(_live().where(AGENT, col(Certificate.agent_id) == agent_id))).scalars().all()
+
+
+async def superseded(session: AsyncSession, until: datetime) -> Sequence[Certificate]:
+    """Agents' certificates that count although the agent got a younger one before ``until``, locked."""
+    younger = aliased(Certificate)
+    followed = exists().where(
+        col(younger.agent_id) == col(Certificate.agent_id),
+        col(younger.kind) == CertificateKind.AGENT,
+        col(younger.state) == CertificateState.LIVE,
+        col(younger.created_at) > col(Certificate.created_at),
+        col(younger.created_at) <= until,
+    )
+    return (await session.execute(_live().where(col(Certificate.kind) == CertificateKind.AGENT, followed))).scalars().all()
 
 
 async def was_issued_for_lease(session: AsyncSession, run_id: UUID, fencing_token: int) -> bool:

@@ -1,7 +1,7 @@
 """Ending certificates: by hand, in time, or because the right behind them ended."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from chassis.errors import NotFound
@@ -16,6 +16,11 @@ async def revoke(uow: UnitOfWork, project_id: UUID, certificate_id: str) -> None
     if certificate is None or not domain.certificates.is_own(certificate, uow.actor):
         raise NotFound
     end(uow, [certificate], Ending.WITHDRAWN)
+
+
+async def supersede(uow: UnitOfWork, overlap: timedelta) -> None:
+    """Revoke the certificates of agents that have had the next one for ``overlap``."""
+    end(uow, await repository.certificates.superseded(uow.session, uow.now - overlap), Ending.SUPERSEDED)
 
 
 async def expire(uow: UnitOfWork) -> datetime | None:

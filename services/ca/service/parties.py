@@ -76,15 +76,13 @@ async def learn_run(uow: UnitOfWork, fact: events.Run) -> None:
 
 
 async def learn_agent(uow: UnitOfWork, fact: events.Agent) -> None:
-    """An agent enrolled, came with another key, or was withdrawn."""
-    held = await repository.certificates.live_of_agent(uow.session, fact.agent_id)
+    """An agent enrolled, has its certificate renewed, or was withdrawn. A renewal leaves the one before for a while: what runs goes on with it."""
     if not fact.live or fact.csr is None:
-        end(uow, held, Ending.AGENT_WITHDRAWN)
+        end(uow, await repository.certificates.live_of_agent(uow.session, fact.agent_id), Ending.AGENT_WITHDRAWN)
         return
     request = _readable(uow, fact.csr, agent_id=fact.agent_id)
     if request is None:
         return
-    end(uow, [each for each in held if each.csr_sha256 != request.sha256], Ending.AGENT_WITHDRAWN)
     if not await repository.certificates.was_issued_for_request(uow.session, fact.agent_id, request.sha256):
         try:
             await issue([Draft(uow, domain.holders.agent_holder(fact.agent_id), request)])

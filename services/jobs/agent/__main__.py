@@ -31,6 +31,7 @@ class Agent:
         self.machine = machine
         self._slots = asyncio.Semaphore(settings.agent_slots)
         self._wake = asyncio.Event()
+        self._unknown = asyncio.Event()
         self._looked = asyncio.Condition()
         self._looks = 0
         self._at_work: set[asyncio.Task[None]] = set()
@@ -44,25 +45,34 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled; the runs are then killed, and wait for another agent when their leases run out."""
-        anew = False
-        try:
-            while True:
-                identity = await enrolment.enrolled(self.settings, anew=anew)
-                async with Door(self.settings.gateway_url, self.settings.root, identity.chain, identity.key) as door:
-                    await self._serve(door, identity.chain)
-                    if self._at_work:
-                        await asyncio.wait(self._at_work)
-                anew = True
-        finally:
-            for task in self._at_work:
-                task.cancel()
-            await asyncio.gather(*self._at_work, return_exceptions=True)
+        identity = await enrolment.enrolled(self.settings)
+        async with Door(self.settings.gateway_url, self.settings.root, identity.chain, identity.key) as door:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._stay_known(door, identity.chain))
+                    group.create_task(self._serve(door))
+            finally:
+                for task in self._at_work:
+                    task.cancel()
+                await asyncio.gather(*self._at_work, return_exceptions=True)
 
-    async def _serve(self, door: Door, chain: str) -> None:
-        """Take leases until the certificate is old or not accepted any more."""
+    async def _stay_known(self, door: Door, chain: str) -> None:
+        """Have the certificate renewed at half of its life, or when it is not accepted any more; what runs goes on meanwhile."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.agent_look_s):
+                    await self._unknown.wait()
+            if self._unknown.is_set() or keys.past_half_life(chain):
+                identity = await enrolment.enrolled(self.settings, anew=True)
+                await door.show(identity.chain, identity.key)
+                chain = identity.chain
+                self._unknown.clear()
+
+    async def _serve(self, door: Door) -> None:
+        """Take leases until cancelled."""
         pause = 0.2
         request = keys.fresh()
-        while not keys.past_half_life(chain):
+        while True:
             await self._slots.acquire()
             lease = None
             try:
@@ -84,7 +94,7 @@ class Agent:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 if refused.status == UNKNOWN and pause >= LONGEST_PAUSE_S:
-                    return
+                    self._unknown.set()
                 continue
             finally:
                 if lease is None:

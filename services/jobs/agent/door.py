@@ -29,17 +29,29 @@ class Refused(Exception):
 
 
 class Door:
-    """The gateway as seen with one certificate, or with none."""
+    """The gateway as seen with a certificate, or with none."""
 
     def __init__(self, url: str, root: Path, chain: str | None = None, key: str | None = None) -> None:
         self._url = url.rstrip("/") + API
-        self._client = httpx2.AsyncClient(verify=_context(root, chain, key), timeout=TIMEOUT_S, trust_env=False)
+        self._root = root
+        self._client = self._opened(chain, key)
+        self._before: httpx2.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._client.aclose()
+        for client in filter(None, (self._before, self._client)):
+            await client.aclose()
+
+    async def show(self, chain: str, key: str) -> None:
+        """Show this certificate from now on; what is under way ends with the one before."""
+        if self._before is not None:
+            await self._before.aclose()
+        self._before, self._client = self._client, self._opened(chain, key)
+
+    def _opened(self, chain: str | None, key: str | None) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(verify=_context(self._root, chain, key), timeout=TIMEOUT_S, trust_env=False)
 
     async def call(
         self, method: str, path: str, *, after: str = "", headers: dict[str, str] | None = None, **arguments: Any

@@ -7,6 +7,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from chassis.pairs import life_of
+
 
 @dataclass(frozen=True)
 class Request:
@@ -32,9 +34,7 @@ def ask_again(key: str) -> Request:
 
 def past_half_life(chain: str) -> bool:
     """Whether half of a certificate's time is over."""
-    leaf = x509.load_pem_x509_certificates(chain.encode())[0]
-    half = (leaf.not_valid_after_utc - leaf.not_valid_before_utc) / 2
-    return datetime.now(UTC) > leaf.not_valid_before_utc + half
+    return datetime.now(UTC) > life_of(x509.load_pem_x509_certificates(chain.encode())[0]).half
 
 
 def _pem(private: ec.EllipticCurvePrivateKey) -> str:

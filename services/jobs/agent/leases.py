@@ -40,9 +40,10 @@ class Lease:
             group.create_task(self._renew())
             group.create_task(self._watch())
 
-    async def certificate(self) -> str:
-        """The chain of the run's certificate, when it has arrived."""
-        await self._certified.wait()
+    async def certificate(self, within: float) -> str:
+        """The chain of the run's certificate, when it has arrived. Raises TimeoutError when it has not in as many seconds."""
+        async with asyncio.timeout(within):
+            await self._certified.wait()
         chain: str = self.terms["certificate"]
         return chain
 

@@ -88,7 +88,10 @@ class Work:
         memory = wanted["resources"]["memory_mib"] * MIB
         if memory > _memory("MemTotal"):
             raise Failed("The job asks for more memory than this machine has.")
-        chain = await self.lease.certificate()
+        try:
+            chain = await self.lease.certificate(self.settings.agent_certificate_s)
+        except TimeoutError as error:
+            raise Failed(f"The run's certificate did not come within {self.settings.agent_certificate_s:g} s.") from error
         async with Door(self.settings.gateway_url, self.settings.root, chain, self.key) as door:
             inputs = [each for place in wanted["inputs"] for each in await self._list(door, place)]
             size = files.room_for([each.size for each in inputs])

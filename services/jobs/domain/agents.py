@@ -69,8 +69,13 @@ def withdraw(agent: Agent) -> bool:
 
 
 def certify_agent(agent: Agent, fact: events.Certificate) -> None:
-    """Take over an agent's new certificate, or forget the present one when it was revoked."""
-    if fact.live and agent.live:
+    """Take over the certificate for the agent's newest request, or forget it when it was revoked.
+
+    Facts of an agent's several certificates come in any order: those for earlier requests are not looked at.
+    """
+    if agent.csr is None or fact.csr_sha256 != read_csr(agent.csr).sha256:
+        return
+    if fact.live:
         agent.chain = fact.chain
         agent.certificate_id = fact.certificate_id
     elif agent.certificate_id == fact.certificate_id:
