@@ -146,11 +146,9 @@ def renew(folder: Path, address: str, authority: str) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     chain = _ask(folder, address, authority, request.public_bytes(serialization.Encoding.PEM).decode())
-    current = x509.load_pem_x509_certificates((folder / tls.CERTIFICATE).read_bytes())
-    _check(chain, current[0], (folder / tls.TRUST).read_bytes())
-    above = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in current[2:])  # how those who trust an older root get there
+    _check(chain, pairs.leaf(folder), (folder / tls.TRUST).read_bytes())
     plain = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    pairs.write(folder, plain, chain + above)
+    pairs.write(folder, plain, chain)
 
 
 def _ask(folder: Path, address: str, authority: str, csr: str) -> bytes:

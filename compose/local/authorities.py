@@ -2,7 +2,7 @@
 
 An issuer's first certificate is ``people.pem``, that of its second key ``people-2.pem``, and so on: each is an authority of its own, and the ones
 before stay trusted until they end. The roots lie in one file, the newest first; each but the first was also certified by the one before it, for
-those who trust only that (RFC 4210 section 4.4 calls it ``newWithOld``).
+those who trust only that (RFC 4210 section 4.4 calls it ``newWithOld``). These bridges lie in one file, too, and behind an issuer in its own.
 """
 
 import re
@@ -28,6 +28,7 @@ ROOT_LIFETIME = timedelta(days=3650)
 INTERMEDIATE_LIFETIME = timedelta(days=1825)
 BACKDATE = timedelta(seconds=60)
 SOON = timedelta(days=90)
+BRIDGES = "root-bridge.pem"
 NAME = re.compile(rf"({'|'.join(ISSUERS)})(?:-([1-9][0-9]{{0,3}}))?")
 
 
@@ -136,11 +137,22 @@ def certificates(home: Home, issuer: str) -> list[x509.Certificate]:
     return [certificate for certificate in found if certificate.not_valid_after_utc > now]
 
 
+def every_root(home: Home) -> list[x509.Certificate]:
+    """The roots that there ever were, the newest first."""
+    return x509.load_pem_x509_certificates((home.secrets / "pki" / "root.pem").read_bytes())
+
+
 def roots(home: Home) -> list[x509.Certificate]:
     """The roots that have not ended, the newest first."""
     now = datetime.now(UTC)
-    found = x509.load_pem_x509_certificates((home.secrets / "pki" / "root.pem").read_bytes())
-    return [certificate for certificate in found if certificate.not_valid_after_utc > now]
+    return [certificate for certificate in every_root(home) if certificate.not_valid_after_utc > now]
+
+
+def bridges(home: Home) -> list[x509.Certificate]:
+    """Each root but the first, as the one before certified it, the newest first."""
+    file, keys = home.secrets / "pki" / BRIDGES, [root.public_key() for root in every_root(home)]
+    found = x509.load_pem_x509_certificates(file.read_bytes()) if file.exists() else []
+    return [bridge for bridge in found if bridge.public_key() in keys]  # not what a renewal that was cut off left
 
 
 def pem(*found: x509.Certificate) -> bytes:
@@ -176,8 +188,8 @@ class Shown:
 
 def shown(home: Home) -> Iterator[Shown]:
     """Every authority of a home, ended ones included, the newest of each first."""
-    every = x509.load_pem_x509_certificates((home.secrets / "pki" / "root.pem").read_bytes())
-    yield from (_shown(ROOT if number == 0 else f"{ROOT} (before)", each, newest=number == 0) for number, each in enumerate(every))
+    for number, each in enumerate(every_root(home)):
+        yield _shown(ROOT if number == 0 else f"{ROOT} (before)", each, newest=number == 0)
     for issuer in ISSUERS:
         for number, name in enumerate(reversed(names(home, issuer))):
             certificate = x509.load_pem_x509_certificate((folder_of(home, issuer) / f"{name}.pem").read_bytes())

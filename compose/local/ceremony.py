@@ -26,7 +26,6 @@ from compose.local.problems import SetupProblem
 from compose.local.process import base_environment
 
 PEM = serialization.Encoding.PEM
-BRIDGE = "root-bridge.pem"
 PASSPHRASE = "HORTUS_ROOT_PASSPHRASE"  # noqa: S105 - where it is
 ROOT_KEY = "HORTUS_ROOT_KEY"
 TOKEN = ("HORTUS_PKCS11_MODULE", "HORTUS_PKCS11_TOKEN", "HORTUS_PKCS11_PIN_FILE", "HORTUS_PKCS11_KEY_PREFIX", "SOFTHSM2_CONF")
@@ -51,8 +50,17 @@ class Root:
 
 
 def root_key_file(home: Home) -> Path:
-    """Where the root's key is: elsewhere, once somebody has taken it away."""
+    """Where the newest root's key is; elsewhere, once somebody has taken it away. The key of the second root is ``root-2.key`` beside the first one's."""
+    newest = _key_of_root(home, len(authorities.every_root(home)))
+    return newest if newest.exists() else _key_place(home)
+
+
+def _key_place(home: Home) -> Path:
     return Path(os.environ.get(ROOT_KEY) or home.secrets / "pki" / "root.key")
+
+
+def _key_of_root(home: Home, number: int) -> Path:
+    return _key_place(home).with_name(f"{ROOT}.key" if number == 1 else f"{ROOT}-{number}.key")
 
 
 def token_settings(home: Home) -> dict[str, str]:
@@ -80,7 +88,7 @@ def _make_root(home: Home, passphrase: bytes) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = authorities.distinguished("Hortus root")
     certificate = authorities.certify(name, key.public_key(), name, key, ROOT_LIFETIME, ROOT)
-    keep(root_key_file(home), _sealed(key, passphrase))
+    keep(_key_place(home), _sealed(key, passphrase))
     keep(home.secrets / "pki" / "root.pem", authorities.pem(certificate))
     keep(home.secrets / "ca" / "root.pem", authorities.pem(certificate))
 
@@ -96,20 +104,19 @@ def renew(home: Home, root: Root, issuers: Sequence[str] = ISSUERS) -> list[str]
 def renew_root(home: Home, old: Root, passphrase: bytes) -> list[str]:
     """A new root, and new intermediates below it. The root before stays trusted until it ends, and certifies the new one for those who know only it.
 
-    Its key is kept beside the new one, as ``….before``.
+    What is written first counts for nothing until the last file names the new root: a renewal that is cut off is begun anew with the old passphrase, or,
+    when only intermediates are missing, gone on with by ``renew`` with the new one.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = old.certificate.subject
     certificate = authorities.certify(name, key.public_key(), name, key, ROOT_LIFETIME, ROOT)
     left = old.certificate.not_valid_after_utc - certificate.not_valid_before_utc
     bridge = authorities.certify(name, key.public_key(), name, old.key, left - authorities.BACKDATE, ROOT)
-    every = authorities.pem(certificate, *authorities.roots(home))
-    keep(home.secrets / "pki" / BRIDGE, authorities.pem(bridge))
-    file = root_key_file(home)
-    keep(file.with_name(f"{file.name}.before"), file.read_bytes())
-    keep(file, _sealed(key, passphrase))
-    for folder in ("pki", "ca"):
-        keep(home.secrets / folder / "root.pem", every)
+    before = authorities.every_root(home)
+    keep(_key_of_root(home, len(before) + 1), _sealed(key, passphrase))
+    keep(home.secrets / "pki" / authorities.BRIDGES, authorities.pem(bridge, *authorities.bridges(home)))
+    for folder in ("ca", "pki"):
+        keep(home.secrets / folder / "root.pem", authorities.pem(certificate, *before))
     return renew(home, Root(home, passphrase))
 
 
@@ -149,9 +156,13 @@ def _by_token(home: Home, name: str) -> bytes:
 
 
 def install(home: Home, name: str, certificate: x509.Certificate) -> None:
-    """Take up an issuer's certificate: trusted first, and only then there for whoever signs with it. Raises SetupProblem."""
+    """Take up an issuer's certificate: trusted first, and only then there for whoever signs with it. Raises SetupProblem.
+
+    Behind it lie the roots as the ones before certified them, for chains: those who trust only an old root get to the new one by them.
+    """
     issuer = authorities.kind_of(name)
-    if not any(_certified(certificate, root) for root in authorities.roots(home)):
+    root = next((root for root in authorities.roots(home) if _certified(certificate, root)), None)
+    if root is None:
         raise SetupProblem(f"No root of this home issued the certificate for {name}.")
     if certificate.subject != authorities.distinguished(authorities.title(name)):
         raise SetupProblem(f"The certificate is not that of {name}.")
@@ -159,7 +170,8 @@ def install(home: Home, name: str, certificate: x509.Certificate) -> None:
     if file.exists() and _opened(file).public_key() != certificate.public_key():
         raise SetupProblem(f"The certificate is not that of the key of {name}.")
     authorities.write_trust(home, (issuer, certificate))
-    keep(authorities.folder_of(home, issuer) / f"{name}.pem", authorities.pem(certificate))
+    older = authorities.every_root(home).index(root)  # so many roots came after it
+    keep(authorities.folder_of(home, issuer) / f"{name}.pem", authorities.pem(certificate, *authorities.bridges(home)[older:]))
 
 
 def _certified(certificate: x509.Certificate, root: x509.Certificate) -> bool:
@@ -199,6 +211,7 @@ def command(home: Home, arguments: Sequence[str]) -> int:
             new = secrets.token_urlsafe(24)
             print(f"The new root's passphrase, shown this once and kept nowhere: {new}", flush=True)
             _tell([ROOT, *renew_root(home, old, new.encode())])
+            print(f"The new root's key is {root_key_file(home)}.")
         case ["request", name]:
             print(request(home, name).decode(), end="")
         case ["sign", name]:

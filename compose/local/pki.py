@@ -38,7 +38,8 @@ class Pki:
         self.service_lifetime = SERVICE_LIFETIME
         own = home.secrets / "pki"
         newest = (authorities.names(home, authorities.SERVICES) or [authorities.SERVICES])[-1]
-        self._issuer = x509.load_pem_x509_certificate((own / f"{newest}.pem").read_bytes())
+        self._above = (own / f"{newest}.pem").read_bytes()
+        self._issuer = x509.load_pem_x509_certificate(self._above)
         passphrase = (own / "passphrase").read_bytes().strip()
         key = serialization.load_pem_private_key((own / f"{newest}.key").read_bytes(), passphrase)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -117,7 +118,7 @@ class Pki:
     ) -> tuple[bytes, bytes]:
         """A new key (PKCS#8) and its chain for the service ``name``, PEM.
 
-        The chain is the leaf, then the `services` intermediate, and the newest root as the one before certified it, where there are two.
+        The chain is the leaf, then the `services` intermediate, and each newer root as the one before certified it, where there are several.
         P-256, SHA-256, backdated 60 s, a serial of 128 random bits, the SAN ``spiffe://<domain>/service/<name>`` beside ``dns`` and
         ``addresses``; it lives for ``service_lifetime`` unless told otherwise.
         """
@@ -143,9 +144,4 @@ class Pki:
             .sign(self._key, hashes.SHA256())
         )
         plain = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        return plain, authorities.pem(certificate, self._issuer) + self._bridge()
-
-    def _bridge(self) -> bytes:
-        """The newest root, certified by the one before it, while that is trusted."""
-        file = self.home.secrets / "pki" / ceremony.BRIDGE
-        return file.read_bytes() if file.exists() and len(authorities.roots(self.home)) > 1 else b""
+        return plain, authorities.pem(certificate) + self._above

@@ -17,7 +17,7 @@ class CertificateOrder(BaseModel):
 
 
 class ServiceCertificateView(BaseModel):
-    """A service's new certificate; ``chain`` is PEM, leaf first, then its issuer."""
+    """A service's new certificate; ``chain`` is PEM, leaf first, without the root."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -157,7 +157,7 @@ def signer_for(pki: Pki, holder: Holder) -> Signer:
 
 def made(pki: Pki, holder: Holder, now: datetime, ends_at: datetime | None = None) -> Intent:
     signer = signer_for(pki, holder)
-    issuer = domain.certificates.authority(signer.name, signer.key_id, signer.certificate, TERMS)
+    issuer = domain.certificates.authority(signer.name, signer.key_id, signer.certificate, signer.pem, TERMS)
     request = read_csr(csr(name="administrator"))
     intent = domain.certificates.intend(holder, request, NUMBER, now, TERMS, issuer, ends_at)
     assert (intent.live, intent.version, intent.chain) == (False, 0, "")

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from compose.local import ceremony
 from compose.local.ceremony import Root
 from compose.local.home import Home
 from compose.local.pki import Pki
+from contracts.events import Certificate
 from services.ca import service
-from tests.ca.conftest import ADA, BOB, about, issued, openssl, revoked, study
+from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, openssl, revoked, run, study
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
 OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
@@ -81,6 +83,24 @@ async def test_after_a_renewal_the_old_and_the_new_key_each_answer_for_what_they
     for leaf in (old[1], new[1]):
         (tmp_path / "leaf.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
         openssl("verify", "-x509_strict", "-partial_chain", "-CAfile", str(own.client_issuers), str(tmp_path / "leaf.pem"))
+
+
+async def test_whoever_trusts_only_an_old_root_trusts_what_is_issued_below_the_newest(worlds: Worlds, own: Pki, tmp_path: Path) -> None:
+    old = tmp_path / "old-root.pem"
+    old.write_bytes(own.root.read_bytes())
+    world = await opened(worlds, own)
+    passphrases = [PASSPHRASE, b"second", b"third"]
+    for before, after in pairwise(passphrases):
+        ceremony.renew_root(own.home, Root(own.home, before), after)
+    await until(lambda: signs_now() == "people-3")
+    await world.hear(agent_fact(csr()), run(request=csr()))
+    answer = await world.post(f"/projects/{OURS}/certificates", SCIENTIST, json={"csr": csr()})
+    chains = [answer.json()["chain"], *(fact.chain for fact in await world.said() if isinstance(fact, Certificate))]
+    assert len({x509.load_pem_x509_certificate(chain.encode()).serial_number for chain in chains}) == 3
+    for chain in chains:
+        (tmp_path / "chain.pem").write_text(chain)
+        for trust in (old, own.root):
+            openssl("verify", "-x509_strict", "-CAfile", str(trust), "-untrusted", str(tmp_path / "chain.pem"), str(tmp_path / "chain.pem"))
 
 
 async def test_a_new_issuer_rests_until_those_who_check_have_read_it(worlds: Worlds, own: Pki) -> None:

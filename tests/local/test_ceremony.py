@@ -2,8 +2,11 @@
 
 import io
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -105,6 +108,100 @@ def test_a_new_root_is_trusted_by_those_who_know_only_the_old_one(
     assert all(told.encode() not in file.read_bytes() for file in home.path.rglob("*") if file.is_file())
     with pytest.raises(SetupProblem, match="does not open"):
         Root(home, PASSPHRASE.encode())
+
+
+def renewed_root(home: Home, old: bytes, new: bytes) -> list[str]:
+    return ceremony.renew_root(home, Root(home, old), new)
+
+
+def test_after_several_new_roots_each_of_them_is_enough_and_no_key_is_lost(pki: Pki, home: Home, tmp_path: Path) -> None:
+    passphrases = [PASSPHRASE.encode(), b"second", b"third"]
+    known = [kept(pki, tmp_path / "first")[0]]
+    for old, new in pairwise(passphrases):
+        renewed_root(home, old, new)
+        known.append(tmp_path / f"{new.decode()}.pem")
+        known[-1].write_bytes(authorities.pem(authorities.roots(home)[0]))
+    service = leaf(pki, tmp_path / "leaf")
+    for chain in (service, *(str(pki.issuers_folder / f"{issuer}-3.pem") for issuer in ("people", "workloads"))):
+        assert [verified(trust, chain) for trust in known] == [True, True, True]
+    newer = [str(pki.issuers_folder / f"people-{number}.pem") for number in (2, 3)]
+    assert [[verified(trust, chain) for chain in newer] for trust in known[1:]] == [[True, True], [False, True]]
+    keys = [home.secrets / "pki" / name for name in ("root.key", "root-2.key", "root-3.key")]
+    for file, passphrase in zip(keys, passphrases, strict=True):
+        serialization.load_pem_private_key(file.read_bytes(), passphrase)
+    assert len(authorities.every_root(home)) == 3
+
+
+class _Stops(BaseException):
+    """The machine stops here."""
+
+
+def stopping(call: Callable[..., None], left: list[int]) -> Callable[..., None]:
+    def counting(*arguments: Any, **named: Any) -> None:
+        if left[0] == 0:
+            raise _Stops
+        left[0] -= 1
+        call(*arguments, **named)
+
+    return counting
+
+
+def opens(home: Home, passphrase: bytes) -> bool:
+    try:
+        Root(home, passphrase)
+    except SetupProblem:
+        return False
+    return True
+
+
+def test_a_new_root_that_was_cut_off_between_any_two_steps_is_begun_anew_or_gone_on_with(tmp_path: Path) -> None:
+    old, new, latest = PASSPHRASE.encode(), b"new", b"latest"
+    whole, begun_anew, gone_on_with = False, 0, 0
+    for allowed in range(40):
+        pki = Pki.create(tmp_path / f"home-{allowed}")
+        home = pki.home
+        root, _ = kept(pki, tmp_path / f"kept-{allowed}")
+        left = [allowed]
+        with pytest.MonkeyPatch.context() as patched:
+            for module in (ceremony, authorities):
+                patched.setattr(module, "keep", stopping(module.keep, left))
+            try:
+                renewed_root(home, old, new)
+                whole = True
+            except _Stops:
+                pass
+        assert opens(home, old) != opens(home, new), allowed
+        Pki.create(home)  # a start goes well, and what it makes is trusted
+        assert verified(root, leaf(pki, tmp_path / f"between-{allowed}")), allowed
+        if opens(home, old):
+            begun_anew += 1
+            renewed_root(home, old, latest)
+        else:
+            gone_on_with += 1
+            ceremony.renew(home, Root(home, new))
+        after = leaf(pki, tmp_path / f"after-{allowed}")
+        for chain in (after, *(str(pki.issuers_folder / f"{authorities.names(home, each)[-1]}.pem") for each in ("people", "workloads"))):
+            assert all(verified(trust, chain) for trust in (root, pki.root)), allowed
+        assert len(authorities.bridges(home)) == 1
+        serialization.load_pem_private_key((home.secrets / "pki" / "root.key").read_bytes(), old)
+        if whole:
+            break
+    assert whole
+    assert min(begun_anew, gone_on_with) >= 3
+
+
+def test_the_key_of_a_new_root_lies_beside_the_one_that_was_taken_away(
+    pki: Pki, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (home.secrets / "pki" / "root.key").rename(stick / "first.key")
+    monkeypatch.setenv(ceremony.ROOT_KEY, str(stick / "first.key"))
+    renewed_root(home, PASSPHRASE.encode(), b"second")
+    for named in ("first.key", "root-2.key"):
+        monkeypatch.setenv(ceremony.ROOT_KEY, str(stick / named))
+        assert Root(home, b"second").certificate == authorities.roots(home)[0]
+    assert list((home.secrets / "pki").glob("root*.key")) == []
 
 
 @pytest.mark.parametrize("arguments", [["renew"], ["renew-root"], ["sign", "people-2"]])

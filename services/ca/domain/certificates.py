@@ -73,7 +73,7 @@ def has_room(live: int) -> None:
 
 @dataclass(frozen=True)
 class Authority:
-    """What certificates take from the key that signs them: its name, its id, its own certificate, and what stands in all of them alike."""
+    """What certificates take from the key that signs them: its name, its id, what comes behind them in a chain, and what stands in all of them alike."""
 
     name: str
     key_id: str
@@ -83,7 +83,7 @@ class Authority:
     extensions: tuple[x509.Extension[Any], ...]
 
 
-def authority(name: str, key_id: str, issuer: x509.Certificate, terms: Terms) -> Authority:
+def authority(name: str, key_id: str, issuer: x509.Certificate, pem: str, terms: Terms) -> Authority:
     """The authority of an issuer's key. Its certificates are for clients alone (RFC 5280 section 4.2).
 
     They name where their issuer, their status and the issuer's list are (sections 4.2.2.1 and 4.2.1.13), if that is known.
@@ -96,9 +96,7 @@ def authority(name: str, key_id: str, issuer: x509.Certificate, terms: Terms) ->
     ]
     if terms.doors:
         extensions += _places(name, terms.doors)
-    return Authority(
-        name, key_id, issuer.public_bytes(Encoding.PEM).decode(), issuer.not_valid_after_utc, issuer.subject, tuple(extensions)
-    )
+    return Authority(name, key_id, pem, issuer.not_valid_after_utc, issuer.subject, tuple(extensions))
 
 
 def _alike(value: x509.ExtensionType, *, critical: bool = False) -> x509.Extension[Any]:

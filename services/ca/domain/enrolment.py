@@ -74,8 +74,8 @@ def build(intent: ServiceCertificate, shown: Shown, request: Request, issuer: x5
     )
 
 
-def issued(intent: ServiceCertificate, leaf: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Turn an intent into a certificate that is handed out."""
+def issued(intent: ServiceCertificate, leaf: x509.Certificate, above: str) -> None:
+    """Turn an intent into a certificate that is handed out, with what comes behind it in its chain."""
     intent.state = CertificateState.LIVE
     intent.fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
-    intent.chain = (leaf.public_bytes(Encoding.PEM) + issuer.public_bytes(Encoding.PEM)).decode()
+    intent.chain = leaf.public_bytes(Encoding.PEM).decode() + above

@@ -70,7 +70,7 @@ async def renew(uow: UnitOfWork, der: bytes | None, csr: str) -> ServiceCertific
         record.note(certificate_id=intent.certificate_id, kind="service", identity=tls.service_identity(desk.trust_domain, name))
     leaf = signer.sign(domain.enrolment.build(intent, shown, request, signer.certificate))
     certificate = await repository.enrolment.intent(uow.session, intent.certificate_id)
-    domain.enrolment.issued(certificate, leaf, signer.certificate)
+    domain.enrolment.issued(certificate, leaf, signer.pem)
     uow.note(issued=certificate.certificate_id, service=name, follows=shown.serial)
     await uow.session.flush()
     return certificate

@@ -66,7 +66,8 @@ class Office:
         self.issuers = issuers
         self.names: Mapping[IssuerName, str] = status_forms.names_of({name: each.certificate for name, each in issuers.signers.items()})
         self._authorities = {
-            name: domain.certificates.authority(name, each.key_id, each.certificate, self.terms) for name, each in issuers.signers.items()
+            name: domain.certificates.authority(name, each.key_id, each.certificate, each.pem, self.terms)
+            for name, each in issuers.signers.items()
         }
 
     def signer(self, kind: CertificateKind) -> tuple[Signer, Authority]:

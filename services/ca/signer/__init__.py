@@ -41,11 +41,15 @@ class Keys(Protocol):
 
 @dataclass(frozen=True)
 class Signer:
-    """One key of an issuer that signs, always with SHA-256. ``name`` is the issuer's, from the second key on with a number: ``people-2``."""
+    """One key of an issuer that signs, always with SHA-256. ``name`` is the issuer's, from the second key on with a number: ``people-2``.
+
+    ``pem`` is what comes behind its certificates in their chains: the issuer's own, then newer roots as older ones certified them.
+    """
 
     name: str
     issuer: str
     certificate: x509.Certificate
+    pem: str = field(repr=False)
     _key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @cached_property
@@ -53,11 +57,6 @@ class Signer:
         """What certificates remember of the key that signed them: the SHA-1 of its public half in hex (RFC 5280 section 4.2.1.2)."""
         public = self.certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         return hashlib.sha1(public).hexdigest()  # noqa: S324 - a name, no protection
-
-    @cached_property
-    def pem(self) -> str:
-        """The issuer's certificate."""
-        return self.certificate.public_bytes(Encoding.PEM).decode()
 
     def trouble(self) -> str:
         """Why it cannot sign at this moment, in words; empty when it can. It signs something that is thrown away, and its certificate has to agree."""

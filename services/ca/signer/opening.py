@@ -1,7 +1,7 @@
 """Opening the issuers: their certificates lie in a folder, their keys wherever the settings say.
 
 ``people.pem`` is an issuer's first certificate, ``people-2.pem`` the one of its second key and so on: a renewal adds a file, and
-the ones before stay for what they signed. ``root.pem`` holds the roots.
+the ones before stay for what they signed. Behind an issuer's certificate lie newer roots as older ones certified them. ``root.pem`` holds the roots.
 """
 
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from services.ca.models import Issuer
 from services.ca.settings import KeySettings
@@ -49,11 +50,11 @@ def open_issuers(folder: Path, keys: Keys, rest_s: float, issuers: Sequence[str]
     signers: dict[str, Signer] = {}
     current: dict[str, Signer] = {}
     for issuer, _, name, file in _files(folder, issuers):
-        certificate = _certificate(folder, name, file)
+        certificate, pem = _certificate(folder, name, file)
         if certificate.not_valid_after_utc <= now and issuer in current:
             continue
         holder = KeyFiles(folder) if (folder / f"{name}.key").exists() else keys
-        signers[name] = Signer(name, issuer, certificate, holder.key(name, certificate))
+        signers[name] = Signer(name, issuer, certificate, pem, holder.key(name, certificate))
         if issuer not in current or current[issuer].certificate.not_valid_after_utc <= now or file.stat().st_mtime <= rested:
             current[issuer] = signers[name]
     for issuer in issuers:
@@ -68,9 +69,11 @@ def _files(folder: Path, issuers: Sequence[str]) -> Iterator[tuple[str, int, str
     yield from sorted((match[1], int(match[2] or 1), file.stem, file) for match, file in found)
 
 
-def _certificate(folder: Path, name: str, file: Path) -> x509.Certificate:
+def _certificate(folder: Path, name: str, file: Path) -> tuple[x509.Certificate, str]:
+    """An issuer's certificate, and all that lies in its file."""
     try:
-        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        chain = x509.load_pem_x509_certificates(file.read_bytes())
+        certificate = chain[0]
         roots = x509.load_pem_x509_certificates((folder / "root.pem").read_bytes())
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except UNREADABLE as error:
@@ -79,7 +82,7 @@ def _certificate(folder: Path, name: str, file: Path) -> x509.Certificate:
         raise IssuerUnusable(f"The issuer {name} cannot be opened: no root there issued its certificate.")
     if not constraints.ca:
         raise IssuerUnusable(f"The certificate of {name} is not that of an issuer.")
-    return certificate
+    return certificate, "".join(each.public_bytes(Encoding.PEM).decode() for each in chain)
 
 
 def _issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
