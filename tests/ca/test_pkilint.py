@@ -15,8 +15,13 @@ from pkilint.pkix import certificate, crl, extension, name
 from pkilint.pkix import ocsp as linted_ocsp
 from pkilint.validation import ValidationFindingSeverity
 
+from compose.local import authorities, ceremony
+from compose.local.ceremony import Root
+from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.events import UserStatus
+from contracts.roles import Actor, Principal
+from services.ca import service
 from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, new_key, run, study, user
 from tests.world import OURS, World, Worlds, owner, scientist
 
@@ -83,6 +88,40 @@ def test_nothing_is_found_in_the_authorities_and_in_a_services_certificate(pki: 
     assert {file.name: in_certificate(x509.load_pem_x509_certificate(file.read_bytes())) for file in files} == {
         file.name: set() for file in files
     }
+
+
+async def test_nothing_is_found_in_a_services_renewed_certificate(
+    worlds: Worlds, settings: dict[str, Any], pki: Pki, tmp_path: Path
+) -> None:
+    world = await worlds.open("ca", **settings, services_issuer_dir=pki.services_issuer_folder)
+    pki.issue_service_certificate("gateway", tmp_path)
+    before = x509.load_pem_x509_certificate((tmp_path / "cert.pem").read_bytes())
+    caller = Actor(principal=Principal.SERVICE, service="gateway")
+    async with world.work(caller, "service_certificate.create") as uow:
+        made = await service.enrolment.renew(uow, before.public_bytes(Encoding.DER), csr())
+    leaf = x509.load_pem_x509_certificate(made.chain.encode())
+    assert leaf.serial_number != before.serial_number
+    assert in_certificate(leaf) == set()
+
+
+async def test_nothing_is_found_in_renewed_authorities_and_in_what_they_sign(
+    worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ceremony.PASSPHRASE, "first")
+    own = Pki.create(Home(tmp_path / "home"))
+    ceremony.renew_root(own.home, Root(own.home, b"first"), b"second")
+    bridge = x509.load_pem_x509_certificate((own.services_issuer_folder / authorities.BRIDGES).read_bytes())
+    assert bridge.subject == bridge.issuer
+    folders = {"services": own.services_issuer_folder, "people": own.issuers_folder, "workloads": own.issuers_folder}
+    made = {name: x509.load_pem_x509_certificate((folder / f"{name}-2.pem").read_bytes()) for name, folder in folders.items()}
+    made |= {"root": authorities.roots(own.home)[0], "bridge": bridge}
+    world = await worlds.open("ca", issuers_dir=own.issuers_folder, issuer_rest_s=0, origins=(DOORS,))
+    await world.hear(*study())
+    made["leaf"] = await issued(world, scientist(OURS, BOB))
+    assert made["leaf"].issuer == made["people"].subject
+    assert {name: in_certificate(each) for name, each in made.items()} == {name: set() for name in made}
+    answer = await world.get("/crls/people-2")
+    assert found(LISTS, loader.load_der_crl(answer.content, "list")) == set()
 
 
 async def test_nothing_is_found_in_the_lists(world: World) -> None:
