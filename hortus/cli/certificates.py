@@ -1,18 +1,14 @@
 """Commands for project certificates: make one, keep it young, see what is said of it, end it."""
 
-import ssl
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import httpx2
 import typer
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from hortus.cli import holding, show
 from hortus.cli.options import Json, ProjectOption, chosen, is_id, project_id, signed_in
-from hortus.client import About, Altered, Folder, HortusError, Unreachable
+from hortus.client import About, Folder, HortusError
 from hortus.client import status as asked
 from hortus.client.folder import CHAIN_FILE, KEY_FILE, TRUST_FILE
 
@@ -20,7 +16,6 @@ certificate = typer.Typer(no_args_is_help=True, help="Project certificates, for 
 LISTED = ("certificate_id", "user_id", "not_before", "not_after", "live")
 HELD = ("username", "project", "certificate_id", "ends_at", "folder")
 SAID = ("by", "status", "revoked_at", "reason", "until")
-SECONDS = 15.0
 
 OneProject = Annotated[
     str | None, typer.Option("--project", "-p", envvar="HORTUS_PROJECT", help="The project: its name or id.", show_default=False)
@@ -78,17 +73,12 @@ def check_certificate(
     Ends with 0 when both say that it is good, else with 1.
     """
     target, _ = _held(project, folder)
-    leaf, issuer = _leaf_and_issuer(target)
+    chain, trust = target.chain(), target.path / TRUST_FILE
     if commands:
-        lines = asked.lines(leaf, target.path / CHAIN_FILE, target.path / TRUST_FILE)
-        _lines(lines, machine=machine)
+        leaf, _ = asked.leaf_and_issuer(chain, trust)
+        _lines(asked.lines(leaf, target.path / CHAIN_FILE, trust), machine=machine)
         return
-    where, trust = asked.places(leaf), target.path / TRUST_FILE
-    request, nonce = asked.question(leaf, issuer)
-    answers = {
-        "OCSP": asked.answered(_fetched(where.ocsp, trust, request), leaf, issuer, nonce),
-        "CRL": asked.listed(_fetched(where.crl, trust), leaf, issuer),
-    }
+    answers = asked.ask(chain, trust)
     show.rows([{"by": by, **asdict(told)} for by, told in answers.items()], SAID, machine=machine)
     if {told.status for told in answers.values()} != {"good"}:
         raise typer.Exit(1)
@@ -134,39 +124,9 @@ def _show(target: Folder, known: About, *, machine: bool) -> None:
     show.one({**asdict(known), "ends_at": known.not_after, "folder": str(target.path), **files}, HELD, machine=machine)
 
 
-def _leaf_and_issuer(target: Folder) -> tuple[x509.Certificate, x509.Certificate]:
-    """What lies in the folder, where each is signed by the next and the last by the root."""
-    try:
-        leaf, issuer = target.chain()
-        leaf.verify_directly_issued_by(issuer)
-        issuer.verify_directly_issued_by(x509.load_pem_x509_certificate((target.path / TRUST_FILE).read_bytes()))
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise Altered(f"The certificate in {target.path} is not by an issuer of the root beside it.") from error
-    return leaf, issuer
-
-
 def _lines(lines: list[str], *, machine: bool) -> None:
     if machine:
         show.as_json(lines)
         return
     for line in lines:
         typer.echo(line)
-
-
-def _fetched(address: str, trust: Path, request: bytes | None = None) -> bytes:
-    """What an address in a certificate answers: to a POST of an OCSP request, or a GET. Raises Unreachable or Altered."""
-    context = ssl.create_default_context(cafile=str(trust))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        with httpx2.Client(verify=context, timeout=SECONDS, trust_env=False) as http:
-            if request is None:
-                answer = http.get(address)
-            else:
-                answer = http.post(address, content=request, headers={"Content-Type": asked.OCSP_REQUEST})
-    except httpx2.HTTPError as error:
-        raise Unreachable(f"{address} does not answer: {type(error).__name__}.") from error
-    if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
-        raise Unreachable(f"{address} cannot tell at this moment: ask again.")
-    if answer.status_code != httpx2.codes.OK:
-        raise Altered(f"{address} answered {answer.status_code}.")
-    return answer.content

@@ -1,4 +1,4 @@
-"""What an issuer says of one of its certificates, asked and checked as software that knows nothing of Hortus does it.
+"""What an issuer says of one of its certificates, asked and checked as software that knows nothing of Hortus does it: ``ask(chain, trust)``.
 
 By OCSP (RFC 6960) and by the list of revoked certificates (CRL, RFC 5280), at the addresses that the certificate itself names.
 Nothing is believed that the issuer has not signed, or that is not about this certificate, or that is older than it may be.
@@ -6,11 +6,14 @@ Nothing is believed that the issuer has not signed, or that is not about this ce
 
 import secrets
 import shlex
+import ssl
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +25,7 @@ from hortus.client.errors import Altered, HortusError, Unreachable
 
 NONCE_BYTES = 16
 OCSP_REQUEST = "application/ocsp-request"
+SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,61 @@ class Told:
     until: str
     revoked_at: str | None = None
     reason: str | None = None
+
+
+def ask(chain: Sequence[x509.Certificate], trust: Path) -> dict[str, Told]:
+    """What the OCSP responder (``OCSP``) and the list (``CRL``) of a certificate's issuer say of it now.
+
+    ``chain``: the certificate, its issuer, and what else came with it; ``trust``: a PEM file with the roots. Raises HortusError: Altered for what cannot be believed,
+    Unreachable where nobody answers.
+    """
+    leaf, issuer = leaf_and_issuer(chain, trust)
+    where = places(leaf)
+    request, nonce = question(leaf, issuer)
+    return {
+        "OCSP": answered(_fetched(where.ocsp, trust, request), leaf, issuer, nonce),
+        "CRL": listed(_fetched(where.crl, trust), leaf, issuer),
+    }
+
+
+def leaf_and_issuer(chain: Sequence[x509.Certificate], trust: Path) -> tuple[x509.Certificate, x509.Certificate]:
+    """A chain's certificate and the issuer that signed it, which a trusted root certified, or a newer root that a trusted one certified. Raises HortusError."""
+    try:
+        roots = x509.load_pem_x509_certificates(trust.read_bytes())
+    except (OSError, ValueError) as error:
+        raise HortusError(f"{trust} holds no roots to trust.") from error
+    for bridge in reversed(chain[2:]):
+        if bridge.subject == bridge.issuer and _is_by(bridge, roots):
+            roots.append(bridge)
+    if len(chain) < 2 or not _is_by(chain[0], chain[1:2]) or not _is_by(chain[1], roots):  # noqa: PLR2004 - itself and its issuer
+        raise Altered("The certificate is not by an issuer of a trusted root.")
+    return chain[0], chain[1]
+
+
+def _is_by(certificate: x509.Certificate, issuers: Iterable[x509.Certificate]) -> bool:
+    for issuer in issuers:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return True
+    return False
+
+
+def _fetched(address: str, trust: Path, request: bytes | None = None) -> bytes:
+    """What an address in a certificate answers: to a POST of an OCSP request, or a GET. Raises Unreachable or Altered."""
+    context = ssl.create_default_context(cafile=str(trust))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        with httpx2.Client(verify=context, timeout=SECONDS, trust_env=False) as http:
+            answer = http.get(address) if request is None else http.post(address, content=request, headers={"Content-Type": OCSP_REQUEST})
+    except httpx2.HTTPError as error:
+        raise Unreachable(f"{address} does not answer: {type(error).__name__}.") from error
+    if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
+        raise Unreachable(f"{address} cannot tell at this moment: ask again.")
+    if answer.status_code != httpx2.codes.OK:
+        raise Altered(f"{address} answered {answer.status_code}.")
+    return answer.content
 
 
 def places(leaf: x509.Certificate) -> Places:
@@ -110,10 +169,10 @@ def lines(leaf: x509.Certificate, chain: Path, trust: Path) -> list[str]:
         split,
         f"openssl ocsp -sha256 -issuer issuer.pem -cert {certificate} -no_nonce -reqout request.der",
         f"curl --cacert {root} -H 'Content-Type: {OCSP_REQUEST}' --data-binary @request.der {shlex.quote(where.ocsp)} -o answer.der",
-        f"openssl ocsp -sha256 -issuer issuer.pem -cert {certificate} -verify_other issuer.pem -CAfile {root} -no_nonce -respin answer.der",
+        f"openssl ocsp -sha256 -issuer issuer.pem -cert {certificate} -verify_other {certificate} -CAfile {root} -no_nonce -respin answer.der",
         f"curl --cacert {root} {shlex.quote(where.crl)} -o list.der",
         "openssl crl -inform DER -in list.der -out list.pem",
-        f"openssl verify -crl_check -CAfile {root} -untrusted issuer.pem -CRLfile list.pem {certificate}",
+        f"openssl verify -crl_check -CAfile {root} -untrusted {certificate} -CRLfile list.pem {certificate}",
     ]
 
 

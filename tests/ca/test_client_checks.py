@@ -1,5 +1,6 @@
 """What the client believes of a certificate's status, told by ca's own doors; and everything that it does not believe."""
 
+import asyncio
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +12,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
+from compose.local import ceremony
+from compose.local.ceremony import Root
+from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.policy import API
 from hortus.client import Altered, HortusError, Unreachable, status
 from services.ca import service, status_forms
-from tests.ca.conftest import ADA, BOB, issued, new_key, revoked, study
+from tests.ca.conftest import ADA, BOB, csr, issued, new_key, revoked, study
 from tests.world import OURS, World, Worlds, owner, scientist
 
 OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
@@ -138,6 +142,74 @@ async def test_a_certificate_without_addresses_says_so(worlds: Worlds, settings:
     await world.hear(*study())
     with pytest.raises(HortusError, match="does not say where"):
         status.places(await issued(world, SCIENTIST))
+
+
+@pytest.fixture
+def renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pki, Path]:
+    """Authorities whose root was renewed, and the root from before."""
+    monkeypatch.setenv(ceremony.PASSPHRASE, "first")
+    own = Pki.create(Home(tmp_path / "home"))
+    old = tmp_path / "old-root.pem"
+    old.write_bytes(own.root.read_bytes())
+    ceremony.renew_root(own.home, Root(own.home, b"first"), b"second")
+    return own, old
+
+
+async def chain_for(world: World) -> list[x509.Certificate]:
+    answer = await world.post(f"/projects/{OURS}/certificates", SCIENTIST, json={"csr": csr()})
+    return x509.load_pem_x509_certificates(answer.json()["chain"].encode())
+
+
+async def test_after_a_new_root_a_certificate_is_checked_by_whoever_has_the_old_one_and_by_whoever_has_both(
+    worlds: Worlds, renewed: tuple[Pki, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, old = renewed
+    world = await worlds.open("ca", issuers_dir=own.issuers_folder, issuer_rest_s=0, origins=["https://hortus.hospital.example"])
+    await world.hear(*study())
+    loop = asyncio.get_running_loop()
+
+    def fetched(address: str, _trust: Path, request: bytes | None = None) -> bytes:
+        path = address.removeprefix(f"https://hortus.hospital.example{API}")
+        asking = world.get(path) if request is None else world.post(path, content=request, headers={"Content-Type": status.OCSP_REQUEST})
+        return asyncio.run_coroutine_threadsafe(asking, loop).result(30).content
+
+    monkeypatch.setattr(status, "_fetched", fetched)
+    chain = await chain_for(world)
+    for trust in (old, own.root):
+        told = await asyncio.to_thread(status.ask, chain, trust)
+        assert {by: each.status for by, each in told.items()} == {"OCSP": "good", "CRL": "good"}
+    await revoked(world, OWNER, chain[0])
+    assert {each.status for each in (await asyncio.to_thread(status.ask, chain, own.root)).values()} == {"revoked"}
+
+
+async def test_a_chain_that_no_trusted_root_vouches_for_is_not_believed(worlds: Worlds, renewed: tuple[Pki, Path], tmp_path: Path) -> None:
+    own, old = renewed
+    world = await worlds.open("ca", issuers_dir=own.issuers_folder, issuer_rest_s=0)
+    await world.hear(*study())
+    leaf, issuer, bridge = await chain_for(world)
+    strangers = Pki.create(Home(tmp_path / "strangers"))
+    key = new_key()
+    forged = (  # by the key of a certificate that is no authority's
+        x509.CertificateBuilder(leaf.subject, leaf.subject, key.public_key(), 1, leaf.not_valid_before_utc, leaf.not_valid_after_utc).sign(
+            key, hashes.SHA256()
+        )
+    )
+    for chain, trust in (
+        ([leaf, issuer], old),
+        ([leaf, issuer, x509.load_pem_x509_certificate(strangers.root.read_bytes())], old),
+        ([leaf, issuer, bridge], strangers.root),
+        ([leaf], own.root),
+        ([], own.root),
+        ([issuer, bridge], strangers.root),
+        ([forged, leaf, issuer, bridge], own.root),
+        ([bridge, leaf, issuer], own.root),
+    ):
+        with pytest.raises(Altered, match="not by an issuer"):
+            status.leaf_and_issuer(chain, trust)
+    assert status.leaf_and_issuer([leaf, issuer, bridge], old) == (leaf, issuer)
+    for nothing in (tmp_path / "nowhere.pem", own.home.secrets / "pki" / "passphrase"):
+        with pytest.raises(HortusError, match="no roots"):
+            status.leaf_and_issuer([leaf, issuer], nothing)
 
 
 async def test_the_commands_for_openssl_say_the_same(world: World, pki: Pki, people: x509.Certificate, tmp_path: Path) -> None:
