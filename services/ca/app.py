@@ -62,12 +62,18 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     runtime.checks.append(office.missing)
     runtime.warnings.append(lambda: service.care.warnings(office, settings.issuer_warning_days))
     desk = _desk(settings, journal)
-    looking = asyncio.create_task(patience.for_ever(lambda: service.care.look_after(office, settings), "issuers"))
+    doubled: list[str] = []
+    runtime.warnings.append(lambda: doubled)
+    tasks = [
+        asyncio.create_task(patience.for_ever(lambda: service.care.look_after(office, settings), "issuers")),
+        asyncio.create_task(patience.for_ever(lambda: service.enrolment.compare(runtime.engine, doubled), "renewals")),
+    ]
     try:
         yield
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         service.office.close_office(office)
         if desk is not None:
             service.enrolment.close_desk(desk)

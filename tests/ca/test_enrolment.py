@@ -24,6 +24,7 @@ from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.policy import API, Service
 from contracts.roles import NOBODY, Actor, Principal
+from services.ca import service
 from services.ca.domain import enrolment
 from tests.ca.conftest import csr, openssl, private_key
 from tests.world import OURS, World, Worlds, agent, job, owner, person, reason
@@ -132,6 +133,38 @@ async def test_a_renewed_certificate_can_be_renewed_again_and_an_old_one_too_as_
     (copy / tls.TRUST).write_bytes((folder / tls.TRUST).read_bytes())
     serials = {(await house.renews(place)).serial_number for place in (folder, folder, copy)}
     assert len(serials) == 3
+
+
+def warned(world: World) -> list[str]:
+    return [warning for check in world.runtime.warnings for warning in check()]
+
+
+async def test_somebody_is_told_while_two_living_certificates_follow_the_same_one(
+    worlds: Worlds, settings: dict[str, Any], pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.enrolment, "COMPARE_S", 0.05)
+    world = await worlds.open("ca", **settings, services_issuer_dir=pki.services_issuer_folder)
+    house = House(pki, tmp_path, world)
+    async with opened(world, house.certified("ca")) as house.address:
+        own, stolen, other = house.certified("auth"), tmp_path / "stolen", house.certified("jobs")
+        pairs.write(stolen, (own / tls.KEY).read_bytes(), (own / tls.CERTIFICATE).read_bytes())
+        (stolen / tls.TRUST).write_bytes((own / tls.TRUST).read_bytes())
+        serial = pairs.leaf(own).serial_number
+        for folder in (own, own, other):
+            await house.renews(folder)
+        await asyncio.sleep(0.3)
+        assert warned(world) == []
+        await house.renews(stolen)
+        async with asyncio.timeout(20):
+            while not warned(world):
+                await asyncio.sleep(0.02)
+        assert warned(world) == [f"two living certificates of auth follow {serial:032x}: an answer was lost, or its key is in other hands"]
+        await world.sql(
+            "UPDATE service_certificates SET not_after = now() WHERE certificate_id = :own", own=f"{pairs.leaf(stolen).serial_number:032x}"
+        )
+        async with asyncio.timeout(20):
+            while warned(world):
+                await asyncio.sleep(0.02)
 
 
 async def test_a_certificate_is_announced_stored_and_audited_and_its_key_is_nowhere(house: House) -> None:

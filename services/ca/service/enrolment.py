@@ -4,22 +4,32 @@ As everywhere in ca an intent is committed before anything is signed, and the ce
 Nobody is told of it: services know each other by their issuer and their names.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography import x509
+from prometheus_client import Gauge
 
 from chassis import tls
 from chassis.csr import read_csr
 from chassis.errors import CannotDecide
+from chassis.log import logger
 from chassis.outbox import Caller, UnitOfWork
 from services.ca import domain, repository
 from services.ca.domain.enrolment import NothingToFollow
 from services.ca.models import ServiceCertificate
+from services.ca.repository import Engine
 from services.ca.service.issuing import serial
 from services.ca.service.office import Journal
 from services.ca.signer import Signer
+
+log = logger(__name__)
+COMPARE_S = 10.0
+FOLLOWED_TWICE = Gauge(
+    "hortus_service_certificates_followed_twice", "Certificates of services that more than one living certificate follows"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,24 @@ class Desk:
 
 
 _open: list[Desk] = []
+
+
+async def compare(engine: Engine, warnings: list[str]) -> None:
+    """Again and again, see whether two living certificates follow the same one, and keep in ``warnings`` which do.
+
+    A service goes from one certificate to the next. Two after one are a lost answer, or somebody else who has its key.
+    """
+    while True:
+        found = await repository.enrolment.followed_twice(engine)
+        said = [
+            f"two living certificates of {service} follow {serial}: an answer was lost, or its key is in other hands"
+            for service, serial in found
+        ]
+        for new in set(said) - set(warnings):
+            log.warning("renewals", warning=new)
+        warnings[:] = said
+        FOLLOWED_TWICE.set(len(said))
+        await asyncio.sleep(COMPARE_S)
 
 
 def open_desk(desk: Desk) -> None:
