@@ -105,7 +105,10 @@ def revoke_certificate(
         target, known = _held(project, folder)
         with signed_in() as client:
             client.certificates.revoke(known.project_id, known.certificate_id)
-        target.erase()
+        with target.alone():
+            now = target.read()
+            if now is not None and now.certificate_id == known.certificate_id:
+                target.erase()
         show.say(f"The certificate is withdrawn, and its key is removed from {target.path}.")
         return
     if project is None:

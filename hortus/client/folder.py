@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from cryptography import x509
 
 from hortus.client.errors import HortusError
-from hortus.client.keys import write_private
+from hortus.client.keys import settle, write_private
 from hortus.client.shapes import Certificate
 
 KEY_FILE = "key.pem"
@@ -109,12 +109,21 @@ class Folder:
     def alone(self) -> Iterator[None]:
         """Hold the folder against every other process; makes it (0700) where it is missing."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = self._locked()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+    def _locked(self) -> int:
+        lock = self.path / ".lock"
+        while True:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                    return descriptor
+            os.close(descriptor)  # whoever held it erased what lay here
 
     def write(self, key: bytes, issued: Certificate, trust: str, about: About) -> None:
         """Put a certificate here in place of the one before, in one step; only inside of ``alone``. Raises HortusError."""
@@ -129,6 +138,7 @@ class Folder:
             for name in FILES:
                 if not (self.path / name).is_symlink():
                     self._point(name, f"{CURRENT}/{name}")
+            settle(self.path)
             for old in self.path.glob(f"{PREFIX}*"):
                 if old.resolve() not in (made.resolve(), before):
                     shutil.rmtree(old, ignore_errors=True)
@@ -136,12 +146,18 @@ class Folder:
             raise HortusError(f"The certificate cannot be written to {self.path}: {error.strerror}.") from error
 
     def erase(self) -> None:
-        """Remove what lies here, the key first."""
-        if (self.path / CURRENT).is_symlink():
-            for name in (*FILES, CURRENT, ".lock"):
-                (self.path / name).unlink(missing_ok=True)
-            for old in self.path.glob(f"{PREFIX}*"):
-                shutil.rmtree(old, ignore_errors=True)
+        """Remove what lies here, the keys first; only inside of ``alone``. Raises HortusError."""
+        try:
+            if (self.path / CURRENT).is_symlink():
+                for key in self.path.glob(f"{PREFIX}*/{KEY_FILE}"):
+                    key.unlink()
+                    settle(key.parent)
+                for old in self.path.glob(f"{PREFIX}*"):
+                    shutil.rmtree(old)
+                for name in (*FILES, CURRENT, ".lock"):
+                    (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise HortusError(f"The key in {self.path} cannot be removed: {error.strerror}.") from error
 
     def _point(self, name: str, target: str) -> None:
         beside = self.path / f".{name}.new"

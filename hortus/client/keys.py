@@ -28,7 +28,7 @@ def new_key(common_name: str) -> KeyAndRequest:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read (0600), whole or not at all."""
+    """Write a file that only its owner can read (0600), whole or not at all; it outlasts a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -41,3 +41,13 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """What was made in a folder, or removed from it, outlasts a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,9 +1,11 @@
 """The command's certificates: what lies on the machine, whose it is, and how it is renewed, checked and removed."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,74 @@ def test_a_crash_between_any_two_steps_leaves_a_certificate_whose_key_fits(tmp_p
             break
     assert whole
     assert seen == {1, 2}
+
+
+def test_a_removal_that_is_cut_off_has_removed_the_key_first_and_can_be_finished(tmp_path: Path) -> None:
+    whole = False
+    for allowed in range(40):
+        folder = tmp_path / f"one-{allowed}"
+        with Folder(folder).alone():
+            for number in (1, 2):
+                key, issued, kept = held(folder, number)
+                Folder(folder).write(key, issued, "root", kept)
+        left = [allowed]
+        with pytest.MonkeyPatch.context() as patched, Folder(folder).alone():
+            for where, name in ((os, "open"), (os, "fsync"), (Path, "unlink"), (shutil, "rmtree")):
+                patched.setattr(where, name, stopping(getattr(where, name), left))
+            try:
+                Folder(folder).erase()
+                whole = True
+            except _Stops:
+                pass
+        assert not list(folder.glob("*/key.pem")) or all((folder / name).exists() for name in FILES if name != "key.pem"), allowed
+        if whole:
+            assert list(folder.rglob("*")) == []
+            break
+        with Folder(folder).alone():
+            Folder(folder).erase()
+        assert {path.name for path in folder.rglob("*")} <= {".lock"}
+    assert whole
+    assert allowed > 5
+
+
+def test_whoever_waited_for_a_folder_that_was_erased_holds_the_new_lock(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "one")
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with folder.alone():
+            inside.set()
+            leave.wait(30)
+
+    with folder.alone():
+        key, issued, kept = held(folder.path, 1)
+        folder.write(key, issued, "root", kept)
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not inside.wait(0.2)
+        folder.erase()
+    assert inside.wait(30)
+    with (folder.path / ".lock").open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    leave.set()
+    waiting.join()
+
+
+def test_a_certificate_that_was_renewed_meanwhile_is_not_removed_with_the_one_that_was_revoked(
+    door: Door, authority: Authority, signed_in: Run
+) -> None:
+    told = says(signed_in("certificate", "create", "-p", P, "--json"))
+    folder = Folder(Path(told["folder"]))
+
+    def revoke(_asked: Asked) -> Answer:
+        with folder.alone():
+            key, issued, kept = held(folder.path, 7)
+            folder.write(key, issued, "root", kept)
+        return Answer(204)
+
+    door.on("DELETE", f"{PATH}/{told['certificate_id']}", revoke)
+    assert signed_in("certificate", "revoke").returncode == 0
+    assert fits(folder.path)
 
 
 class _Stops(BaseException):
