@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import Counter, Gauge
+from pydantic import BaseModel
 
 from chassis import pairs, tls
 from chassis.log import logger
@@ -35,6 +36,12 @@ CREATED = 201
 DOOR = API + POLICY[Action.SERVICE_CERTIFICATE_CREATE].path
 LEFT = Gauge("hortus_certificate_seconds_left", "Until the certificate of this process ends")
 FAILED = Counter("hortus_certificate_renewals_failed", "Attempts to renew the certificate of this process that came to nothing")
+
+
+class _Answer(BaseModel):
+    """What counts in ca's answer."""
+
+    chain: str
 
 
 class NotRenewed(Exception):
@@ -167,8 +174,7 @@ def _ask(folder: Path, address: str, authority: str, csr: str) -> bytes:
         connection.close()
     if answer.status != CREATED:
         raise NotRenewed(f"ca answered {answer.status}")
-    chain: str = json.loads(body)["chain"]
-    return chain.encode()
+    return _Answer.model_validate_json(body).chain.encode()
 
 
 def _check(chain: bytes, current: x509.Certificate, anchors: bytes) -> None:

@@ -75,7 +75,7 @@ class Listening:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path, app: Seen) -> AsyncIterator[int]:
+async def served(folder: Path, app: Any) -> AsyncIterator[int]:
     server = https_server(app, Listening(folder), tls.protocol({tls.service_identity(DOMAIN, "gateway")}))
     task = asyncio.create_task(server.serve())
     try:
@@ -263,6 +263,19 @@ async def test_a_failure_is_tried_again_ever_more_seldom_counted_and_warned_of(
     assert keeper.warnings() == []
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("body", [b"nothing", b"[]", b"{}", b'{"chain": 1}', b'{"chain": ""}', b"\xff"])
+async def test_an_answer_that_says_something_else_is_a_failed_renewal(server_dir: Path, client_dir: Path, body: bytes) -> None:
+    async def answers(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    before = serial(client_dir)
+    async with served(server_dir, answers) as port:
+        with pytest.raises(renewal.UNRENEWED):
+            await asyncio.to_thread(renewal.renew, client_dir, f"https://localhost:{port}", tls.service_identity(DOMAIN, "projects"))
+    assert serial(client_dir) == before
 
 
 def test_the_pause_doubles_up_to_a_minute_and_stays_short_when_little_is_left() -> None:
