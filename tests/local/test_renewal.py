@@ -3,8 +3,10 @@
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin._config import ConfigResource, ConfigSource
 from cryptography import x509
@@ -92,6 +94,20 @@ async def test_the_index_shows_its_next_certificate_and_its_clients_theirs(suite
         assert await client.ping()
     finally:
         await client.close()
+
+
+def test_an_index_that_was_off_until_its_certificate_had_ended_starts(
+    suite: Suite, certificate: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite._renewals, "look", lambda _now: None)  # the runner would not wait for the start
+    with monkeypatch.context() as patched:
+        patched.setattr(suite.pki, "certify_service", partial(suite.pki.certify_service, lifetime=timedelta(seconds=-30)))
+        suite.elasticsearch.renew()
+    assert pairs.life_of(pairs.leaf(suite.elasticsearch.tls)).ends_at < datetime.now(UTC)
+    suite.restart("elasticsearch")
+    own = certificate.of("search")
+    assert shown(suite.elasticsearch.port, own) == serial(suite.elasticsearch.tls)
+    assert suite.elasticsearch.request("GET", "/_cluster/health", tls=own)[0] == 200
 
 
 def test_the_nodes_key_is_its_own_accounts_and_nobody_elses(suite: Suite) -> None:
