@@ -35,7 +35,6 @@ from contracts.policy import Service
 GATEWAY, AGENT, RUNNER = "gateway", "agent", "runner"
 SETUP = "first-administrator"
 READY_SECONDS = 300.0
-SETUP_SECONDS = 10.0
 STOP_SECONDS = 15.0
 WATCH_SECONDS = 0.5
 LONGEST_PAUSE = 30.0
@@ -316,21 +315,10 @@ class Suite:
         if environments is not None:
             waits.append(pool.submit(self._start_agent, environments))
         _all([*waits, index] if index is not None else waits)
-        if Service.AUTH in self.services:
-            self._await_setup_link()
 
     def _serves(self, service: Service) -> bool:
         """Whether what a service alone needs is started: where it runs, and where the servers run by themselves."""
         return service in self.services or not self.services
-
-    def _await_setup_link(self) -> None:
-        # auth writes the link once its set-up has run, a moment after it is ready; later starts may have none to write
-        seen = self.home.state / "set-up"
-        deadline = time.monotonic() + SETUP_SECONDS
-        while not seen.exists() and time.monotonic() < deadline:
-            if self.setup_file.exists():
-                seen.touch()
-            time.sleep(WATCH_SECONDS / 10)
 
     def _start_bus(self) -> None:
         self._start_server(self.kafka, "Kafka answers")
