@@ -62,7 +62,7 @@ class Renewal:
     ) -> None:
         self._changed = changed
         self._folder = settings.tls_dir
-        self._addresses = settings.enrolment
+        self._addresses = settings.renewal_addresses
         self._authority = tls.service_identity(settings.trust_domain, Service.CA)
         self._turn = itertools.count()
         self._clock = clock

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ProcessSettings(BaseSettings):
     """What every process is told, by environment variables that start with ``HORTUS_``.
 
-    ``enrolment``: the ``https://host:port`` addresses of ca, where the process has its certificate renewed; none: somebody else
+    ``renewal_addresses``: the ``https://host:port`` addresses of ca, where the process has its certificate renewed; none: somebody else
     puts a new one into ``tls_dir`` in time.
     """
 
@@ -22,7 +22,7 @@ class ProcessSettings(BaseSettings):
     trust_domain: str = "hortus.internal"
     kafka: str
     state_dir: Path
-    enrolment: tuple[str, ...] = ()
+    renewal_addresses: tuple[str, ...] = ()
     log_level: str = "INFO"
 
     @property

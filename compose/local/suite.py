@@ -464,11 +464,11 @@ class Suite:
                 "HORTUS_TLS_DIR": str(tls),
                 "HORTUS_TRUST_DOMAIN": self.pki.trust_domain,
                 "HORTUS_KAFKA": self.kafka.bootstrap,
-                "HORTUS_ENROLMENT": json.dumps([f"https://localhost:{each}" for each in self._enrolment_ports()]),
+                "HORTUS_RENEWAL_ADDRESSES": json.dumps([f"https://localhost:{each}" for each in self._renewal_ports()]),
             }
         return base_environment(**settings, **self.settings)
 
-    def _enrolment_ports(self) -> list[int]:
+    def _renewal_ports(self) -> list[int]:
         """Where running services have their certificates renewed: every replica of ca."""
         return [self._port(f"{Service.CA}-{number + 1}") for number in range(self.replicas)] if Service.CA in self.services else []
 

@@ -46,8 +46,8 @@ def serial(folder: Path) -> int:
     return pairs.leaf(folder).serial_number
 
 
-def settings(folder: Path, *enrolment: str) -> ProcessSettings:
-    return ProcessSettings(service="projects", tls_dir=folder, kafka="localhost:1", state_dir=folder, enrolment=enrolment)
+def settings(folder: Path, *addresses: str) -> ProcessSettings:
+    return ProcessSettings(service="projects", tls_dir=folder, kafka="localhost:1", state_dir=folder, renewal_addresses=addresses)
 
 
 class Seen:
