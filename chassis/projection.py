@@ -141,19 +141,20 @@ class Knowledge:
         """In words, what is in the way of a decision."""
         if self.broken:
             return [f"an authority fact cannot be read: {what}" for what in self.broken.values()]
-        stale = [(place, age) for place in self.partitions if (age := self._age(place, mono)) >= FRESH_S]
+        stale = [place for place in self.partitions if self._age(place, wall, mono) >= FRESH_S]
         if stale or self._oldest is None:
-            return [f"no fresh position on {topic}[{number}]{_old(age)}" for (topic, number), age in stale]
+            return [f"no fresh position on {topic}[{number}]" for topic, number in stale]
         at, _, most = self._oldest
         behind = mono + most - wall
         if behind >= FRESH_S:
             return [f"this clock is {behind:.1f} s behind the databases' clock"]
         return [f"this clock is {-behind:.1f} s ahead of the databases' clock"] if wall - at >= FRESH_S else []
 
-    def _age(self, place: Place, mono: float) -> float:
-        """How old the newest position is at least, by its database's clock; infinite while nothing is known of that."""
-        known = place in self.positions and self._most[place]
-        return mono + self._least[place] - self.positions[place] if known else math.inf
+    def _age(self, place: Place, wall: float, mono: float) -> float:
+        """How old the newest position is by this clock, as far as its database's can show that; infinite while nothing is known of it."""
+        if place not in self.positions or not self._most[place]:
+            return math.inf
+        return min(max(wall, mono + self._least[place]), mono + min(self._most[place])) - self.positions[place]
 
     def version(self, topic: str, key: str) -> int:
         """The version known of an aggregate, 0 when none."""
@@ -306,7 +307,3 @@ class Projection:
         for fact in erased:
             for listener in self.erasers:
                 listener(fact)
-
-
-def _old(age: float) -> str:
-    return "" if age == math.inf else f": the newest is {age:.1f} s old"

@@ -74,7 +74,7 @@ def test_one_stalled_partition_stops_decisions() -> None:
     knowledge = fresh_at(100.0)
     knowledge.position("shares", 0, 200_000, at=105.0, mono=105.0)
     assert not knowledge.fresh(105.0, 105.0)
-    assert knowledge.missing(105.0, 105.0) == ["no fresh position on shares[1]: the newest is 5.0 s old"]
+    assert knowledge.missing(105.0, 105.0) == ["no fresh position on shares[1]"]
 
 
 def test_a_clock_that_stands_still_does_not_keep_old_knowledge_fresh() -> None:

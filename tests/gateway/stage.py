@@ -225,9 +225,12 @@ class Stage:
         event.set()
 
     def pulse(self) -> None:
-        knowledge = self.gateway.projection.knowledge
-        for topic, number in knowledge.partitions:
-            knowledge.position(topic, number, time.time(), time.time(), time.monotonic())
+        """Two positions in every partition: the second is proved to be new."""
+        knowledge, now = self.gateway.projection.knowledge, time.monotonic()
+        knowledge.asked(dict.fromkeys(knowledge.partitions, 0), now)
+        for topic, number in knowledge.partitions * 2:
+            knowledge.position(topic, number, 0, time.time(), now)
+        knowledge.sweep(time.time(), now)
 
     async def _pulse(self) -> None:
         while True:

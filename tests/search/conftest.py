@@ -102,11 +102,10 @@ def shares_are(world: World, *facts: Share, age_s: float = 0.0) -> None:
     knowledge = world.runtime.extra["library"].shares.knowledge
     for fact in facts:
         knowledge.apply(fact)
-    at, read = time.time() - age_s, time.monotonic() - age_s
+    read = time.monotonic() - age_s
     knowledge.asked(dict.fromkeys(knowledge.partitions, 0), read)
-    for topic, partition in knowledge.partitions:
-        for offset in range(2):  # the second one is proved new: it was written after the end was asked for
-            knowledge.position(topic, partition, offset, at, read)
+    for topic, partition in knowledge.partitions * 2:  # the second is proved to be no older
+        knowledge.position(topic, partition, 0, time.time() - age_s, read)
     knowledge.sweep(time.time(), time.monotonic())
 
 
