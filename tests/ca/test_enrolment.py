@@ -298,12 +298,22 @@ async def test_the_key_that_signed_the_one_before_signs_the_next_one(
         await made.renews(after)
 
 
-async def test_what_is_above_the_issuer_stays_in_the_chain(house: House) -> None:
-    folder = house.certified("gateway")
-    above = house.pki.root.read_bytes()
-    pairs.write(folder, (folder / tls.KEY).read_bytes(), (folder / tls.CERTIFICATE).read_bytes() + above)
-    await house.renews(folder)
-    assert (folder / tls.CERTIFICATE).read_bytes().endswith(above)
+async def test_after_a_new_root_a_renewed_certificate_is_trusted_by_those_who_know_only_the_old_one(
+    worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ceremony.PASSPHRASE, "first")
+    own = Pki.create(Home(tmp_path / "home"))
+    old = tmp_path / "old-root.pem"
+    old.write_bytes(own.root.read_bytes())
+    ceremony.renew_root(own.home, ceremony.Root(own.home, b"first"), b"second")
+    world = await worlds.open("ca", issuers_dir=own.issuers_folder, services_issuer_dir=own.services_issuer_folder)
+    house = House(Pki(own.home, DOMAIN), tmp_path, world)
+    async with opened(world, house.certified("ca")) as house.address:
+        folder = house.certified("gateway")
+        await house.renews(folder)
+    chain = str(folder / tls.CERTIFICATE)
+    for trust in (old, own.root):
+        openssl("verify", "-x509_strict", "-CAfile", str(trust), "-untrusted", chain, chain)
 
 
 async def test_one_that_was_signed_and_not_stored_is_not_handed_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

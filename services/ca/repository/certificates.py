@@ -88,7 +88,7 @@ async def superseded(session: AsyncSession, until: datetime) -> Sequence[Certifi
         col(younger.created_at) > col(Certificate.created_at),
         col(younger.created_at) <= until,
     )
-    return (await session.execute(_live().where(col(Certificate.kind) == CertificateKind.AGENT, followed))).scalars().all()
+    return (await session.execute(_live().where(AGENT, followed))).scalars().all()
 
 
 async def was_issued_for_lease(session: AsyncSession, run_id: UUID, fencing_token: int) -> bool:
