@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from chassis.errors import CannotDecide, NotFound
-from chassis.inbox import up_to_date
+from chassis.errors import NotFound
 from chassis.outbox import UnitOfWork
-from contracts.events import MEMBERSHIPS, USERS, RunState
+from contracts.events import RunState
 from services.jobs import domain, repository
 from services.jobs.models import Job, Run
 from services.jobs.service.agents import calling_agent
 from services.jobs.service.ending import BATCH, cancel_runs, tell
+from services.jobs.service.known import demand_known
 
 LOOK_S = 0.1
 AGAIN_S = 30.0
@@ -34,7 +34,7 @@ async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run]
     """
     agent_id = await calling_agent(uow, lock=True)  # a withdrawal at this moment comes before the lease, or sees it
     domain.agents.key_of(csr)
-    await _who_may_work_is_known(uow)
+    await demand_known(uow)
     taken = await repository.jobs.lease_of_request(uow.session, agent_id, csr)
     if taken is not None:
         return taken
@@ -51,12 +51,14 @@ async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run]
 
 
 async def read_lease(uow: UnitOfWork, run_id: UUID) -> tuple[Job, Run]:
-    """The calling agent's lease. Raises UnknownAgent, NotFound, LeaseLost."""
+    """The calling agent's lease. Raises UnknownAgent, NotFound, LeaseLost, and CannotDecide where the run may have to end."""
     agent_id = await calling_agent(uow)
     found = await repository.jobs.run(uow.session, run_id)
-    domain.leases.lease_is_own(found[1] if found else None, agent_id, None)
+    run = domain.leases.lease_is_own(found[1] if found else None, agent_id, None)
     if found is None:
         raise NotFound
+    if run.state in domain.runs.HELD:
+        await demand_known(uow)
     return found
 
 
@@ -68,7 +70,7 @@ async def renew_lease(uow: UnitOfWork, run_id: UUID, fencing_token: int, terms: 
     if found is None:
         raise NotFound
     if run.state in domain.runs.HELD:
-        await _who_may_work_is_known(uow)
+        await demand_known(uow)
         domain.leases.renew(run, uow.now, terms.seconds)
     return found
 
@@ -101,7 +103,7 @@ async def report(
         return found
     domain.leases.lease_is_held(run, agent_id, fencing_token, uow.now)
     if state is RunState.SUCCEEDED:
-        await _who_may_work_is_known(uow)
+        await demand_known(uow)
     if metrics:
         run.metrics = metrics
     changed = domain.runs.start(run, uow.now) if state is RunState.RUNNING else domain.runs.finish(run, state, exit_code, reason, uow.now)
@@ -110,12 +112,6 @@ async def report(
         uow.note(run_id=run_id, state=state.value)
         uow.project_id = run.project_id
     return found
-
-
-async def _who_may_work_is_known(uow: UnitOfWork) -> None:
-    """What was heard of accounts and memberships is young enough to go by: the gateway knows the agent, not for whom it works. Raises CannotDecide."""
-    if not await up_to_date(uow.session, (USERS, MEMBERSHIPS)):
-        raise CannotDecide("Who may work is not known at this moment.", retry_after=1)
 
 
 async def _held(uow: UnitOfWork, run_id: UUID, fencing_token: int) -> tuple[Job, Run]:
