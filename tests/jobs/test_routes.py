@@ -163,6 +163,17 @@ async def test_no_lease_is_prolonged_and_no_success_counts_while_it_cannot_be_kn
     assert await scene.said_of_runs() == ["succeeded"]
 
 
+async def test_no_job_is_said_to_go_on_while_it_cannot_be_known_whether_it_may(scene: Scene) -> None:
+    running, lease = await scene.running()
+    waiting = await scene.submitted()
+    await scene.world.hears_until((await scene.world.now() - timedelta(seconds=1)).isoformat())
+    places = [f"/projects/{OURS}/jobs", *(f"/projects/{OURS}/jobs/{each['job_id']}" for each in (waiting, running))]
+    for answer in [await scene.world.get(place, scene.owner) for place in places]:
+        assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
+    told = await scene.world.get(f"/leases/{lease['run_id']}", scene.agent)
+    assert (told.status_code, reason(told)) == (503, "cannot-decide")
+
+
 async def test_what_has_failed_or_ended_is_said_also_while_nothing_new_is_heard(scene: Scene) -> None:
     _, failed = await scene.running()
     job_made, cancelled = await scene.running()
