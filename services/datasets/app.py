@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
-from chassis import patience
+from chassis import db, patience
 from chassis.app import Runtime, Spec
-from chassis.db import plain_dsn
 from chassis.deletion import Slice
 from chassis.outbox import UnitOfWork
 from chassis.settings import Settings
@@ -45,7 +44,8 @@ class DatasetsSettings(Settings):
 async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     """Open the store and watch reads in flight, in every process that answers requests."""
     settings: DatasetsSettings = runtime.settings
-    flights = Flights(plain_dsn(settings.database_url), functools.partial(service.transfers.still_allowed, runtime.engine))
+    looking = db.engine(settings.database_url, pool_size=1)  # who waits for the doors' pool would not know in time, and cut everything
+    flights = Flights(db.plain_dsn(settings.database_url), functools.partial(service.transfers.still_allowed, looking))
     runtime.extra["storage"] = Storage(
         engine=runtime.engine,
         master=MasterKey.load(settings.master_key_file),
@@ -59,6 +59,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+        await looking.dispose()
 
 
 async def sweep_blobs(runtime: Runtime) -> None:

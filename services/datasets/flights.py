@@ -13,6 +13,7 @@ import asyncpg
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from chassis.errors import CannotDecide
 from chassis.log import logger
 from services.datasets.models import FLIGHTS, RunRead, Transfer, Upload
 
@@ -24,12 +25,16 @@ StillAllowed = Callable[[frozenset[Transfer]], Awaitable[frozenset[Transfer]]]
 
 
 class Flight:
-    """One transfer in flight. ``waits`` is what an upload waits in for its next piece."""
+    """One transfer in flight. ``waits`` is what an upload waits in for its next piece.
+
+    ``unknown``: it is cut because nobody can say whether it may go on.
+    """
 
     def __init__(self, transfer: Transfer) -> None:
         self.transfer = transfer
         self.cut = asyncio.Event()
         self.waits: asyncio.Timeout | None = None
+        self.unknown = False
 
     def end(self) -> None:
         """Cut it, also while nothing comes."""
@@ -61,7 +66,7 @@ class Flights:
             self._flights.discard(flight)
 
     async def guarded(self, upload: Upload, pieces: AsyncIterator[bytes], refusal: type[Exception]) -> AsyncIterator[bytes]:
-        """The pieces of an upload. Raises ``refusal`` when it is cut."""
+        """The pieces of an upload. Raises ``refusal`` when it is cut, or CannotDecide when nobody can say whether it has to be."""
         with self.enter(upload) as flight:
             while not flight.cut.is_set():
                 try:
@@ -75,7 +80,7 @@ class Flights:
                 if piece is None:
                     return
                 yield piece
-        raise refusal
+        raise CannotDecide(retry_after=1) if flight.unknown else refusal
 
     async def watch(self) -> None:
         """Cut what is no longer allowed, until cancelled."""
@@ -111,6 +116,8 @@ class Flights:
         except Exception as error:  # noqa: BLE001 - whoever cannot know who may do what, now, refuses
             log.error("cannot know whether transfers in flight are allowed: all are cut", error=type(error).__name__, count=len(flights))
             allowed = frozenset()
+            for flight in flights:
+                flight.unknown = True
         for flight in flights:
             if flight.transfer not in allowed:
                 flight.end()

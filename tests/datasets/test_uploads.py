@@ -1,6 +1,7 @@
 """An upload rests on the role of whoever sends it, from its first piece until it is stored."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ from uuid_utils.compat import uuid7
 from contracts.events import Dataset, UserStatus
 from contracts.roles import Role
 from services.datasets import service
+from services.datasets.models import Upload
 from tests.datasets.conftest import ADA, files_under, member, new_dataset, person, put
+from tests.datasets.test_archive import PATIENCE_S
 from tests.datasets.test_routes import BIG, path
 from tests.world import OURS, World, owner, reason
 
@@ -80,3 +83,51 @@ async def test_a_role_that_is_not_known_here_yet_is_waited_for(world: World, blo
     sending = asyncio.create_task(world.put(door, owner(OURS, newcomer), content=b"1"))
     await world.hear(person(user_id=newcomer), member(OURS, Role.DATA_OWNER, user_id=newcomer))
     assert (await sending).status_code == 201
+
+
+async def test_an_upload_that_nobody_can_judge_is_cut_and_not_told_that_its_project_is_closed(
+    world: World, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_id = await new_dataset(world)
+    flights = world.runtime.extra["storage"].flights
+
+    async def away(_transfers: object) -> frozenset[Any]:
+        raise TimeoutError
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield BIG
+        monkeypatch.setattr(flights, "_still", away)
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await world.put(path(dataset_id, "files/a"), owner(OURS, ADA), content=pieces())
+    assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
+    assert list(files_under(blobs)) == []
+
+
+async def test_an_upload_goes_on_while_all_connections_of_the_doors_are_busy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it may go on is asked by a way of its own: a busy service is no reason to cut what is allowed."""
+    dataset_id = await new_dataset(world)
+    flights = world.runtime.extra["storage"].flights
+    answers: list[frozenset[Any]] = []
+    still = flights._still
+
+    async def looked(transfers: frozenset[Any]) -> frozenset[Any]:
+        answers.append(await still(transfers))
+        return answers[-1]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield BIG
+        async with contextlib.AsyncExitStack() as busy:
+            for _ in range(2 * world.runtime.settings.pool_size):
+                await busy.enter_async_context(world.runtime.engine.connect())
+            before = len(answers)
+            while len(answers) < before + 3:
+                await asyncio.sleep(0.01)
+        yield b"more"
+
+    monkeypatch.setattr(flights, "_still", looked)
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await world.put(path(dataset_id, "files/a"), owner(OURS, ADA), content=pieces())
+    assert answer.status_code == 201
+    assert set(answers) == {frozenset({Upload(OURS)})}

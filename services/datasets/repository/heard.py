@@ -1,5 +1,6 @@
 """What was heard of projects, people, memberships and runs."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import delete, text
@@ -17,6 +18,12 @@ async def project_state(session: AsyncSession, project_id: UUID) -> ProjectState
     """Where a project is in its life, as far as it was heard."""
     state = (await session.execute(select(Project.state).where(col(Project.project_id) == project_id))).scalar_one_or_none()
     return ProjectState(state) if state is not None else None
+
+
+async def active_projects(session: AsyncSession, project_ids: Collection[UUID]) -> set[UUID]:
+    """Those of some projects that are active, as far as it was heard."""
+    wanted = select(Project.project_id).where(col(Project.project_id).in_(project_ids), col(Project.state) == ProjectState.ACTIVE)
+    return set((await session.execute(wanted)).scalars())
 
 
 async def keep(session: AsyncSession, row: Project | Person | Member | Run) -> None:
