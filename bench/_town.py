@@ -19,6 +19,7 @@ from examples.wdbc.holdings import Account, Garden, Machine, Place
 
 PATIENCE = 30.0
 WORKERS = 8
+OFTEN = 10
 
 
 class Town:
@@ -67,12 +68,12 @@ class Town:
 
 
 def busy(gateway: str, root: Path, token: str, project: str, dataset: str, stop: Event, done: Any) -> None:
-    """The background load, in a process of its own: two who list, one who uploads, one who searches, as fast as they are answered."""
+    """The background load, in a process of its own: two who list, one who uploads, one who searches, each ``OFTEN`` a second at most."""
     content = os.urandom(256 * 1024)
 
     def go(number: int) -> None:
-        door, count = Door(gateway, root, token), 0
-        while not stop.is_set():
+        door, count, began = Door(gateway, root, token), 0, time.monotonic()
+        while not stop.wait(max(0.0, began + count / OFTEN - time.monotonic())):
             count += 1
             if number == 0:
                 answer = door.ask("PUT", f"/projects/{project}/datasets/{dataset}/files/load-{count % 50}.bin", content)

@@ -41,9 +41,9 @@ def trial(search: Asked, upload: Flow | None = None) -> Trial:
     )
 
 
-def test_each_surface_comes_a_hundred_times_in_two_hundred_trials_and_not_always_beside_the_same() -> None:
-    turns = [turn(number, 6) for number in range(200)]
-    assert set(Counter(surface for surfaces in turns for surface in surfaces).values()) == {100}
+def test_each_surface_comes_as_often_as_the_others_and_not_always_beside_the_same() -> None:
+    turns = [turn(number, 4) for number in range(200)]
+    assert set(Counter(surface for surfaces in turns for surface in surfaces).values()) == {66, 67}
     assert len({tuple(surfaces) for surfaces in turns}) == len(Surface)
 
 
