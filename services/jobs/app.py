@@ -5,6 +5,7 @@ from uuid import UUID
 
 from kombu.exceptions import OperationalError
 
+from chassis import changes
 from chassis.app import Runtime, Spec
 from chassis.deletion import Slice
 from chassis.log import logger
@@ -46,14 +47,13 @@ async def know_local_agent(runtime: Runtime) -> None:
 async def end_what_is_over(runtime: Runtime) -> None:
     """Act at the instant at which a lease runs out or the membership behind a run ends."""
     terms = Terms(runtime.settings.run_lease_s, runtime.settings.most_leases)
-    async with repository.changes.changes(runtime.engine) as changed:
+    async with changes.listening(runtime.engine, repository.changes.CHANNEL) as changed:
         while True:
-            changed.forget()
             async with unit_of_work(runtime.engine, Service.JOBS.value, "run.end") as uow:
                 ended = await service.leases.end_what_is_over(uow, terms)
                 left = await repository.jobs.seconds_to_next_end(uow.session)
             if not ended:
-                await changed.within(LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
+                await changed.wait(LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
 
 
 async def announce(runtime: Runtime) -> None:
@@ -65,9 +65,8 @@ async def announce(runtime: Runtime) -> None:
     office = notices.post_office(runtime.settings.valkey_url)
     pause = 0.1
     try:
-        async with repository.changes.changes(runtime.engine) as changed:
+        async with changes.listening(runtime.engine, repository.changes.CHANNEL) as changed:
             while True:
-                changed.forget()
                 async with unit_of_work(runtime.engine, Service.JOBS.value, "run.announce") as uow:
                     waiting = await service.leases.unannounced(uow)
                 try:
@@ -79,7 +78,7 @@ async def announce(runtime: Runtime) -> None:
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE_S)
                 if not waiting:
-                    await changed.within(LONGEST_REST_S)
+                    await changed.wait(LONGEST_REST_S)
     finally:
         office.close()
 

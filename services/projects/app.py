@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from chassis import changes
 from chassis.app import Runtime, Spec
 from chassis.log import logger
 from chassis.outbox import UnitOfWork, unit_of_work
@@ -53,7 +54,7 @@ async def _do(runtime: Runtime, action: str, deed: Deed, wait: repository.projec
 async def keep_time(runtime: Runtime) -> None:
     """Do each thing at its instant: sleep until the next one, or until one has moved."""
     todo = deeds(runtime.settings)
-    async with repository.projects.changes(runtime.engine) as changes:
+    async with changes.listening(runtime.engine, repository.projects.CHANNEL) as changed:
         while True:
             done = 0
             waits = [LONGEST_WAIT_S]
@@ -62,7 +63,7 @@ async def keep_time(runtime: Runtime) -> None:
                 done += did
                 waits.append(left)
             if done == 0:
-                await changes.wait(min(waits))
+                await changed.wait(min(waits))
 
 
 spec = Spec(service=Service.PROJECTS, settings=ProjectsSettings, router=router, hears=hears, background=(keep_time,))

@@ -3,13 +3,14 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete
 from sqlalchemy import inspect as mapper
 from sqlalchemy import select as sa_select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from chassis import changes
 from contracts.events import ProjectState
 from services.datasets.models import FLIGHTS, Member, Person, Project, Run
 
@@ -61,4 +62,4 @@ async def forget_member(session: AsyncSession, project_id: UUID, user_id: UUID) 
 
 async def wake_flights(session: AsyncSession) -> None:
     """Tell every process, at the commit, that a read in flight may have lost its permission."""
-    await session.execute(text(f"SELECT pg_notify('{FLIGHTS}', '')"))
+    await changes.wake(session, FLIGHTS)

@@ -1,15 +1,14 @@
 """All the SQL of projects. Reads of memberships name their project."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis import changes
 from contracts.events import ProjectState, UserStatus
 from contracts.roles import Role
 from services.projects.models import Membership, Person, Project
@@ -165,48 +164,4 @@ async def seconds_to_next_end(session: AsyncSession) -> float | None:
 
 async def wake(session: AsyncSession) -> None:
     """Tell every replica, with the commit, that an end may have moved."""
-    await session.execute(text(f"SELECT pg_notify('{CHANNEL}', '')"))
-
-
-class Changes:
-    """Waits for what ``wake`` commits, in any replica."""
-
-    def __init__(self) -> None:
-        self._happened = asyncio.Event()
-        self._lost = False
-
-    def told(self, *_: object) -> None:
-        """An end may have moved."""
-        self._happened.set()
-
-    def lost(self, *_: object) -> None:
-        """The connection that listened is gone."""
-        self._lost = True
-        self._happened.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for a change, at most this long. Raises ConnectionError when changes cannot be heard any more."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._happened.wait()
-        self._happened.clear()
-        if self._lost:
-            raise ConnectionError("the connection that listened for changes was lost")
-
-
-@contextlib.asynccontextmanager
-async def changes(engine: AsyncEngine) -> AsyncIterator[Changes]:
-    """Listen for changes, on a connection of its own."""
-    made = Changes()
-    async with engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).driver_connection
-        if driver is None:
-            raise ConnectionError("no connection to listen on")
-        driver.add_termination_listener(made.lost)
-        await driver.add_listener(CHANNEL, made.told)
-        try:
-            yield made
-        finally:
-            driver.remove_termination_listener(made.lost)
-            if not driver.is_closed():
-                await driver.remove_listener(CHANNEL, made.told)
+    await changes.wake(session, CHANNEL)
