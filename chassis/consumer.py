@@ -171,7 +171,7 @@ class Consumer:
                 if len(self.lanes[tp].waiting) > BATCH:
                     client.pause(tp)
             for tp, lane in list(self.lanes.items()):
-                if not lane.at_work and (due := await self._due(client, tp, lane)) is not None:
+                if self.lanes.get(tp) is lane and not lane.at_work and (due := await self._due(client, tp, lane)) is not None:
                     lane.since = time.monotonic()
                     lane.work = asyncio.create_task(due)
 
@@ -181,7 +181,7 @@ class Consumer:
             lane.work.result()
         if lane.waiting:
             return self._work(client, tp, lane) if lane.retry_at <= time.monotonic() else None
-        if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to and tp in self.lanes:
+        if lane.sweep_to is not None and await client.position(tp) >= lane.sweep_to and self.lanes.get(tp) is lane:
             return self.applier.sweep(tp, lane)
         return None
 
@@ -215,11 +215,12 @@ class Consumer:
             await asyncio.wait(first, timeout=FIRST_S)
 
     async def _note_awake(self) -> None:
-        """Say that this service hears its compacted topics, and misses no tombstone."""
+        """Say that this service hears its compacted topics, and misses no tombstone; of one that stands still that is not said."""
         async with self.engine.begin() as connection:
             for tp, lane in list(self.lanes.items()):
-                if lane.topic.compacted and lane.sweep_to is None:
-                    await inbox.awake(connection, tp)
+                stands = lane.waiting and not lane.at_work
+                if lane.topic.compacted and lane.sweep_to is None and not stands:
+                    await inbox.still_awake(connection, tp, self.settings.sleep_limit_s)
 
     async def _keep_positions(self) -> None:
         while True:
@@ -251,8 +252,10 @@ class Consumer:
         heard = []
         for tp in raw:
             with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
-                if await client.position(tp) >= ends[tp] and tp in self.lanes and not self.lanes[tp].waiting:
-                    heard.append(tp)
+                if await client.position(tp) >= ends[tp] and tp in self.lanes:
+                    first = next(iter(self.lanes[tp].waiting), None)
+                    if first is None or first.offset >= ends[tp]:
+                        heard.append(tp)
         if heard:
             await inbox.heard(self.engine, heard, at)
 
@@ -315,5 +318,5 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self.consumer.assigned(self.client, sorted(assigned))
         except Exception as error:  # noqa: BLE001 - the library would only log it, and pass by facts that nobody applied
-            self.consumer.lanes.clear()
+            await self.consumer.stand_down()
             self.consumer.not_assigned = error

@@ -16,7 +16,8 @@ NAMES = UUID("0b1f6f0e-6d53-5d6e-9f5c-9a1d3f0d2c11")
 DEAD = Counter("hortus_consumer_dead_total", "Facts put aside as dead letters", ["topic"])
 
 _DEAD_LETTER = text("""INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
-                       VALUES (:topic, :key, 1, 'dead-letter.v1', :id, now(), :service, '', :payload) ON CONFLICT DO NOTHING""")
+                       SELECT CAST(:topic AS text), CAST(:key AS text), 1, 'dead-letter.v1', CAST(:id AS uuid), now(), CAST(:service AS text), '', CAST(:payload AS text)
+                       WHERE NOT EXISTS (SELECT FROM heads WHERE topic = :topic AND key = :key) ON CONFLICT DO NOTHING""")
 
 
 async def put_aside(engine: AsyncEngine, service: str, record: Any, error: Exception) -> None:

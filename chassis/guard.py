@@ -312,7 +312,7 @@ class Door(APIRoute):
                 uow: UnitOfWork | None = request.state.uow
                 _tag(response)
                 told: UnitOfWork | None = uow or request.state.told
-                if told is not None and (named := told.facts + told.rests_on):
+                if told is not None and (named := [fact for part in told.parts for fact in part.facts + part.rests_on]):
                     response.headers[FACTS_HEADER] = facts_header(named, told.actor.user_id)
                 if uow is not None:
                     await _keep_answer(request, uow, response)

@@ -17,11 +17,13 @@ AHEAD_S = 0.8  # as far as clocks may be apart
 # Takes the aggregates' rows, in the order of their keys, says which version of each was passed before, and passes those of this batch.
 _TAKE = """INSERT INTO inbox (topic, key, version, partition, pass)
            SELECT $1, k, v, $4, $5 FROM unnest($2::text[], $3::bigint[]) AS n(k, v)
-           ON CONFLICT (topic, key) DO UPDATE SET version = greatest(inbox.version, excluded.version), pass = excluded.pass,
+           ON CONFLICT (topic, key) DO UPDATE SET version = greatest(inbox.version, excluded.version), pass = greatest(inbox.pass, excluded.pass),
                partition = excluded.partition
            RETURNING key, coalesce(old.version, 0) AS passed"""
 _AWAKE = text("""INSERT INTO partitions_heard (topic, partition, awake_at) VALUES (:topic, :partition, clock_timestamp())
                  ON CONFLICT (topic, partition) DO UPDATE SET awake_at = excluded.awake_at""")
+_STILL_AWAKE = text("""UPDATE partitions_heard SET awake_at = clock_timestamp() WHERE topic = :topic AND partition = :partition
+                       AND awake_at >= clock_timestamp() - :limit * interval '1 second'""")
 _CLOCK = "SELECT clock_timestamp() AS now"
 _HEARD = """INSERT INTO partitions_heard (topic, partition, awake_at) SELECT t, p, $1 FROM unnest($2::text[], $3::integer[]) AS h(t, p)
             ON CONFLICT (topic, partition) DO UPDATE SET awake_at = greatest(partitions_heard.awake_at, excluded.awake_at)"""
@@ -69,6 +71,11 @@ async def take_over(engine: AsyncEngine, tp: TopicPartition, limit: float) -> tu
 async def awake(connection: AsyncConnection | AsyncSession, tp: TopicPartition) -> None:
     """Say that a partition is being heard, and no tombstone missed."""
     await connection.execute(_AWAKE, {"topic": tp.topic, "partition": tp.partition})
+
+
+async def still_awake(connection: AsyncConnection, tp: TopicPartition, limit: float) -> None:
+    """Say that a partition is heard on; one that sleeps, or was put to sleep to be read anew, is not woken by this."""
+    await connection.execute(_STILL_AWAKE, {"topic": tp.topic, "partition": tp.partition, "limit": limit})
 
 
 async def unseen(session: AsyncSession, tp: TopicPartition, pass_number: int) -> list[str]:

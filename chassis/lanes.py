@@ -158,13 +158,13 @@ class Applier:
 
     async def sweep(self, tp: TopicPartition, lane: Lane) -> None:
         """After a full re-read: what was known and was not met again has been erased meanwhile."""
-        lane.sweep_to = None
         async with unit_of_work(self.engine, self.service, f"sweep.{tp.topic}") as uow:
             gone = await inbox.unseen(uow.session, tp, lane.pass_number)
             for key in gone:
                 await self._erase(uow, tp.topic, key)
             await inbox.forget(uow.session, tp.topic, gone)
             await inbox.awake(uow.session, tp)
+        lane.sweep_to = None  # not before: who notes meanwhile that it is heard must still find it asleep
         log.warning("swept", topic=tp.topic, partition=tp.partition, erased=len(gone))
 
 

@@ -348,11 +348,11 @@ class World:
             result = await connection.execute(text(statement), values)
             return result.all() if result.returns_rows else []
 
-    async def somebody_waits(self) -> None:
-        """Return when a transaction waits for a lock that another one holds; fails when none does."""
+    async def somebody_waits(self, count: int = 1) -> None:
+        """Return when as many transactions wait for locks that others hold; fails when they do not."""
         async with asyncio.timeout(5):
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            while not (await self.sql(waiting))[0][0]:
+            while (await self.sql(waiting))[0][0] < count:
                 await asyncio.sleep(0.01)
 
     async def now(self) -> datetime:

@@ -50,7 +50,7 @@ class Root:
 
 
 def root_key_file(home: Home) -> Path:
-    """Where the newest root's key is; elsewhere, once somebody has taken it away. The key of the second root is ``root-2.key`` beside the first one's."""
+    """Where the newest root's key is; elsewhere, once somebody has taken it away. The key of the second root lies beside the first one's: ``root-2.key``."""
     newest = _key_of_root(home, len(authorities.every_root(home)))
     return newest if newest.exists() else _key_place(home)
 
@@ -60,7 +60,8 @@ def _key_place(home: Home) -> Path:
 
 
 def _key_of_root(home: Home, number: int) -> Path:
-    return _key_place(home).with_name(f"{ROOT}.key" if number == 1 else f"{ROOT}-{number}.key")
+    place = _key_place(home)
+    return place if number == 1 else place.with_name(f"{place.stem}-{number}{place.suffix}")
 
 
 def token_settings(home: Home) -> dict[str, str]:

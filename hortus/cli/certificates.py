@@ -107,9 +107,13 @@ def revoke_certificate(
             client.certificates.revoke(known.project_id, known.certificate_id)
         with target.alone():
             now = target.read()
-            if now is not None and now.certificate_id == known.certificate_id:
+            newest = now is not None and now.certificate_id == known.certificate_id
+            if newest:
                 target.erase()
-        show.say(f"The certificate is withdrawn, and its key is removed from {target.path}.")
+        if newest:
+            show.say(f"The certificate is withdrawn, and its key is removed from {target.path}.")
+        else:
+            show.say(f"The certificate is withdrawn. A newer one came meanwhile, and stays in {target.path}.")
         return
     if project is None:
         raise HortusError("Say which project the certificate is for: --project.")

@@ -72,7 +72,7 @@ class GroupRole(Table, table=True):
 
 
 class Person(Table, table=True):
-    """Somebody who can be added to a project, as auth last said."""
+    """Somebody who can be added to a project, as auth last said. Who was heard of before administrators were told apart counts as one."""
 
     __tablename__ = "people"
 
@@ -80,6 +80,7 @@ class Person(Table, table=True):
     username: str = Field(unique=True)
     status: str
     groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
+    administrator: bool = True
 
 
 class Deletion(Table, table=True):

@@ -54,13 +54,14 @@ ANALYSIS = {
         },
     },
 }
+EXPUNGE = "expunge_deletes_allowed"
 SETTINGS = {
     "number_of_shards": 1,
     "number_of_replicas": 0,
     "refresh_interval": REFRESH,
     "analysis": ANALYSIS,
     # What was deleted or replaced goes at the next expunge, however little of a segment it is.
-    "merge.policy.expunge_deletes_allowed": 0,
+    f"merge.policy.{EXPUNGE}": 0,
 }
 TEXT = {
     "type": "text",
@@ -145,8 +146,10 @@ class Index:
                     if error.error != "resource_already_exists_exception":
                         raise
                     await self._client.indices.put_alias(index=name, name=alias)
-            made = await self._client.indices.get_settings(index=alias, name="index.uuid")
-        return str(made[name]["settings"]["index"]["uuid"])
+            made = (await self._client.indices.get_settings(index=alias))[name]["settings"]["index"]
+            if made.get("merge", {}).get("policy", {}).get(EXPUNGE) != "0":  # made before this was set
+                await self._client.indices.put_settings(index=alias, settings={f"index.merge.policy.{EXPUNGE}": 0})
+        return str(made["uuid"])
 
     async def write(self, documents: Iterable[Document]) -> None:
         """Store documents unless the index has a newer version of them. Raises IndexRefused."""

@@ -121,6 +121,8 @@ async def purge(library: Library, project_id: UUID) -> Slice:
     left = await library.index.of_project(project_id, PURGED_AT_ONCE)
     await library.index.write([domain.erased(kind, key) for kind, key in left])
     if left:
+        if (begun := library.expunging.pop(project_id, None)) is not None:
+            begun.cancel()  # before this was erased
         return Slice({"documents": len(left)}, more=True)
     if not await _expunged(library, project_id):
         return Slice({}, more=True)
@@ -129,16 +131,26 @@ async def purge(library: Library, project_id: UUID) -> Slice:
 
 
 async def _expunged(library: Library, project_id: UUID) -> bool:
-    """Whether the index's files are written anew. That goes on between the slices: a slice holds a transaction, and is short."""
+    """Whether the index's files are written anew. That goes on between the slices: a slice holds a transaction, and is short.
+
+    One that ends when no slice waits for it is done once more: something may have been erased after it began.
+    """
     work = library.expunging.get(project_id)
     if work is None:
         work = library.expunging[project_id] = asyncio.create_task(library.index.expunge())
+        work.add_done_callback(lambda done: _forget(library, project_id, done))
     await asyncio.wait([work], timeout=EXPUNGE_LOOK_S)
     if not work.done():
         return False
-    del library.expunging[project_id]
     await work
     return True
+
+
+def _forget(library: Library, project_id: UUID, work: asyncio.Task[None]) -> None:
+    if library.expunging.get(project_id) is work:
+        del library.expunging[project_id]
+    if not work.cancelled():
+        work.exception()  # whoever waits for it hears of it
 
 
 # Searching

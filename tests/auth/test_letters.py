@@ -43,6 +43,7 @@ VALUES: dict[str, object] = {
     "name": "nightly",
     "expires": "2026-12-24",
     "who": "root0000",
+    "appointed": "bob00000",
     "project": "01900000-0000-7000-8000-000000000001",
     "opened": "2026-12-24 10:00",
     "until": "2026-12-24 11:00",

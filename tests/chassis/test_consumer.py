@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from chassis import bus, db
+from chassis import bus, db, inbox
 from chassis import consumer as consumer_module
 from chassis.consumer import Consumer
 from chassis.hears import Hears, NotYetKnown, RawRecord
@@ -541,6 +541,46 @@ async def test_what_was_set_back_to_asleep_is_read_anew_while_running_and_again_
     async with consuming(interrupted):
         await until(lambda: interrupted.lanes)
     assert not await _awake(datasets), "a reading that did not reach its end is due again"
+
+
+async def test_a_partition_that_sleeps_is_woken_by_its_sweep_alone(side: Make, writer: AIOKafkaProducer) -> None:
+    datasets: Side = await side("datasets")
+    gone = uuid7()
+    async with consuming(Consumer(datasets.settings, datasets.engine, hears(Project))):
+        await say(writer, project_fact(gone, 1))
+        await until_applied(datasets, str(gone), 1)
+    await datasets.sql("UPDATE partitions_heard SET awake_at = 'epoch'")
+    await datasets.sql(
+        "INSERT INTO inbox (topic, key, version, partition) SELECT topic, 'erased meanwhile', 1, partition FROM inbox LIMIT 1"
+    )
+    made, sweeping, goes_on = hears(Project), asyncio.Event(), asyncio.Event()
+
+    @made.erased(PROJECTS)
+    async def erase(_key: str, _uow: UnitOfWork) -> None:
+        sweeping.set()
+        await goes_on.wait()
+
+    consumer = Consumer(datasets.settings, datasets.engine, made)
+    async with consuming(consumer):
+        await asyncio.wait_for(sweeping.wait(), 20)
+        await consumer._note_awake()
+        asleep = "SELECT count(*) FROM partitions_heard WHERE awake_at = 'epoch'"
+        assert (await datasets.sql(asleep))[0][0], "while it is swept it counts as asleep"
+        goes_on.set()
+        await until(lambda: _awake(datasets))
+        await datasets.sql("UPDATE partitions_heard SET awake_at = 'epoch'")
+        await consumer._note_awake()
+        assert not await _awake(datasets), "who was put to sleep to be read anew is not woken by who hears on"
+
+
+async def test_a_late_writer_takes_no_aggregate_out_of_a_later_pass(side: Make) -> None:
+    datasets: Side = await side("datasets")
+    place = TopicPartition(PROJECTS.name, 0)
+    for number in (2, 1):
+        async with datasets.unit() as uow:
+            await inbox.take(uow.session, place, {"met": 1}, number)
+    async with datasets.unit() as uow:
+        assert await inbox.unseen(uow.session, place, 2) == []
 
 
 async def _never(*_: object) -> None:

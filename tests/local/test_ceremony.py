@@ -198,7 +198,7 @@ def test_the_key_of_a_new_root_lies_beside_the_one_that_was_taken_away(
     (home.secrets / "pki" / "root.key").rename(stick / "first.key")
     monkeypatch.setenv(ceremony.ROOT_KEY, str(stick / "first.key"))
     renewed_root(home, PASSPHRASE.encode(), b"second")
-    for named in ("first.key", "root-2.key"):
+    for named in ("first.key", "first-2.key"):
         monkeypatch.setenv(ceremony.ROOT_KEY, str(stick / named))
         assert Root(home, b"second").certificate == authorities.roots(home)[0]
     assert list((home.secrets / "pki").glob("root*.key")) == []

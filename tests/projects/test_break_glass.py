@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
+from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from contracts.events import BreakGlass, Membership, ProjectState, UserStatus, Verdict
@@ -322,6 +323,28 @@ async def test_an_administrator_no_more_keeps_what_is_theirs_by_hand_or_by_a_gro
     assert record["project_id"] == str(study.project_id)
 
 
+async def test_who_lost_the_role_opens_nothing_although_the_gateway_has_not_heard_of_it(study: Study) -> None:
+    await study.world.hear(user("root0000", ROOT, version=2))
+    for path, body in (("/break-glass", {"project": "wdbc"}), ("/owner-appointments", {"project": "wdbc", "username": "bob00000"})):
+        answer = await study.world.post(path, root(), json=body | {"reason": "Power cut"})
+        assert (answer.status_code, reason(answer)) == (403, "not-an-administrator-any-more")
+    assert await study.world.sql("SELECT FROM break_glass") == []
+
+
+async def test_losing_the_role_waits_for_what_is_being_opened_and_ends_it(study: Study) -> None:
+    world = study.world
+    async with world.runtime.engine.begin() as other:
+        await other.execute(text("SELECT FROM projects WHERE project_id = :id FOR UPDATE"), {"id": study.project_id})
+        opening = asyncio.create_task(world.post("/break-glass", root(), json={"project": "wdbc", "reason": "Power cut"}))
+        await world.somebody_waits()
+        losing = asyncio.create_task(world.hear(user("root0000", ROOT, version=2)))
+        await world.somebody_waits(2)
+    assert (await opening).status_code == 201
+    await losing
+    [row] = await world.sql("SELECT role FROM memberships WHERE break_glass_id IS NOT NULL OR user_id = :id", id=ROOT)
+    assert row.role is None
+
+
 async def test_nobody_opens_a_project_again_before_the_last_time_is_reviewed(study: Study) -> None:
     world = study.world
     made = await opened(study)
@@ -332,7 +355,7 @@ async def test_nobody_opens_a_project_again_before_the_last_time_is_reviewed(stu
             await end(study, made)
         again = await world.post("/break-glass", root(), json=body)
         assert (again.status_code, reason(again)) == (409, "review-is-missing")
-    await world.hear(user("root0001", OTHER_ROOT))
+    await world.hear(user("root0001", OTHER_ROOT, cluster_roles=[ClusterRole.ADMINISTRATOR]))
     other = administrator(OTHER_ROOT).model_copy(update={"username": "root0001"})
     assert (await world.post("/break-glass", other, json=body)).status_code == 201
     await found(world, "other")

@@ -139,7 +139,8 @@ _TEXTS = {
         (
             "Nobody owned the project {project} any more, and the administrator {who} made {appointed} its Data Owner.\n\n"
             "The reason stands in `hortus break-glass list`. Another Data Owner of the project, or an auditor, is asked to say whether it was "
-            "justified: `hortus break-glass review`."
+            "justified: `hortus break-glass review`.\n\n"
+            "If this should not be so, the Data Owner who was appointed can end it with `hortus members leave` once there is another."
         ),
     ),
     Kind.BREAK_GLASS_UNREVIEWED: (

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, selec
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.ca.models import Certificate, CertificateState, Ending, Member, RevocationList, Run, Table
+from services.ca.models import Certificate, CertificateState, Ending, Member, RevocationList, Run, ServiceCertificate, Table
 from services.ca.repository.reading import newest
 
 
@@ -34,6 +34,13 @@ async def remove(session: AsyncSession, certificates: Sequence[Certificate]) -> 
     """Delete certificates."""
     gone = [certificate.certificate_id for certificate in certificates]
     await session.execute(delete(Certificate).where(col(Certificate.certificate_id).in_(gone)))
+
+
+async def remove_untold(session: AsyncSession, instant: datetime) -> None:
+    """Delete intents from before an instant, and certificates of services that had ended by then."""
+    never = and_(col(Certificate.state) == CertificateState.INTENDED, col(Certificate.created_at) < instant)
+    await session.execute(delete(Certificate).where(never))
+    await session.execute(delete(ServiceCertificate).where(col(ServiceCertificate.not_after) < instant))
 
 
 async def purge(session: AsyncSession, project_id: UUID) -> tuple[dict[str, int], int]:

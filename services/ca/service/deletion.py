@@ -29,7 +29,11 @@ async def purge(uow: UnitOfWork, project_id: UUID) -> Slice:
 
 
 async def forget(uow: UnitOfWork) -> bool:
-    """Delete certificates a day after their end, once no list needs them, and take them off their topic; whether there may be more."""
+    """Delete certificates a day after their end, once no list needs them, and take them off their topic; whether there may be more.
+
+    What was announced a day ago and never issued goes too, and the certificates of services a day after their end: nobody was told of either.
+    """
+    await repository.deletion.remove_untold(uow.session, uow.now - KEEP_ENDED)
     over = await repository.deletion.over_before(uow.session, uow.now - KEEP_ENDED, AT_ONCE)
     for certificate in over:
         uow.erase(domain.certificates.fact_of(certificate))

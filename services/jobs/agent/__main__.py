@@ -83,6 +83,7 @@ class Agent:
                 pause = 0.2
             except Away as away:
                 log.info("waits for the gateway", error=str(away))
+                await self._has_looked()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 continue
@@ -91,10 +92,11 @@ class Agent:
                 request = keys.fresh()
             except Refused as refused:
                 log.warning("the gateway refuses this agent", reason=str(refused))
+                if refused.status == UNKNOWN and pause * 2 >= LONGEST_PAUSE_S:
+                    self._unknown.set()
+                await self._has_looked()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
-                if refused.status == UNKNOWN and pause >= LONGEST_PAUSE_S:
-                    self._unknown.set()
                 continue
             finally:
                 if lease is None:

@@ -32,6 +32,12 @@ class NoSuchProject(Unprocessable):
     title = "There is no such project"
 
 
+class NotAnAdministratorAnyMore(Forbidden):
+    """The role was taken away, and the gateway had not heard of it yet."""
+
+    title = "You are no administrator any more"
+
+
 class TooLong(Unprocessable):
     """The time asked for is longer than the installation allows."""
 
@@ -155,6 +161,12 @@ def demand_no_owner(memberships: Iterable[tuple[Membership, Person | None]], now
     """Condition.PROJECT_HAS_NO_OWNER: none of a project's memberships is that of a lasting owner who can act. Raises HasAnOwner."""
     if has_owner(memberships, now):
         raise HasAnOwner
+
+
+def demand_administrator(person: Person | None) -> None:
+    """Whoever auth does not call an administrator any more opens nothing, whatever the gateway knows. Raises NotAnAdministratorAnyMore."""
+    if person is not None and not person.administrator:
+        raise NotAnAdministratorAnyMore
 
 
 def demand_active_person(person: Person | None) -> Person:

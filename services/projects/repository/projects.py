@@ -136,9 +136,12 @@ async def person(session: AsyncSession, username: str) -> Person | None:
     return (await session.execute(select(Person).where(col(Person.username) == username))).scalar_one_or_none()
 
 
-async def person_by_id(session: AsyncSession, user_id: UUID) -> Person | None:
-    """Somebody by their id."""
-    return (await session.execute(select(Person).where(col(Person.user_id) == user_id))).scalar_one_or_none()
+async def person_by_id(session: AsyncSession, user_id: UUID, *, lock: bool = False, hold: bool = False) -> Person | None:
+    """Somebody by their id; locked, or held as they are until the transaction ends."""
+    query = select(Person).where(col(Person.user_id) == user_id)
+    if lock or hold:
+        query = query.with_for_update(read=hold)
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def ended(session: AsyncSession, limit: int) -> list[Membership]:

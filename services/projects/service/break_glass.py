@@ -12,7 +12,7 @@ from contracts.events import Verdict
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed
 from services.projects.models import BreakGlass
-from services.projects.service import activity, callers, group_roles
+from services.projects.service import activity, callers, group_roles, invitations
 from services.projects.settings import ProjectsSettings
 
 log = logger(__name__)
@@ -26,9 +26,10 @@ WITHOUT_OWNER = Gauge(
 async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: str, reason: str, lasts_s: int | None) -> BreakGlass:
     """Make the caller a Data Scientist of a project (its name or id) for a short time.
 
-    Raises NoSuchProject, TooLong, ProjectNotActive, AlreadyAMember, ReviewIsMissing.
+    Raises NoSuchProject, TooLong, ProjectNotActive, AlreadyAMember, ReviewIsMissing, NotAnAdministratorAnyMore.
     """
     user_id = callers.caller(uow)
+    await _demand_administrator(uow, user_id)
     project_id = await _project_id(uow, project)
     row = await repository.projects.project(uow.session, project_id, lock=True)
     if row is None:
@@ -57,9 +58,10 @@ async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: 
 async def appoint(uow: UnitOfWork, settings: ProjectsSettings, project: str, username: str, reason: str) -> BreakGlass:
     """Make somebody else a Data Owner of a project (its name or id) that nobody owns; what is read of it is asked for as of a break-glass.
 
-    Raises NoSuchProject, NoSuchPerson, RaisesYourself, ProjectNotActive, HasAnOwner.
+    Raises NoSuchProject, NoSuchPerson, RaisesYourself, ProjectNotActive, HasAnOwner, NotAnAdministratorAnyMore.
     """
     user_id = callers.caller(uow)
+    await _demand_administrator(uow, user_id)
     project_id = await _project_id(uow, project)
     row = await repository.projects.project(uow.session, project_id, lock=True)
     if row is None:
@@ -83,9 +85,15 @@ async def appoint(uow: UnitOfWork, settings: ProjectsSettings, project: str, use
     uow.emit(domain.projects.membership_fact(member))
     log.warning("a Data Owner was appointed", break_glass_id=str(opened.break_glass_id), project_id=str(project_id))
     await uow.session.flush()
+    await invitations.end_of_member(uow, project_id, person.user_id)
     await _tell(uow, opened, Deed.OWNER_APPOINTED, owner=person.username)
     uow.note(appointed_id=person.user_id)
     return opened
+
+
+async def _demand_administrator(uow: UnitOfWork, user_id: UUID) -> None:
+    """Who opens a project is an administrator until the transaction ends: losing that waits for it, and ends what was opened."""
+    domain.break_glass.demand_administrator(await repository.projects.person_by_id(uow.session, user_id, hold=True))
 
 
 async def list_all(uow: UnitOfWork, before: UUID | None, limit: int) -> list[BreakGlass]:

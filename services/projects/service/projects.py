@@ -188,7 +188,7 @@ async def know_person(uow: UnitOfWork, user: events.User) -> None:
 
     Who is deactivated leaves all projects; who is no administrator leaves those that they opened as one.
     """
-    known = await repository.projects.person_by_id(uow.session, user.user_id)
+    known = await repository.projects.person_by_id(uow.session, user.user_id, lock=True)
     before = set(known.groups) if known is not None else set()
     if known is not None and known.status != user.status:
         await repository.projects.wake(uow.session)
@@ -198,10 +198,11 @@ async def know_person(uow: UnitOfWork, user: events.User) -> None:
         uow.session.add(known)
     known.username = user.username
     known.status = user.status.value
+    known.administrator = ClusterRole.ADMINISTRATOR in user.cluster_roles
     groups = frozenset() if user.status is UserStatus.DEACTIVATED else user.groups
     if left:
         await _leave_all(uow, known)
-    elif ClusterRole.ADMINISTRATOR not in user.cluster_roles:
+    elif not known.administrator:
         await _leave_opened(uow, known)
     if before != groups:
         known.groups = sorted(groups)
