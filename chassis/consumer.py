@@ -218,8 +218,7 @@ class Consumer:
         """Say that this service hears its compacted topics, and misses no tombstone; of one that stands still that is not said."""
         async with self.engine.begin() as connection:
             for tp, lane in list(self.lanes.items()):
-                stands = lane.waiting and not lane.at_work
-                if lane.topic.compacted and lane.sweep_to is None and not stands:
+                if lane.topic.compacted and lane.sweep_to is None and not lane.stands:
                     await inbox.still_awake(connection, tp, self.settings.sleep_limit_s)
 
     async def _keep_positions(self) -> None:
@@ -253,9 +252,7 @@ class Consumer:
         for tp in raw:
             with contextlib.suppress(IllegalStateError):  # it is somebody else's by now
                 if await client.position(tp) >= ends[tp] and tp in self.lanes:
-                    first = next(iter(self.lanes[tp].waiting), None)
-                    if first is None or first.offset >= ends[tp]:
-                        heard.append(tp)
+                    heard += [tp] if self.lanes[tp].is_past(ends[tp]) else []
         if heard:
             await inbox.heard(self.engine, heard, at)
 

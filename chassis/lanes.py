@@ -56,6 +56,15 @@ class Lane:
         """Whether something is being done about it."""
         return self.work is not None and not self.work.done()
 
+    @property
+    def stands(self) -> bool:
+        """Whether records wait in it and nothing is being done about them at this moment."""
+        return bool(self.waiting) and not self.at_work
+
+    def is_past(self, offset: int) -> bool:
+        """Whether, of what was fetched, nothing before ``offset`` is left to do."""
+        return not self.waiting or self.waiting[0].offset >= offset
+
 
 class Applier:
     """Applies what a service hears; ``on_applied`` is called with each fact after its commit, and must not block.
