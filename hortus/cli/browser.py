@@ -82,20 +82,26 @@ class _Loopback(ThreadingHTTPServer):
             raise HortusError("The sign-in was declined in the browser.")
         return code
 
-    def take(self, host: str, target: str) -> tuple[HTTPStatus, str]:
-        """What a request is answered. Only one that knows the state counts; the others change nothing."""
+    def take(self, host: str, target: str) -> tuple[HTTPStatus, str, list[str | None]]:
+        """What a request is answered, and what ``hand_over`` gets once it was: the code, or None for a sign-in that was declined.
+
+        Only one that knows the state counts; the others change nothing.
+        """
         named = parse_qs(urlsplit(target).query)
         state = named.get("state", [""])[0]
         code = named.get("code", [""])[0]
         if host != f"{HOST}:{self.server_port}" or not hmac.compare_digest(state.encode(), self._state.encode()):
-            return HTTPStatus.BAD_REQUEST, "This is not the way back from a sign-in that was begun here."
+            return HTTPStatus.BAD_REQUEST, "This is not the way back from a sign-in that was begun here.", []
         if "error" in named:
-            self._answers.put(None)
-            return HTTPStatus.OK, "Nobody was signed in. You can close this window."
+            return HTTPStatus.OK, "Nobody was signed in. You can close this window.", [None]
         if not 0 < len(code) <= LONGEST_CODE:
-            return HTTPStatus.BAD_REQUEST, "The code is missing."
-        self._answers.put(code)
-        return HTTPStatus.OK, "Go back to your terminal. You can close this window."
+            return HTTPStatus.BAD_REQUEST, "The code is missing.", []
+        return HTTPStatus.OK, "Go back to your terminal. You can close this window.", [code]
+
+    def hand_over(self, came: list[str | None]) -> None:
+        """Let ``code`` go on, after which the program may end, and with it what is still being sent to the browser."""
+        for code in came:
+            self._answers.put(code)
 
 
 class _Back(BaseHTTPRequestHandler):
@@ -105,7 +111,13 @@ class _Back(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        status, said = self.server.take(self.headers.get("Host", ""), self.path)
+        status, said, came = self.server.take(self.headers.get("Host", ""), self.path)
+        try:
+            self._answer(status, said)
+        finally:
+            self.server.hand_over(came)
+
+    def _answer(self, status: HTTPStatus, said: str) -> None:
         body = PAGE.format(said=said).encode()
         self.send_response(status)
         for name, value in (
