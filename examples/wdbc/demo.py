@@ -52,10 +52,9 @@ def table() -> Path:
 
 
 class Story:
-    """Who and what the steps have in common; ``tell`` takes the lines, ``within`` is how many seconds a right may outlive its end."""
+    """Who and what the steps have in common; ``tell`` takes the lines."""
 
-    def __init__(self, suite: Suite, folder: Path, tell: Callable[[str], None] = print, within: float = REVOKED_SECONDS) -> None:
-        self.within = within
+    def __init__(self, suite: Suite, folder: Path, tell: Callable[[str], None] = print) -> None:
         self.suite = suite
         self.folder = folder
         self.tell = tell
@@ -264,8 +263,8 @@ def within_a_second(story: Story, surfaces: list[Outcome]) -> Outcome:
         asked = f" ({surface.rate} questions/s, {surface.undecided} “cannot decide”)" if REACHES[Surface(surface.name)].asks else ""
         story.note(f"{surface.name:<20} refused after {surface.refused:.3f} s{asked}: {surface.words}")
     for surface in surfaces:
-        promise(surface.let_in <= story.within, f"{surface.name} lets nobody in after {story.within:.0f} s ({surface.let_in:.3f})")
-        promise(surface.refused <= story.within, f"{surface.name} is refused within {story.within:.0f} s")
+        promise(surface.let_in <= REVOKED_SECONDS, f"{surface.name} lets nobody in after {REVOKED_SECONDS:.0f} s ({surface.let_in:.3f})")
+        promise(surface.refused <= REVOKED_SECONDS, f"{surface.name} is refused within {REVOKED_SECONDS:.0f} s")
     return max(surfaces, key=lambda surface: surface.lasted)
 
 
