@@ -1,5 +1,8 @@
 # `make help` lists what there is.
 PYTHON ?= python3
+ifneq ($(origin PYTHON),file)
+export HORTUS_PYTHON := $(PYTHON)
+endif
 PY := .venv/bin/python
 BOOTSTRAP := $(PYTHON) compose/local/bootstrap.py
 COMPILE := $(BOOTSTRAP) uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header

@@ -19,6 +19,7 @@ VENV = REPOSITORY / ".venv"
 STAMP = ".complete"
 LOCKS = ("suite.txt", "dev.txt")
 SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/bin/python3.13", "/usr/bin/python3.12", "/usr/bin/python3.11")
+NAMED = "HORTUS_PYTHON"
 ENVIRONMENTS = {"python": None, "torch": "torch.txt"}
 COMMAND = """#!{python}
 import sys
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def ensure_venv() -> None:
     """Make `.venv` hold exactly what the locks say, byte-compiled; does nothing where its stamp says so already."""
-    wanted = _digest(*(REQUIREMENTS / lock for lock in LOCKS))
+    python = suite_python()
+    wanted = f"{python} {_digest(*(REQUIREMENTS / lock for lock in LOCKS))}"
     stamp = VENV / STAMP
     if _stamped(stamp, wanted):
         return
@@ -50,9 +52,10 @@ def ensure_venv() -> None:
         if _stamped(stamp, wanted):
             return
         _say("Installing the packages that the suite runs on into .venv …")
+        made_by = stamp.read_text().partition(" ")[0] if stamp.exists() else ""
         stamp.unlink(missing_ok=True)
-        if not _works(VENV / "bin" / "python"):
-            _run([uv(), "venv", "--clear", "--python", sys.executable, VENV])
+        if made_by != str(python) or not _works(VENV / "bin" / "python"):
+            _run([uv(), "venv", "--clear", "--python", python, VENV])
         locks = [REQUIREMENTS / lock for lock in LOCKS]
         _run([uv(), "pip", "sync", "--python", VENV / "bin" / "python", "--require-hashes", "--compile-bytecode", *locks])
         command = VENV / "bin" / "hortus"
@@ -81,6 +84,19 @@ def uv() -> Path:
             _run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "--require-hashes", "--requirement", lock])
             keep(folder / STAMP, b"")
     return program
+
+
+def suite_python() -> Path:
+    """The Python that the suite runs on: the one that ``make PYTHON=…`` names, else the system's where it is new enough, else the one at work.
+
+    The system's is built with profile-guided optimisation and has its security updates from the distribution.
+    """
+    if NAMED not in os.environ:
+        for candidate in SYSTEM_PYTHONS:
+            python = Path(candidate)
+            if python.exists() and _is_new_enough(python):
+                return python.resolve()
+    return Path(sys.executable)
 
 
 def job_python() -> Path:

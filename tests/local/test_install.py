@@ -37,6 +37,24 @@ def test_the_bootstrap_can_be_read_by_an_old_python() -> None:
     ast.parse(text, feature_version=(3, 6))
 
 
+def test_the_suite_runs_on_the_python_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(install.NAMED, raising=False)
+    (tmp_path / "python3").symlink_to(sys.executable)
+    monkeypatch.setattr(install, "SYSTEM_PYTHONS", (str(tmp_path / "absent"), "/bin/false", str(tmp_path / "python3")))
+    assert install.suite_python() == Path(sys.executable).resolve()
+
+
+def test_the_suite_runs_on_the_python_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(install.NAMED, "python3")
+    assert install.suite_python() == Path(sys.executable)
+
+
+def test_where_the_system_has_none_that_is_new_enough_the_suite_runs_on_the_one_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(install.NAMED, raising=False)
+    monkeypatch.setattr(install, "SYSTEM_PYTHONS", ("/bin/false",))
+    assert install.suite_python() == Path(sys.executable)
+
+
 def test_programs_of_jobs_run_on_a_python_that_their_account_can_reach() -> None:
     python = install.job_python()
     assert install._is_new_enough(python)
@@ -44,7 +62,8 @@ def test_programs_of_jobs_run_on_a_python_that_their_account_can_reach() -> None
 
 
 def test_a_complete_environment_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = install._digest(*(install.REQUIREMENTS / lock for lock in install.LOCKS))
-    assert (install.VENV / install.STAMP).read_text() == wanted
+    python, digest = (install.VENV / install.STAMP).read_text().split()
+    assert digest == install._digest(*(install.REQUIREMENTS / lock for lock in install.LOCKS))
+    monkeypatch.setattr(install, "suite_python", lambda: Path(python))
     monkeypatch.setattr(install, "_run", lambda command: pytest.fail(f"ran {command}"))
     install.ensure_venv()
