@@ -180,9 +180,9 @@ class Desk:
         """The same with an Idempotency-Key, as ``hortus certificate create`` sends it: such an order shares its transaction with no other."""
         return self.order(number, f"Idempotency-Key: {uuid7()}")
 
-    async def certificates(self, seconds: float, order: Callable[[int], bytes]) -> dict[str, float]:
+    async def certificates(self, seconds: float, order: Callable[[int], bytes], clients_at_once: int = 0) -> dict[str, float]:
         """Certificates a second, and the processor that one took, in ms, by who used it."""
-        clients = await connected(self.door.ports, self.door.context, self.clients)
+        clients = await connected(self.door.ports, self.door.context, clients_at_once or self.clients)
         had = await self._stored()
         before = (self.door.processor(), database_processor(), time.process_time())
         load = await closed_loop(clients, seconds, order, 201)

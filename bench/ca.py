@@ -8,6 +8,7 @@ audit records are committed; after each run they are counted in the database, an
 
 - step-ca gets the same CSRs from the same clients over HTTPS, with a one-time token each, made before. It stores what it issued (badger v2) and
   writes no audit record. How it opens its store is looked up in /proc.
+- ``crowd``: both once more with 128 clients. What many ask for at one moment shares its transactions here, so more at once cost less each.
 - An order with an Idempotency-Key (``keyed``; the client and the command send one) shares its transaction with no other.
 - OCSP: POST, one certificate a request, signed for the one who asks; step-ca has no OCSP responder.
 - The relay is not in these: it publishes afterwards, and ``bench.events`` measures it.
@@ -43,6 +44,7 @@ RESULTS = REPOSITORY / "bench" / "results" / "ca.json"
 REQUESTS = 4_000
 WARM_S = 4.0
 PEER_MOST = 4_000  # tokens for each second
+CROWD = 128
 
 
 async def ask_step_ca(server: StepCa, asked: list[Asked], seconds: float, clients: int, most: int) -> dict[str, float]:
@@ -66,6 +68,9 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     def middle(kind: str, key: str) -> float:
         return float(statistics.median(run[kind][key] for run in runs))
 
+    def ratio(ours: str, theirs: str) -> float:
+        return round(float(statistics.median(run[ours]["per_s"] / run[theirs]["per_s"] for run in runs)), 3)
+
     figures: dict[str, Any] = {
         "certs_per_s": round(middle("certificates", "per_s")),
         "cert_p50_ms": round(middle("certificates", "p50_ms"), 1),
@@ -73,6 +78,8 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "ca_cpu_ms": round(middle("certificates", "ca_cpu_ms"), 3),
         "postgres_cpu_ms": round(middle("certificates", "postgres_cpu_ms"), 3),
         "load_cpu_ms": round(middle("certificates", "load_cpu_ms"), 3),
+        "crowd_per_s": round(middle("crowd", "per_s")),
+        "crowd_p99_ms": round(middle("crowd", "p99_ms"), 1),
         "keyed_per_s": round(middle("keyed", "per_s")),
         "ocsp_per_s": round(middle("ocsp", "per_s")),
         "ocsp_p99_ms": round(middle("ocsp", "p99_ms"), 1),
@@ -84,7 +91,10 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "peer_p50_ms": round(middle("step-ca", "p50_ms"), 1),
             "peer_p99_ms": round(middle("step-ca", "p99_ms"), 1),
             "peer_cpu_ms": round(middle("step-ca", "cpu_ms"), 3),
-            "ratio_peer": round(float(statistics.median(run["certificates"]["per_s"] / run["step-ca"]["per_s"] for run in runs)), 3),
+            "peer_crowd_per_s": round(middle("step-ca's crowd", "per_s")),
+            "peer_crowd_p99_ms": round(middle("step-ca's crowd", "p99_ms"), 1),
+            "ratio_peer": ratio("certificates", "step-ca"),
+            "ratio_peer_crowd": ratio("crowd", "step-ca's crowd"),
         }
     if "gateway" in runs[0]:
         figures["gateway_per_s"] = round(middle("gateway", "per_s"))
@@ -117,14 +127,16 @@ async def one_run(number: int, desk: Desk, server: StepCa | None, asked: list[As
     """Each side once."""
     found: dict[str, Any] = {
         "certificates": await desk.certificates(arguments.seconds, desk.order),
+        "crowd": await desk.certificates(arguments.seconds, desk.order, CROWD),
         "keyed": await desk.certificates(arguments.seconds / 2, desk.keyed),
         "ocsp": await desk.answers(arguments.seconds),
     }
     if server is not None:
         most = int(arguments.seconds * PEER_MOST)
         found["step-ca"] = await ask_step_ca(server, asked, arguments.seconds, arguments.clients, most)
+        found["step-ca's crowd"] = await ask_step_ca(server, asked, arguments.seconds, CROWD, most)
     for name, figures in found.items():
-        print(f"run {number + 1}  {name:13}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
+        print(f"run {number + 1}  {name:15}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
     return found
 
 
@@ -164,7 +176,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
     result = headline(runs)
     setting = {
         "cores": os.cpu_count(),
-        "load": {"clients": arguments.clients, "closed_loop_s": arguments.seconds, "members": MEMBERS, "csrs": REQUESTS},
+        "load": {"clients": arguments.clients, "closed_loop_s": arguments.seconds, "crowd": CROWD, "members": MEMBERS, "csrs": REQUESTS},
         "processes": arguments.processes,
         "durability": "PostgreSQL with fsync; each answer after the commit of certificate, fact and record",
         "tls": "ca: 1.3 with client certificates; step-ca: 1.3 without",

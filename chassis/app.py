@@ -17,6 +17,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -46,6 +47,11 @@ from contracts.events import Project
 from contracts.policy import API, POLICY, SERVICE, Service
 from contracts.roles import Actor, Principal
 
+UNTRACED: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+}  # nobody listens, and each request would look for somebody who does
 OPERATORS = ("/livez", "/readyz", "/metrics")
 GATEWAY = "gateway"
 RUNNER = "runner"
@@ -127,7 +133,7 @@ def routes_in(router: APIRouter) -> Iterator[APIRoute]:
 
 def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
     """The service's ASGI application."""
-    app = FastAPI(title=f"Hortus {spec.service.value}", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title=f"Hortus {spec.service.value}", docs_url=None, redoc_url=None, openapi_url=None, telemetry=UNTRACED)
     app.state.runtime = runtime
     app.router.routes.extend(routes_in(spec.router))  # flat: a router within a router is looked through twice for each request
     app.add_exception_handler(Problem, _problem)

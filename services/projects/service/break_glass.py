@@ -11,7 +11,7 @@ from chassis.outbox import UnitOfWork
 from contracts.events import Verdict
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed
-from services.projects.models import BreakGlass
+from services.projects.models import BreakGlass, Project
 from services.projects.service import activity, callers, group_roles, invitations
 from services.projects.settings import ProjectsSettings
 
@@ -28,20 +28,15 @@ async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: 
 
     Raises NoSuchProject, TooLong, ProjectNotActive, AlreadyAMember, ReviewIsMissing, NotAnAdministratorAnyMore.
     """
-    user_id = callers.caller(uow)
-    await _demand_administrator(uow, user_id)
-    project_id = await _project_id(uow, project)
-    row = await repository.projects.project(uow.session, project_id, lock=True)
-    if row is None:
-        raise domain.break_glass.NoSuchProject
-    before = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
+    user_id, row = await _enter(uow, project)
+    before = await repository.projects.membership(uow.session, row.project_id, user_id, lock=True)
     opened, member = domain.break_glass.open_for(
         uow.new_id(),
         row,
         user_id,
         uow.actor.username or "",
         before,
-        await repository.break_glass.is_unreviewed(uow.session, project_id, user_id),
+        await repository.break_glass.is_unreviewed(uow.session, row.project_id, user_id),
         reason,
         timedelta(seconds=lasts_s or settings.break_glass_s),
         timedelta(seconds=settings.break_glass_max_s),
@@ -50,7 +45,7 @@ async def open_for_caller(uow: UnitOfWork, settings: ProjectsSettings, project: 
     )
     uow.session.add_all([opened, member])
     uow.emit(domain.projects.membership_fact(member))
-    log.warning("break-glass opened", break_glass_id=str(opened.break_glass_id), project_id=str(project_id), user_id=str(user_id))
+    log.warning("break-glass opened", break_glass_id=str(opened.break_glass_id), project_id=str(row.project_id), user_id=str(user_id))
     await _tell(uow, opened, Deed.BREAK_GLASS_OPENED, until=opened.ends_at.isoformat())
     return opened
 
@@ -60,15 +55,10 @@ async def appoint(uow: UnitOfWork, settings: ProjectsSettings, project: str, use
 
     Raises NoSuchProject, NoSuchPerson, RaisesYourself, ProjectNotActive, HasAnOwner, NotAnAdministratorAnyMore.
     """
-    user_id = callers.caller(uow)
-    await _demand_administrator(uow, user_id)
-    project_id = await _project_id(uow, project)
-    row = await repository.projects.project(uow.session, project_id, lock=True)
-    if row is None:
-        raise domain.break_glass.NoSuchProject
+    user_id, row = await _enter(uow, project)
     person = domain.break_glass.demand_active_person(await repository.projects.person(uow.session, username))
     domain.bounds.demand_somebody_else(user_id, person.user_id)
-    before = await repository.projects.membership(uow.session, project_id, person.user_id, lock=True)
+    before = await repository.projects.membership(uow.session, row.project_id, person.user_id, lock=True)
     opened, member = domain.break_glass.appoint(
         uow.new_id(),
         row,
@@ -76,24 +66,32 @@ async def appoint(uow: UnitOfWork, settings: ProjectsSettings, project: str, use
         uow.actor.username or "",
         person,
         before,
-        await repository.projects.everybody(uow.session, project_id),
+        await repository.projects.everybody(uow.session, row.project_id),
         reason,
         timedelta(seconds=settings.review_s),
         uow.now,
     )
     uow.session.add_all([opened, member])
     uow.emit(domain.projects.membership_fact(member))
-    log.warning("a Data Owner was appointed", break_glass_id=str(opened.break_glass_id), project_id=str(project_id))
+    log.warning("a Data Owner was appointed", break_glass_id=str(opened.break_glass_id), project_id=str(row.project_id))
     await uow.session.flush()
-    await invitations.end_of_member(uow, project_id, person.user_id)
+    await invitations.end_of_member(uow, row.project_id, person.user_id)
     await _tell(uow, opened, Deed.OWNER_APPOINTED, owner=person.username)
     uow.note(appointed_id=person.user_id)
     return opened
 
 
-async def _demand_administrator(uow: UnitOfWork, user_id: UUID) -> None:
-    """Who opens a project is an administrator until the transaction ends: losing that waits for it, and ends what was opened."""
+async def _enter(uow: UnitOfWork, project: str) -> tuple[UUID, Project]:
+    """The caller, and the project that is named (by its name or id), both kept as they are until the transaction ends.
+
+    The caller is an administrator until then: losing that waits for it, and ends what was opened. Raises NotAnAdministratorAnyMore, NoSuchProject.
+    """
+    user_id = callers.caller(uow)
     domain.break_glass.demand_administrator(await repository.projects.person_by_id(uow.session, user_id, hold=True))
+    row = await repository.projects.project(uow.session, await _project_id(uow, project), lock=True)
+    if row is None:
+        raise domain.break_glass.NoSuchProject
+    return user_id, row
 
 
 async def list_all(uow: UnitOfWork, before: UUID | None, limit: int) -> list[BreakGlass]:
