@@ -120,12 +120,12 @@ class Doors:
 
 
 @contextlib.contextmanager
-def doors(folder: Path, pki: Pki, database_url: str, processes: int, kafka: str = "") -> Iterator[Doors]:
-    """Ca's doors as an operator starts them; with ``kafka`` the whole service."""
+def doors(folder: Path, pki: Pki, database_url: str, processes: int, kafka: str = "", *, least: bool = False) -> Iterator[Doors]:
+    """Ca's doors as an operator starts them; with ``kafka`` the whole service, with ``least`` ``bench._least_certificates`` in its place."""
     ports = [free_port() for _ in range(processes)]
     children = []
     for number, port in enumerate(ports):
-        state = folder / f"ca-{number}{'-whole' if kafka else ''}"
+        state = folder / f"ca-{number}{'-whole' if kafka else '-least' if least else ''}"
         state.mkdir()
         environment = {
             **os.environ,
@@ -140,8 +140,8 @@ def doors(folder: Path, pki: Pki, database_url: str, processes: int, kafka: str 
             "HORTUS_LOG_LEVEL": "WARNING",
         }
         with (folder / f"{state.name}.log").open("wb") as log:
-            command = [sys.executable, "-m", "chassis", "ca", *([] if kafka else ["--only", "api"])]
-            children.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log))
+            command = ["bench._least_certificates"] if least else ["chassis", "ca", *([] if kafka else ["--only", "api"])]
+            children.append(subprocess.Popen([sys.executable, "-m", *command], env=environment, cwd=REPOSITORY, stdout=log, stderr=log))
     try:
         yield Doors(ports, children, tls.client_context(pki.home.tls_folder("gateway")))
     finally:

@@ -16,6 +16,7 @@ copied, and a TOTP secret of their own. The load generator is pinned to the last
 - ``signin_overhead_small_hash_ms`` is the same at doors that differ in nothing but the hash, which is the smallest that Argon2 knows (8 KiB, one pass),
   with all clients again: what a sign-in costs where no hash has emptied the processor's caches before it. What the one figure has more than the other is the
   hash's, too, but outside of it.
+- ``signin_overhead_least_ms`` is that of ``bench._least_sign_in``, which has nothing of Hortus around its sign-in, computed as ``signin_overhead_ms`` is.
 - The relay is not in it: it publishes afterwards, and ``bench.events`` measures it.
 - Token and key checks are the gateway's own functions over a projection with 5,000 people, on one core: cold is the first look at a
   credential (its signature), warm any other.
@@ -53,6 +54,7 @@ from argon2 import PasswordHasher
 from cryptography.hazmat.primitives.asymmetric import ec
 from uuid_utils.compat import uuid7
 
+from bench import _least_sign_in
 from bench._keycloak import Keycloak, NotFetched, fetch
 from bench._processor import database_processor
 from bench._waiting import until
@@ -146,10 +148,10 @@ class Doors:
 
 
 @contextlib.contextmanager
-def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: Path, *, small: bool = False) -> Iterator[Doors]:
-    """Auth's doors as an operator starts them, with a number of threads that hash; ``small``: with a hash that costs next to nothing."""
+def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: Path, kind: str = "") -> Iterator[Doors]:
+    """Auth's doors as an operator starts them, with a number of threads that hash; ``kind``: what has a role in this file."""
     port = free_port()
-    state = folder / (f"auth-{threads}-small" if small else f"auth-{threads}")
+    state = folder / f"auth-{threads}{kind}"
     state.mkdir()
     environment = {
         **os.environ,
@@ -166,7 +168,7 @@ def doors(folder: Path, pki: Pki, threads: int, database_url: str, master_key: P
         "HORTUS_LOG_LEVEL": "WARNING",
     }
     with state.with_suffix(".log").open("wb") as log:
-        command = [sys.executable, "-m", *(("bench.auth", "--role", "small-doors") if small else ("chassis", "auth", "--only", "api"))]
+        command = [sys.executable, "-m", *(("bench.auth", "--role", kind) if kind else ("chassis", "auth", "--only", "api"))]
         child = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
     try:
         yield Doors(threads, port, child, tls.client_context(pki.home.tls_folder("gateway")), time.monotonic())
@@ -481,10 +483,10 @@ async def role(name: str, *more: str) -> dict[str, float]:
 async def one_run(
     number: int, opened: list[tuple[Doors, Load]], servers: dict[str, Keycloak], seconds: float, place: tuple[Path, int]
 ) -> dict[str, Any]:
-    """Each measurement once, auth's and Keycloak's in turn; the last of the doors have the smallest hash."""
+    """Each measurement once, auth's and Keycloak's in turn; the last two of the doors have the smallest hash, and nothing of Hortus."""
     result: dict[str, Any] = {"run": number}
-    *real, (small, light) = opened
-    for door, load in real if number % 2 else reversed(real):
+    *real, (small, light), (least, load) = opened
+    for door, _ in real if number % 2 else reversed(real):
         ceiling = await role("hash", "--threads", str(door.threads), "--seconds", str(seconds))
         signed = await measured(door, seconds, load.sign_in)
         result[f"threads_{door.threads}"] = {"ceiling": ceiling, "sign_in": signed}
@@ -493,6 +495,8 @@ async def one_run(
     say(number, "sign-in, one client", result["alone"])
     result["small_hash"] = await measured(small, seconds / 2, light.sign_in)
     say(number, "sign-in, smallest hash", result["small_hash"])
+    result["least"] = await measured(least, seconds, load.sign_in)
+    say(number, "sign-in, the least", result["least"])
     result["refresh"] = await measured(real[-1][0], seconds / 2, load.renew, load.sign_in)
     say(number, "refresh", result["refresh"])
     result["checks"] = await role("checks")
@@ -530,6 +534,12 @@ def headline(runs: list[dict[str, Any]], start_s: float) -> dict[str, float]:
         "signin_overhead_by_threads_ms": round(middle(lambda run: overhead(run, "threads")), 2),
         "signin_overhead_alone_ms": round(middle(lambda run: beside(run["alone"])), 2),
         "signin_overhead_small_hash_ms": round(middle(lambda run: beside(run["small_hash"])), 2),
+        "signin_overhead_least_ms": round(
+            middle(
+                lambda run: run["least"]["auth_cpu_ms"] + run["least"]["postgres_cpu_ms"] - run["threads_1"]["ceiling"]["cpu_ms"],
+            ),
+            2,
+        ),
         "signin_ratio_ceiling": round(middle(lambda run: run["threads_1"]["sign_in"]["per_s"] / run["threads_1"]["ceiling"]["per_s"]), 3),
         "signin_ratio_two_threads": round(
             middle(lambda run: run["threads_2"]["sign_in"]["per_s"] / run["threads_2"]["ceiling"]["per_s"]), 3
@@ -584,7 +594,8 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
             opened = [
                 (stack.enter_context(doors(folder, pki, 1, url, master_key)), load),
                 (stack.enter_context(doors(folder, pki, 2, url, master_key)), load),
-                (stack.enter_context(doors(folder, pki, 1, url, master_key, small=True)), light),
+                (stack.enter_context(doors(folder, pki, 1, url, master_key, "small-doors")), light),
+                (stack.enter_context(doors(folder, pki, 1, url, master_key, "least")), load),
             ]
             for door, _ in opened:
                 await door.until_open()
@@ -624,11 +635,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each closed loop")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--no-peer", action="store_true", help="leave Keycloak out")
-    parser.add_argument("--role", choices=["hash", "checks", "small-doors"], help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["hash", "checks", "small-doors", "least"], help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.role == "small-doors":
         small_doors()
+        return
+    if arguments.role == "least":
+        _least_sign_in.main()
         return
     patience.collect_less()
     if arguments.role == "hash":

@@ -9,6 +9,7 @@ audit records are committed; after each run they are counted in the database, an
 - step-ca gets the same CSRs from the same clients over HTTPS, with a one-time token each, made before. It stores what it issued (badger v2) and
   writes no audit record. How it opens its store is looked up in /proc.
 - ``crowd``: both once more with 128 clients. What many ask for at one moment shares its transactions here, so more at once cost less each.
+- ``least``: ``bench._least_certificates``, the same packages with nothing of Hortus around the signing.
 - An order with an Idempotency-Key (``keyed``; the client and the command send one) shares its transaction with no other.
 - OCSP: POST, one certificate a request, signed for the one who asks; step-ca has no OCSP responder.
 - The relay is not in these: it publishes afterwards, and ``bench.events`` measures it.
@@ -71,6 +72,9 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     def ratio(ours: str, theirs: str) -> float:
         return round(float(statistics.median(run[ours]["per_s"] / run[theirs]["per_s"] for run in runs)), 3)
 
+    def spent(part: dict[str, float]) -> float:
+        return part["ca_cpu_ms"] + part["postgres_cpu_ms"] + part["load_cpu_ms"]
+
     figures: dict[str, Any] = {
         "certs_per_s": round(middle("certificates", "per_s")),
         "cert_p50_ms": round(middle("certificates", "p50_ms"), 1),
@@ -80,6 +84,9 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "load_cpu_ms": round(middle("certificates", "load_cpu_ms"), 3),
         "crowd_per_s": round(middle("crowd", "per_s")),
         "crowd_p99_ms": round(middle("crowd", "p99_ms"), 1),
+        "crowd_cpu_ms": round(statistics.median(spent(run["crowd"]) for run in runs), 3),
+        "least_crowd_per_s": round(middle("least's crowd", "per_s")),
+        "least_crowd_cpu_ms": round(statistics.median(spent(run["least's crowd"]) for run in runs), 3),
         "keyed_per_s": round(middle("keyed", "per_s")),
         "ocsp_per_s": round(middle("ocsp", "per_s")),
         "ocsp_p99_ms": round(middle("ocsp", "p99_ms"), 1),
@@ -123,11 +130,14 @@ async def warm_up(desk: Desk, server: StepCa | None, asked: list[Asked], clients
     return f"badger v2 as step-ca opens it, its log with {server.durability()}"
 
 
-async def one_run(number: int, desk: Desk, server: StepCa | None, asked: list[Asked], arguments: argparse.Namespace) -> dict[str, Any]:
+async def one_run(
+    number: int, desk: Desk, least: Desk, server: StepCa | None, asked: list[Asked], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Each side once."""
     found: dict[str, Any] = {
         "certificates": await desk.certificates(arguments.seconds, desk.order),
         "crowd": await desk.certificates(arguments.seconds, desk.order, CROWD),
+        "least's crowd": await least.certificates(arguments.seconds / 4, least.order, CROWD),
         "keyed": await desk.certificates(arguments.seconds / 2, desk.keyed),
         "ocsp": await desk.answers(arguments.seconds),
     }
@@ -159,12 +169,13 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
         url, owner = await asyncio.to_thread(postgres.provision, "ca")
         await asyncio.to_thread(db.migrate, "ca", owner)
         identities = await fill(db.plain_dsn(owner))
-        with doors(folder, pki, url, arguments.processes) as door:
+        with doors(folder, pki, url, arguments.processes) as door, doors(folder, pki, url, arguments.processes, least=True) as bare:
             await door.until_open()
-            desk = Desk(door, db.plain_dsn(owner), identities, asked, arguments.clients)
+            await bare.until_open()
+            desk, least = (Desk(each, db.plain_dsn(owner), identities, asked, arguments.clients) for each in (door, bare))
             durability = await warm_up(desk, server, asked, arguments.clients)
             print(f"step-ca's disk: {durability}", flush=True)
-            runs = [await one_run(number, desk, server, asked, arguments) for number in range(arguments.runs)]
+            runs = [await one_run(number, desk, least, server, asked, arguments) for number in range(arguments.runs)]
         if not arguments.no_gateway:
             for found, figures in zip(runs, await through_gateway(folder, pki, url, asked, arguments), strict=True):
                 found["gateway"] = figures
