@@ -26,6 +26,13 @@ def files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+def index_files_with(scene: Scene, text: str) -> list[str]:
+    """The files of the index in which a text stands, also in small letters, as words do."""
+    wanted = (text.encode(), text.lower().encode())
+    found = files(scene.suite.elasticsearch.folder)
+    return [path.name for path in found if any(each in path.read_bytes() for each in wanted)]
+
+
 def refused(deed: Callable[[], object]) -> tuple[int, str]:
     with pytest.raises(Refused) as refusal:
         deed()
@@ -103,6 +110,8 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
     owner = study.owner
     until(lambda: len(list(owner.search(MARKER))) == 2, "the dataset and the job are found")
     assert len(study.blobs) == 1
+    assert suite.elasticsearch.request("POST", "/hortus-*/_flush?force=true", b"")[0] == 200
+    assert index_files_with(doubled, MARKER), "it stands in a segment of the index"
 
     for name in ("jobs-1", "jobs-2"):
         suite.pause(name)
@@ -164,6 +173,7 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
         "POST", "/hortus-*/_count", json.dumps({"query": {"term": {"project_id": study.project}}}).encode()
     )
     assert (status, json.loads(found)["count"]) == (200, 0)
+    assert index_files_with(doubled, MARKER) == [], "however little of a segment it was"
     for topic in ("projects", "memberships", "datasets", "shares", "jobs", "runs"):
         until(
             lambda: not any(MARKER.encode() in value or PROJECT.encode() in value for value in newest(doubled, topic).values()),  # noqa: B023
