@@ -209,7 +209,10 @@ class Databases:
         try:
             rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename !~ '_version$'")
             tables = [str(row[0]) for row in rows]
-            statements = ["SET LOCAL lock_timeout = '5s'", f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"]
+            counters = await connection.fetch("SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'")
+            # Truncating takes 20 times as long, because it makes new files; as a replica, rows go in any order.
+            statements = ["SET LOCAL lock_timeout = '5s'", "SET LOCAL session_replication_role = replica"]
+            statements += [f"DELETE FROM {table}" for table in tables] + [f"SELECT setval('{row[0]}', 1, false)" for row in counters]
             for table in tables:
                 seeds = await connection.fetchval(f"SELECT json_agg(t)::text FROM {table} t")
                 if seeds is not None:
