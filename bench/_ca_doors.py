@@ -36,7 +36,7 @@ from contracts.policy import API
 from contracts.roles import Actor, Principal, Role
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MEMBERS = 2_000
+MEMBERS = 20_000
 OCSP_SERIALS = 1_000
 HEARD = datetime.max  # noqa: DTZ901 - what the driver writes as infinity
 START_S = 60.0
@@ -93,6 +93,13 @@ async def fill(dsn: str) -> list[str]:
         )
         for user, name in people
     ]
+
+
+async def forget_unpublished(dsn: str) -> None:
+    """Leave a relay nothing to catch up with of what was issued without one."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("TRUNCATE outbox, audit_outbox")
+    await connection.close()
 
 
 @dataclass

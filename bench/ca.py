@@ -33,7 +33,7 @@ from typing import Any
 
 import uvloop
 
-from bench._ca_doors import MEMBERS, REPOSITORY, Asked, Desk, doors, fill, requests
+from bench._ca_doors import MEMBERS, REPOSITORY, Asked, Desk, doors, fill, forget_unpublished, requests
 from bench._ca_gateway import through_gateway
 from bench._closed_loop import closed_loop, connected, post
 from bench._step_ca import NotBuilt, StepCa, build
@@ -177,6 +177,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
             print(f"step-ca's disk: {durability}", flush=True)
             runs = [await one_run(number, desk, least, server, asked, arguments) for number in range(arguments.runs)]
         if not arguments.no_gateway:
+            await forget_unpublished(db.plain_dsn(owner))
             for found, figures in zip(runs, await through_gateway(folder, pki, url, asked, arguments), strict=True):
                 found["gateway"] = figures
                 print("through the gateway", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)

@@ -298,7 +298,7 @@ async def _erase_later(runtime: Runtime) -> None:
 @contextlib.asynccontextmanager
 async def running(spec: Spec, settings: Settings, only: str | None = None) -> AsyncIterator[Runtime]:
     """Everything of a service except its HTTP server; ``only`` is ``api``, ``events`` or None for both."""
-    runtime = Runtime(settings, db.engine(settings.database_url, settings.pool_size), frozenset(spec.hears.topics))
+    runtime = Runtime(settings, db.engine(settings.database_url, settings.connections), frozenset(spec.hears.topics))
     tasks: list[asyncio.Task[None]] = []
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(runtime.engine.dispose)

@@ -39,8 +39,12 @@ class DatabaseAway(ConnectionError):
     """The database takes no connection at this moment."""
 
 
-def engine(url: str, pool_size: int = 5) -> AsyncEngine:
-    """The service's connection pool. A connection that cannot be made raises DatabaseAway, whatever the reason is."""
+def engine(url: str, connections: int = 10) -> AsyncEngine:
+    """The service's pool of at most so many connections. One that cannot be made raises DatabaseAway, whatever the reason is.
+
+    What was made is kept, the newest is used first: a new connection costs more than fifty statements, since a server process begins, and each statement
+    is parsed and planned anew.
+    """
 
     async def connect() -> asyncpg.Connection:
         try:
@@ -49,7 +53,14 @@ def engine(url: str, pool_size: int = 5) -> AsyncEngine:
             raise DatabaseAway(type(error).__name__) from error
 
     return create_async_engine(
-        url, async_creator=connect, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=False, pool_timeout=10, hide_parameters=True
+        url,
+        async_creator=connect,
+        pool_size=connections,
+        max_overflow=0,
+        pool_use_lifo=True,
+        pool_pre_ping=False,
+        pool_timeout=10,
+        hide_parameters=True,
     )
 
 

@@ -39,12 +39,12 @@ class ProcessSettings(BaseSettings):
 class Settings(ProcessSettings):
     """What every service is told: the above and its database.
 
-    Times are seconds. ``lease_s`` is how long a relay may lead without renewing; ``sleep_limit_s`` is how long a
+    Times are seconds. ``connections`` are held with the database at most. ``lease_s`` is how long a relay may lead without renewing; ``sleep_limit_s`` is how long a
     consumer may be away before it reads its compacted topics anew (the broker's ``delete.retention.ms``).
     """
 
     database_url: str = Field(repr=False)
-    pool_size: int = 5
+    connections: int = 10
     position_s: float = 0.2
     lease_s: float = 2.0
     sleep_limit_s: float = 24 * 3600.0

@@ -407,11 +407,11 @@ class Worlds:
             "kafka": "localhost:1",
             "state_dir": self.folder,
             "database_url": url,
-            "pool_size": 5,
+            "connections": 10,
             **settings,
         }
         made = spec.settings(**given)
-        runtime = Runtime(made, db.engine(url, made.pool_size), frozenset(spec.hears.topics))
+        runtime = Runtime(made, db.engine(url, made.connections), frozenset(spec.hears.topics))
         self._stack.push_async_callback(runtime.engine.dispose)
         if spec.lifespan is not None:
             await self._stack.enter_async_context(spec.lifespan(runtime))

@@ -33,7 +33,7 @@ async def recover(settings: AuthSettings, name: str, *, make_administrator: bool
     """Recover an account: its username, and its one-time link. Raises NotFound, PasswordIsElsewhere, NoAdministrator."""
     safe = vault.Vault(vault.read_master_key(settings.master_key_file))
     passwords = vault.Passwords(threads=1)
-    engine = db.engine(settings.database_url, pool_size=1)
+    engine = db.engine(settings.database_url, connections=1)
     tools = Tools(engine, safe, passwords, settings)
     try:
         async with unit_of_work(engine, Service.AUTH.value, ACTION) as uow:

@@ -26,7 +26,7 @@ from services.ca.settings import CaSettings
 from services.ca.signer import opening
 from services.ca.signer.files import KeyFiles
 
-JOURNAL_CONNECTIONS = 2
+JOURNAL_CONNECTIONS = 4
 LONGEST_REST_S = 1.0
 FORGET_S = 600.0
 SERVICES = "services"

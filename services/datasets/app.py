@@ -44,7 +44,7 @@ class DatasetsSettings(Settings):
 async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     """Open the store and watch reads in flight, in every process that answers requests."""
     settings: DatasetsSettings = runtime.settings
-    looking = db.engine(settings.database_url, pool_size=1)  # who waits for the doors' pool would not know in time, and cut everything
+    looking = db.engine(settings.database_url, connections=2)  # who waits for the doors' pool would not know in time, and cut everything
     flights = Flights(db.plain_dsn(settings.database_url), functools.partial(service.transfers.still_allowed, looking))
     runtime.extra["storage"] = Storage(
         engine=runtime.engine,

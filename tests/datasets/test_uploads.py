@@ -119,7 +119,7 @@ async def test_an_upload_goes_on_while_all_connections_of_the_doors_are_busy(wor
     async def pieces() -> AsyncIterator[bytes]:
         yield BIG
         async with contextlib.AsyncExitStack() as busy:
-            for _ in range(2 * world.runtime.settings.pool_size):
+            for _ in range(world.runtime.settings.connections):
                 await busy.enter_async_context(world.runtime.engine.connect())
             before = len(answers)
             while len(answers) < before + 3:
