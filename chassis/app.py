@@ -47,11 +47,7 @@ from contracts.events import Project
 from contracts.policy import API, POLICY, SERVICE, Service
 from contracts.roles import Actor, Principal
 
-UNTRACED: TelemetryConfig = {
-    "tracing": False,
-    "metrics": False,
-    "logs": False,
-}  # nobody listens, and each request would look for somebody who does
+UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # else each request looks for somebody who listens
 OPERATORS = ("/livez", "/readyz", "/metrics")
 GATEWAY = "gateway"
 RUNNER = "runner"
@@ -139,11 +135,9 @@ def create_app(spec: Spec, runtime: Runtime) -> FastAPI:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _database_away)
-    app.add_exception_handler(InterfaceError, _database_away)
+    for away in (OperationalError, InterfaceError, db.DatabaseAway, PoolTimeout):
+        app.add_exception_handler(away, _database_away)
     app.add_exception_handler(DBAPIError, _database_refused)
-    app.add_exception_handler(db.DatabaseAway, _database_away)
-    app.add_exception_handler(PoolTimeout, _database_away)
     app.add_exception_handler(Exception, _broken)
 
     @app.get("/livez", include_in_schema=False)
