@@ -20,7 +20,7 @@ SETTINGS = {
     "listen_addresses": "''",
     "port": str(PORT),
     "shared_buffers": "32MB",
-    "max_connections": "150",
+    "max_connections": "300",
     "password_encryption": "scram-sha-256",
     "jit": "off",
     "max_wal_size": "256MB",
