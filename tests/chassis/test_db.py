@@ -92,7 +92,8 @@ async def test_a_connection_that_went_while_it_lay_in_the_pool_says_so_once(proj
 
     async def work() -> None:
         for _ in range(3):
-            async with db.session(projects.engine) as session:
+            async with db.session(projects.engine) as newest, db.session(projects.engine) as session:
+                await begin(newest)
                 await begin(session)
                 await fetch(session, INSERT, "after", 1)
                 await session.commit()
