@@ -189,7 +189,7 @@ def relay_leader_paused(scene: Scene) -> Iterator[None]:
         scene.suite.resume(leader)
 
 
-@pytest.mark.parametrize("away", [kafka_stopped, partition_stalled])
+@pytest.mark.parametrize("away", [kafka_paused, kafka_stopped, partition_stalled])
 def test_while_nobody_can_be_told_no_surface_lets_anybody_in_after_their_end_and_all_heals(
     doubled: Scene, places: list[Place], garden: Garden, away: Callable[[Scene], AbstractContextManager[None]]
 ) -> None:

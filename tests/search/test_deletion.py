@@ -75,6 +75,21 @@ async def test_a_purge_that_takes_long_holds_no_transaction_meanwhile_and_looks_
     assert library.expunging == {}
 
 
+async def test_what_was_deleted_is_in_no_file_of_the_index_however_little_it_was(world: World, elasticsearch: Elasticsearch) -> None:
+    marker = "xq7kz9wv2mhdr4tb"
+    await world.hear(dataset("zebra", description=marker), *[dataset(f"lion {number}", THEIRS) for number in range(50)])
+    for asked in ("_forcemerge?max_num_segments=1", "_flush?force=true"):
+        await asyncio.to_thread(elasticsearch.request, "POST", f"/{PREFIX}-*/{asked}", b"")
+
+    def found() -> list[str]:
+        return [path.name for path in elasticsearch.folder.rglob("*") if path.is_file() and marker.encode() in path.read_bytes()]
+
+    assert found()
+    await world.hear(CLOSING, PURGING)
+    await purge(world)
+    assert found() == []
+
+
 async def test_nothing_late_comes_back(world: World, elasticsearch: Elasticsearch, expunged: list[Index]) -> None:
     old = dataset("zebra one")
     await world.hear(old, CLOSING, PURGING)
