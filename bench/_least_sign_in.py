@@ -1,7 +1,7 @@
 """A sign-in with nothing of Hortus around it: what the given packages cost by themselves.
 
 A program of FastAPI, asyncpg and argon2 over the same TLS, which checks the same passwords and codes against the same tables and writes
-a session, a fact and a record, in seven ways to the database, which is as few as there can be. Nobody could ship it: it counts no failed tries,
+a session, a fact and a record, in seven ways to the database and asyncpg's own cleaning of each connection that goes back to its pool (two more). Nobody could ship it: it counts no failed tries,
 asks no group for its policy, keeps no turn among those who wait, decides by no policy, takes its key from nowhere, and tells no errors apart.
 """
 

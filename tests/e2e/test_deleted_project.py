@@ -111,7 +111,7 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
     until(lambda: len(list(owner.search(MARKER))) == 2, "the dataset and the job are found")
     assert len(study.blobs) == 1
     assert suite.elasticsearch.request("POST", "/hortus-*/_flush?force=true", b"")[0] == 200
-    assert index_files_with(doubled, MARKER), "it stands in a segment of the index"
+    assert index_files_with(doubled, MARKER), "it stands in the files of the index"
 
     for name in ("jobs-1", "jobs-2"):
         suite.pause(name)
@@ -173,7 +173,7 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
         "POST", "/hortus-*/_count", json.dumps({"query": {"term": {"project_id": study.project}}}).encode()
     )
     assert (status, json.loads(found)["count"]) == (200, 0)
-    assert index_files_with(doubled, MARKER) == [], "however little of a segment it was"
+    assert index_files_with(doubled, MARKER) == [], "it is in no file of the index"
     for topic in ("projects", "memberships", "datasets", "shares", "jobs", "runs"):
         until(
             lambda: not any(MARKER.encode() in value or PROJECT.encode() in value for value in newest(doubled, topic).values()),  # noqa: B023
