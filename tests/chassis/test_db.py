@@ -272,3 +272,34 @@ async def test_a_row_that_cannot_be_put_fails_as_sqlalchemy_would(notes: Side) -
     async with db.session(notes.engine) as session:
         with pytest.raises(IntegrityError):
             await db.put(session, Note(topic="a", number=1, words=None))  # type: ignore[arg-type]
+
+
+async def test_a_full_pool_whose_connections_all_went_heals_and_each_failure_says_that_the_database_was_away(projects: Side) -> None:
+    inside, go_on = [], asyncio.Event()
+
+    async def hold() -> None:
+        async with db.session(projects.engine) as session:
+            await begin(session)
+            inside.append(session)
+            await go_on.wait()
+
+    async def work() -> None:
+        async with db.session(projects.engine) as session:
+            await begin(session)
+            await fetch(session, "SELECT 1")
+            await session.commit()
+
+    holding = [asyncio.create_task(hold()) for _ in range(10)]
+    async with asyncio.timeout(10):
+        while len(inside) < len(holding):
+            await asyncio.sleep(0.01)
+    go_on.set()
+    await asyncio.gather(*holding)
+    assert projects.engine.pool.checkedin() == len(holding)  # type: ignore[attr-defined]
+    await projects.sql(OTHERS)
+    found = await asyncio.gather(*[work() for _ in range(3 * len(holding))], return_exceptions=True)
+    failed = [each for each in found if each is not None]
+    assert 0 < len(failed) <= len(holding)
+    assert all(is_away(each) for each in failed)
+    await asyncio.gather(*[work() for _ in range(3 * len(holding))])
+    assert projects.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
