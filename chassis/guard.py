@@ -1,7 +1,7 @@
 """Doors: every route of a service names its action, is decided again, and commits before it answers.
 
 ``doors(service)`` gives a router whose routes run in this order: read the identity header (the peer is the gateway, its
-certificate said so), decide, wait for the facts named in ``Hortus-After``, open the transaction when the route asks for
+certificate said so), decide, wait for the facts named in ``Hortus-After``, read the body, open the transaction when the route asks for
 it, run the route, commit, answer. A failed commit is a failure, never a success that was already sent. A change whose caller
 has left by then is not made: the gateway cuts a request whose right is lost, however long a lock or a pool keeps it waiting here.
 """
@@ -298,16 +298,19 @@ async def _keep_answer(request: Request, uow: UnitOfWork, response: Response) ->
 
 
 class Door(APIRoute):
-    """A route that commits before it answers."""
+    """A route that decides before it reads, and commits before it answers."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler in the request's transaction."""
+        """Ask the guard, before FastAPI looks at the body, then let its handler run in the request's transaction."""
+        (guard,) = (each.dependency for each in self.dependencies if hasattr(each.dependency, "action"))
+        self.dependant.dependencies = [each for each in self.dependant.dependencies if each.call is not guard]
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             request.state.uow = None
             request.state.told = None
             try:
+                await guard(request)  # type: ignore[misc]
                 response = await handler(request)
                 uow: UnitOfWork | None = request.state.uow
                 _tag(response)

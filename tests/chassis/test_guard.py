@@ -130,6 +130,27 @@ async def test_an_identity_that_speaks_of_another_project_is_refused(client: htt
     assert answer.status_code == 401
 
 
+async def test_the_body_of_somebody_who_may_not_is_not_even_read(client: httpx2.AsyncClient) -> None:
+    read = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(True)
+        yield b"{"
+
+    answer = await client.post("/projects", content=body(), headers=as_(NOBODY, **{"Content-Type": "application/json"}))
+    assert (answer.status_code, reason(answer), read) == (401, "not-signed-in", [])
+    answer = await client.post("/projects", content=body(), headers=as_(person(), **{"Content-Type": "application/json"}))
+    assert (answer.status_code, read) == (422, [True])
+
+
+@pytest.mark.parametrize("guards", [[], [may(Action.PROJECT_READ), may(Action.PROJECT_CHANGE)]], ids=["no guard", "two guards"])
+def test_a_door_names_one_action_or_cannot_be_made(guards: list[Any]) -> None:
+    async def door() -> None: ...
+
+    with pytest.raises(ValueError, match="values to unpack"):
+        doors(Service.PROJECTS).get("/projects", dependencies=guards)(door)
+
+
 async def test_an_update_needs_the_version_that_was_read(client: httpx2.AsyncClient) -> None:
     path, who = f"/projects/{PROJECT}", owner(PROJECT)
     assert reason(await client.patch(path, headers=as_(who))) == "precondition-required"
