@@ -9,12 +9,17 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from chassis.errors import Unprocessable
 
 CSR_MAX = 8192
 PEM_BLOCK = re.compile(r"\s*-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----[A-Za-z0-9+/=\s]+-----END (?P=label)-----\s*")
-STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+STRONG = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ec.ECDSA(hashes.SHA256()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ec.ECDSA(hashes.SHA384()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ec.ECDSA(hashes.SHA512()),
+}
 
 
 class CsrRefused(Unprocessable):
@@ -42,15 +47,15 @@ def read_csr(pem: str) -> Request:
         raise CsrRefused("Send one PEM block that begins with -----BEGIN CERTIFICATE REQUEST-----.")
     try:
         csr = x509.load_pem_x509_csr(pem.encode())
-        key = csr.public_key()
-        strong = isinstance(csr.signature_hash_algorithm, STRONG_HASHES)
-        held = strong and csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
+        key, algorithm = csr.public_key(), STRONG.get(csr.signature_algorithm_oid)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise CsrRefused("The request cannot be read.") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CsrRefused("The key of the request is not an elliptic-curve key on P-256.")
-    if not strong:
-        raise CsrRefused("The request is signed with a hash that is not SHA-256 or stronger.")
-    if not held:
-        raise CsrRefused("The request is not signed by the key that it names.")
+    if algorithm is None:
+        raise CsrRefused("The request is not signed by ECDSA with SHA-256 or stronger.")
+    try:
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, algorithm)
+    except InvalidSignature as error:
+        raise CsrRefused("The request is not signed by the key that it names.") from error
     return Request(key, x509.SubjectKeyIdentifier.from_public_key(key).digest, hashlib.sha256(csr.public_bytes(Encoding.DER)).hexdigest())

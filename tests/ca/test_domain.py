@@ -68,6 +68,12 @@ def off_the_curve() -> str:
     return pem_block(der_of(csr(key)).replace(point, point[:-32] + bytes(32)))
 
 
+def called_otherwise(last: int) -> str:
+    """A request signed by ECDSA with SHA-256 (1.2.840.10045.4.3.2) that says it is another algorithm of that family."""
+    own = bytes.fromhex("06082a8648ce3d040302")
+    return pem_block(der_of(csr()).replace(own, own[:-1] + bytes([last])))
+
+
 BAD = {
     "empty": ("", "one PEM block"),
     "prose": ("give me a certificate", "one PEM block"),
@@ -84,6 +90,8 @@ BAD = {
     "Ed25519": (signed(ed25519.Ed25519PrivateKey.generate(), None), "P-256"),
     "P-384": (signed(ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()), "P-256"),
     "SHA-224": (signed(new_key(), hashes.SHA224()), "SHA-256 or stronger"),
+    "signed otherwise than it says": (called_otherwise(3), "not signed by the key"),
+    "an algorithm that nobody knows": (called_otherwise(9), "SHA-256 or stronger"),
     "a key that did not sign": (with_another_key(), "not signed by the key"),
     "a point off the curve": (off_the_curve(), "cannot be read"),
 }
