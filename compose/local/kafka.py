@@ -261,6 +261,8 @@ class Kafka(Server):
             "group.initial.rebalance.delay.ms": "0",
             "log.cleaner.dedupe.buffer.size": "2097152",
             "log.cleaner.io.max.bytes.per.second": "1048576",  # compaction must not hold up facts
+            "broker.session.timeout.ms": "3000",  # one that was killed is let in again only when its session is over
+            "broker.heartbeat.interval.ms": "300",
             "num.network.threads": "2",
             "num.io.threads": "4",
         }
