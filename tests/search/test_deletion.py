@@ -16,7 +16,7 @@ from tests.world import OURS, THEIRS, World
 
 @pytest.fixture
 def expunged(monkeypatch: pytest.MonkeyPatch) -> list[Index]:
-    """The index's files are not written anew, which takes half a minute; how often that was asked for."""
+    """The index's files are not written anew, which takes half a minute (`test_traces`); how often that was asked for."""
     asked: list[Index] = []
 
     async def expunge(index: Index) -> None:
@@ -73,21 +73,6 @@ async def test_a_purge_that_takes_long_holds_no_transaction_meanwhile_and_looks_
     (fact,) = [fact for fact in await world.said() if isinstance(fact, Purged)]
     assert (fact.step, fact.removed) == (PurgeStep.PURGED, {"documents": 1})
     assert library.expunging == {}
-
-
-async def test_what_was_deleted_is_in_no_file_of_the_index_however_little_it_was(world: World, elasticsearch: Elasticsearch) -> None:
-    marker = "xq7kz9wv2mhdr4tb"
-    await world.hear(dataset("zebra", description=marker), *[dataset(f"lion {number}", THEIRS) for number in range(50)])
-    for asked in ("_forcemerge?max_num_segments=1", "_flush?force=true"):
-        await asyncio.to_thread(elasticsearch.request, "POST", f"/{PREFIX}-*/{asked}", b"")
-
-    def found() -> list[str]:
-        return [path.name for path in elasticsearch.folder.rglob("*") if path.is_file() and marker.encode() in path.read_bytes()]
-
-    assert found()
-    await world.hear(CLOSING, PURGING)
-    await purge(world)
-    assert found() == []
 
 
 async def test_nothing_late_comes_back(world: World, elasticsearch: Elasticsearch, expunged: list[Index]) -> None:
