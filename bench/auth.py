@@ -11,11 +11,10 @@ copied, and a TOTP secret of their own. The load generator is pinned to the last
   that has to come out of the cores that hash: ``signin_ratio_two_threads``.
 - ``signin_overhead_ms`` is the processor time of the auth process and of PostgreSQL for each sign-in, less that of a hash when
   nothing but hashing is done; ``signin_overhead_by_threads_ms`` takes off what the hashing threads really used.
-- ``signin_overhead_alone_ms`` is the same less what the hashing thread used, for one client that signs in again and again: nothing else competes for
-  the processor's caches then, which the hash fills.
+- ``signin_overhead_alone_ms`` is the same less what the hashing thread used, for one client that signs in again and again.
 - ``signin_overhead_small_hash_ms`` is the same at doors that differ in nothing but the hash, which is the smallest that Argon2 knows (8 KiB, one pass),
-  with all clients again: what a sign-in costs where no hash has emptied the processor's caches before it. What the one figure has more than the other is the
-  hash's, too, but outside of it.
+  with all clients again, so that these doors always have something to do. ``signin_overhead_seldom_ms`` is theirs when one client comes as often as at
+  the doors with the real hash: what the processor's pauses cost, without any hash.
 - ``signin_overhead_least_ms`` is that of ``bench._least_sign_in``, which has nothing of Hortus around its sign-in, computed as ``signin_overhead_ms`` is.
 - The relay is not in it: it publishes afterwards, and ``bench.events`` measures it.
 - Token and key checks are the gateway's own functions over a projection with 5,000 people, on one core: cold is the first look at a
@@ -266,6 +265,18 @@ class Load:
             raise RuntimeError(f"{status}: {answer.decode()}")
         client.refresh = cookie_in(headers)
 
+    def every(self, seconds: float) -> "Deed":
+        """A sign-in that begins so many seconds after the one before."""
+        due = time.perf_counter()
+
+        async def sign_in(client: Client) -> None:
+            nonlocal due
+            due = max(due + seconds, time.perf_counter())
+            await asyncio.sleep(due - time.perf_counter())
+            await self.sign_in(client)
+
+        return sign_in
+
     async def renew(self, client: Client) -> None:
         """Renew the client's session."""
         status, headers, answer = await client.post(f"{API}/sessions/refresh", cookie=f"{REFRESH_COOKIE}={client.refresh}")
@@ -495,6 +506,9 @@ async def one_run(
     say(number, "sign-in, one client", result["alone"])
     result["small_hash"] = await measured(small, seconds / 2, light.sign_in)
     say(number, "sign-in, smallest hash", result["small_hash"])
+    seldom = light.every(1 / result["alone"]["per_s"])
+    result["seldom"] = await measured(small, seconds / 2, seldom, clients_at_once=1)
+    say(number, "the same, seldom", result["seldom"])
     result["least"] = await measured(least, seconds, load.sign_in)
     say(number, "sign-in, the least", result["least"])
     result["refresh"] = await measured(real[-1][0], seconds / 2, load.renew, load.sign_in)
@@ -534,6 +548,7 @@ def headline(runs: list[dict[str, Any]], start_s: float) -> dict[str, float]:
         "signin_overhead_by_threads_ms": round(middle(lambda run: overhead(run, "threads")), 2),
         "signin_overhead_alone_ms": round(middle(lambda run: beside(run["alone"])), 2),
         "signin_overhead_small_hash_ms": round(middle(lambda run: beside(run["small_hash"])), 2),
+        "signin_overhead_seldom_ms": round(middle(lambda run: beside(run["seldom"])), 2),
         "signin_overhead_least_ms": round(
             middle(
                 lambda run: run["least"]["auth_cpu_ms"] + run["least"]["postgres_cpu_ms"] - run["threads_1"]["ceiling"]["cpu_ms"],
