@@ -108,7 +108,10 @@ def share_dataset(
     project: ProjectOption,
     machine: Json = False,
 ) -> None:
-    """Offer a dataset to another project; no byte moves (Data Owners)."""
+    """Offer a dataset to another project; no byte moves (Data Owners).
+
+    It is not said whether there is such a project: the offer stands until one accepts it, or you withdraw it.
+    """
     with signed_in() as client:
         project = project_id(client, project)
         offered = client.datasets.share(project, dataset_id(client, project, dataset), project_id(client, target))

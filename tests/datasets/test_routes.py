@@ -16,8 +16,11 @@ from chassis.guard import IDENTITY_HEADER, write_identity
 from contracts.events import Dataset, DatasetKind, ProjectState, Share, ShareState
 from services.datasets import service, vault
 from tests.datasets.conftest import ADA, files_under, new_dataset, project, put, shared
+from tests.deletions import purge, state
 from tests.world import OURS, THEIRS, World, Worlds, owner, reason, scientist, stranger
 
+ELSEWHERE = UUID("01900000-0000-7000-8000-00000000000e")
+OTHERWISE = UUID("01900000-0000-7000-8000-00000000000f")
 BIG = os.urandom(2 * vault.CHUNK + 12_345)
 
 
@@ -497,10 +500,25 @@ async def test_an_offer_that_makes_no_sense_is_refused(world: World) -> None:
     dataset_id = await new_dataset(world)
     await shared(world, dataset_id)
     await world.said()
-    for target, status, slug in ((OURS, 409, "shared-with-itself"), (THEIRS, 409, "already-shared"), (uuid7(), 422, "project-unknown")):
+    for target, status, slug in ((OURS, 409, "shared-with-itself"), (THEIRS, 409, "already-shared")):
         answer = await world.post(path(dataset_id, "shares"), owner(OURS), json={"target_project_id": str(target)})
         assert (answer.status_code, reason(answer)) == (status, slug)
     assert await world.said() == []
+
+
+@pytest.mark.parametrize("target", ["nobody's", ProjectState.ACTIVE, ProjectState.ARCHIVED, ProjectState.CLOSING, ProjectState.PURGING])
+async def test_an_offer_tells_nothing_of_the_project_that_it_is_for(world: World, target: str) -> None:
+    dataset_id = await new_dataset(world)
+    if target != "nobody's":
+        await world.hear(state(ProjectState(target), 2, ELSEWHERE))
+    offered = await world.post(path(dataset_id, "shares"), owner(OURS), json={"target_project_id": str(ELSEWHERE)})
+    assert (offered.status_code, offered.json()["state"]) == (201, "offered")
+    withdrawn = await world.post(path(dataset_id, "shares"), owner(OURS), json={"target_project_id": str(OTHERWISE)})
+    await world.delete(path(dataset_id, "shares", withdrawn.json()["share_id"]), owner(OURS))
+    before = (await world.get(path(dataset_id, "shares"), owner(OURS))).json()
+    await world.hear(*[state(ProjectState.PURGING, 3, place) for place in (ELSEWHERE, OTHERWISE)])
+    await purge(world)
+    assert (await world.get(path(dataset_id, "shares"), owner(OURS))).json() == before, "nor does what becomes of it show in the offer"
 
 
 async def test_a_share_is_accepted_by_nobody_else_and_not_after_its_end(world: World) -> None:

@@ -3,17 +3,11 @@
 from collections.abc import Mapping
 from uuid import UUID
 
-from chassis.errors import Conflict, NotFound, Unprocessable
+from chassis.errors import Conflict, NotFound
 from contracts.events import Share as ShareFact
 from contracts.events import ShareState
 from services.datasets.domain.origins import may_leave
 from services.datasets.models import Dataset, Share
-
-
-class ProjectUnknown(Unprocessable):
-    """There is no such project to share with."""
-
-    title = "The project to share with does not exist"
 
 
 class SharedWithItself(Conflict):

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from services.datasets.models import Dataset, DatasetKey, File, Member, Origin, Run, Share, Staged
+from services.datasets.repository.shares import ACCEPTED_ONCE
 
 
 def _own(project_id: UUID) -> Any:
@@ -58,7 +59,8 @@ async def remove_datasets(session: AsyncSession, dataset_ids: Sequence[UUID]) ->
 
 async def forget_of_project(session: AsyncSession, project_id: UUID) -> dict[str, int]:
     """Delete what was shared into a project, and what was heard of its runs and members; how many of what."""
-    shared_in = await session.execute(delete(Share).where(col(Share.target_project_id) == project_id).returning(col(Share.share_id)))
+    into = delete(Share).where(col(Share.target_project_id) == project_id, ACCEPTED_ONCE)
+    shared_in = await session.execute(into.returning(col(Share.share_id)))
     runs = await session.execute(delete(Run).where(col(Run.project_id) == project_id).returning(col(Run.run_id)))
     members = await session.execute(delete(Member).where(col(Member.project_id) == project_id).returning(col(Member.user_id)))
     return {"shares": len(shared_in.all()), "runs": len(runs.all()), "memberships": len(members.all())}

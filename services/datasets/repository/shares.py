@@ -13,6 +13,9 @@ from chassis.pages import PageRequest
 from contracts.events import ShareState
 from services.datasets.models import Dataset, Share
 
+ACCEPTED_ONCE = or_(col(Share.state) == ShareState.ACCEPTED, col(Share.version) > 2)  # noqa: PLR2004 - accepting is version 2, withdrawing then 3
+"""Shares that somebody took. An offer that nobody did is its project's own: nothing that becomes of the other one may show in it."""
+
 
 async def share(session: AsyncSession, share_id: UUID, *, lock: bool = False) -> Share | None:
     """A share of any project: the caller compares."""
@@ -61,8 +64,9 @@ async def _shares(session: AsyncSession, condition: Any, page: PageRequest) -> S
 
 
 async def shares_touching(session: AsyncSession, project_id: UUID) -> Sequence[Share]:
-    """The shares from and to a project that are not withdrawn, locked."""
+    """The shares from a project that are not withdrawn, and those to it that it accepted, locked."""
     statement = select(Share).where(
-        or_(col(Share.project_id) == project_id, col(Share.target_project_id) == project_id), col(Share.state) != ShareState.WITHDRAWN
+        or_(col(Share.project_id) == project_id, and_(col(Share.target_project_id) == project_id, ACCEPTED_ONCE)),
+        col(Share.state) != ShareState.WITHDRAWN,
     )
     return (await session.execute(statement.order_by(col(Share.share_id)).with_for_update())).scalars().all()

@@ -7,7 +7,6 @@ from uuid import UUID
 from chassis import deletion
 from chassis.errors import CannotDecide
 from chassis.outbox import UnitOfWork
-from contracts.events import ProjectState
 from services.datasets import domain, repository
 
 KNOWN_WAIT_S = 1.0
@@ -17,18 +16,13 @@ KNOWN_LOOK_S = 0.05
 async def until_known(uow: UnitOfWork, project_id: UUID) -> None:
     """The project takes things in until this transaction ends; one that was made a moment ago is waited for. Before any row is locked."""
     await deletion.hold(uow.session, project_id)
-    state = await project_state(uow, project_id)
-    domain.datasets.accepting(state)
-
-
-async def project_state(uow: UnitOfWork, project_id: UUID) -> ProjectState | None:
-    """Where a project is in its life; one that was made a moment ago is waited for."""
     deadline = time.monotonic() + KNOWN_WAIT_S
     while True:
         state = await repository.heard.project_state(uow.session, project_id)
         if state is not None or time.monotonic() >= deadline:
-            return state
+            break
         await asyncio.sleep(KNOWN_LOOK_S)
+    domain.datasets.accepting(state)
 
 
 async def until_role_is_known(uow: UnitOfWork, project_id: UUID) -> None:

@@ -8,20 +8,15 @@ from chassis.outbox import UnitOfWork
 from services.datasets import domain, repository
 from services.datasets.models import Share
 from services.datasets.service.datasets import own
-from services.datasets.service.known import project_state, until_known
+from services.datasets.service.known import until_known
 
 
 async def offer(uow: UnitOfWork, project_id: UUID, dataset_id: UUID, target: UUID) -> tuple[Share, str]:
-    """Offer a dataset to another project."""
+    """Offer a dataset to another project; nothing is told of that one, not even whether there is one."""
     await until_known(uow, project_id)
-    await deletion.hold(uow.session, target)
     dataset = await own(uow, project_id, dataset_id, lock=True)
     homes = await repository.datasets.homes(uow.session, [*dataset.origins, dataset_id])
     share = domain.shares.offer(uow.new_id(), dataset, target, homes)
-    target_state = await project_state(uow, target)
-    if target_state is None:
-        raise domain.shares.ProjectUnknown
-    domain.datasets.accepting(target_state)
     if await repository.shares.open_share(uow.session, dataset_id, target) is not None:
         raise domain.shares.AlreadyShared
     uow.session.add(share)
