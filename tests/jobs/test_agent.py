@@ -224,6 +224,18 @@ async def test_a_removed_member_s_program_is_dead_within_a_second(house: House) 
     assert (await house.scene.run_of(job)).state == "cancelled"
 
 
+async def test_a_program_is_dead_within_a_second_of_the_instant_at_which_its_membership_ends(house: House) -> None:
+    job = await house.sleeping([])
+    end = await house.scene.world.now() + timedelta(seconds=1.5)
+    await house.scene.world.hear(member(house.scene.scientist_id, version=2, ends_at=end))
+    while await house.scene.world.now() < end:
+        alive = programs(job["mark"])
+        assert alive or await house.scene.world.now() >= end, "it runs until then"
+        await asyncio.sleep(0.02)
+    assert await dead_within(job, 1.0) < 1.0
+    assert (await house.scene.run_of(job)).state == "cancelled"
+
+
 async def test_a_withdrawn_share_kills_the_program_that_it_allowed(house: House) -> None:
     theirs = UUID(int=99)
     house.front.inputs[str(theirs)] = {"x": b"x"}
