@@ -383,8 +383,3 @@ def action_of(route: APIRoute) -> Action | None:
     actions = [getattr(dependency.dependency, "action", None) for dependency in route.dependencies]
     named = [action for action in actions if action is not None]
     return named[0] if len(named) == 1 else None
-
-
-def rule_paths(service: Service) -> dict[tuple[str, str], Action]:
-    """The policy's doors of a service as (method, full path)."""
-    return {(rule.method, API + rule.path): action for action, rule in POLICY.items() if rule.service is service}

@@ -70,14 +70,12 @@ class Kafka(Server):
     def start(self) -> None:
         """Format the data folder where it is new, start the broker and wait until it answers an administrator."""
         folder = self.folder
-        tls = self.tls
-        chain = self._certify()
-        keep(tls / pairs.CERTIFICATE, chain)
+        keep(self.tls / pairs.CERTIFICATE, self._certify())
         self.pki.issue_service_certificate(ADMIN, self.home.tls_folder(ADMIN))
         identity = folder / "cluster-id"
         if not identity.exists():
             keep(identity, b"A" + base64.urlsafe_b64encode(secrets.token_bytes(16))[1:22])
-        keep(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in self._properties(tls).items()).encode())
+        keep(folder / "server.properties", "".join(f"{key}={value}\n" for key, value in self._properties(self.tls).items()).encode())
         keep(folder / "log4j2.properties", LOGGING.encode())
         self.account.own(identity, folder / "server.properties", folder / "log4j2.properties")
         if not (folder / "made").exists():

@@ -9,12 +9,17 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from chassis.app import load, routes_in
-from chassis.guard import Door, action_of, rule_paths
-from contracts.policy import POLICY, Action, Service, Who
+from chassis.guard import Door, action_of
+from contracts.policy import API, POLICY, Action, Service, Who
 
 
 def routes_of(service: Service) -> list[APIRoute]:
     return list(routes_in(load(service).router))
+
+
+def rule_paths(service: Service) -> dict[tuple[str, str], Action]:
+    """The policy's doors of a service as (method, full path)."""
+    return {(rule.method, API + rule.path): action for action, rule in POLICY.items() if rule.service is service}
 
 
 @pytest.mark.parametrize("service", list(Service))
