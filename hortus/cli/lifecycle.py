@@ -12,6 +12,7 @@ from hortus.cli.projects import ABOUT, Project
 from hortus.client import HortusError, shapes
 
 ERASURE = ("project_id", "asked_by", "asked_at", "erased_at", "sha256")
+LISTED = ("project_id", "state", "awaited", "asked_by", "asked_at", "erased_at", "sha256")
 PART = ("service", "closed_at", "purged_at", "removed", "kept")
 
 
@@ -63,11 +64,12 @@ def erasure(
 ) -> None:
     """Show certificates of erasure: what was removed of a deleted project, by whose will, and when.
 
+    The list shows administrators and auditors also the deletions that are under way, and for which services they wait.
     The SHA-256 of the document stands in the ledger, in the record `project.erase` of the project.
     """
     with signed_in() as client:
         if project is None:
-            show.rows(client.erasures.list(), ERASURE, machine=machine)
+            show.rows(client.erasures.list(), LISTED, machine=machine)
             return
         found = client.erasures.get(project)
     if document:

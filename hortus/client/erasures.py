@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import cast
+from typing import TypedDict, cast
 
 from hortus.client.errors import HortusError, Refused
 from hortus.client.shapes import Erasure, Project
@@ -11,6 +11,19 @@ from hortus.client.wire import Wire
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
+
+
+class ListedErasure(TypedDict):
+    """A project's deletion: its certificate once ``state`` is ``deleted``, and before that for which services it waits."""
+
+    project_id: str
+    asked_by: str
+    asked_at: str
+    state: str
+    awaited: list[str]
+    erased_at: str | None
+    sha256: str | None
+    document: str | None
 
 
 class Erasures:
@@ -27,8 +40,8 @@ class Erasures:
         """The certificate of erasure of a deleted project; 404 until it is deleted, and for who did not own it."""
         return cast("Erasure", self._wire.call("GET", f"/erasure-certificates/{project_id}"))
 
-    def list(self) -> Iterator[Erasure]:
-        """The certificates of projects that the caller owned or deleted; all of them for administrators and auditors."""
+    def list(self) -> Iterator[ListedErasure]:
+        """The certificates of projects that the caller owned or deleted; for administrators and auditors all, and the deletions under way."""
         yield from self._wire.pages("/erasure-certificates")
 
     def wait(self, project_id: str, *, seconds: float = 600.0, changed: Callable[[Project], None] = lambda _: None) -> Erasure:

@@ -10,7 +10,7 @@ from contracts.policy import Service
 from services.projects import repository
 from services.projects.handlers import hears
 from services.projects.routes import router
-from services.projects.service import break_glass, invitations, lifecycle, projects
+from services.projects.service import break_glass, deletion, invitations, lifecycle, projects
 from services.projects.settings import ProjectsSettings
 
 log = logger(__name__)
@@ -36,6 +36,7 @@ def deeds(settings: ProjectsSettings) -> dict[str, tuple[Deed, repository.projec
         "break_glass.end": (end_break_glass, repository.break_glass.seconds_to_next_end),
         "break_glass.report": (break_glass.report, repository.break_glass.seconds_to_next_report),
         "break_glass.measure": (break_glass.measure, _never),
+        "deletion.measure": (deletion.measure, _never),
     }
 
 

@@ -351,8 +351,17 @@ def test_a_deletion_is_watched_until_its_certificate_is_there(door: Door, signed
 
 def test_the_certificate_of_erasure_is_shown_in_words_for_machines_and_as_it_was_hashed(door: Door, signed_in: Run) -> None:
     door.on("GET", f"/erasure-certificates/{P}", ERASED)
-    door.on("GET", "/erasure-certificates", {"items": [ERASED], "next": None})
     assert json.loads(signed_in("projects", "erasure", P, "--json").stdout) == ERASED
     assert signed_in("projects", "erasure", P, "--document").stdout == ERASED["document"]
-    assert json.loads(signed_in("projects", "erasure", "--json").stdout) == [ERASED]
     assert "jobs 3" in signed_in("projects", "erasure", P).stdout
+
+
+def test_the_list_of_erasures_shows_for_which_services_a_deletion_waits(door: Door, signed_in: Run) -> None:
+    hangs = {**ERASED, "state": "purging", "awaited": ["datasets", "jobs"], "erased_at": None, "sha256": None, "document": None}
+    listed = [hangs, {**ERASED, "state": "deleted", "awaited": []}]
+    door.on("GET", "/erasure-certificates", {"items": listed, "next": None})
+    assert json.loads(signed_in("projects", "erasure", "--json").stdout) == listed
+    heads, first, second = signed_in("projects", "erasure", COLUMNS="220").stdout.splitlines()
+    assert heads.split()[:4] == ["project", "id", "state", "awaited"]
+    assert first.split()[:4] == [P, "purging", "datasets,", "jobs"]
+    assert (second.split()[:2], ERASED["sha256"] in second) == ([P, "deleted"], True)

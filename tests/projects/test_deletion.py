@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import REGISTRY
 from uuid_utils.compat import uuid7
 
 from contracts.events import CONFIRMS, PURGED, Membership, Project, ProjectState, Purged, PurgeStep, UserStatus
 from contracts.policy import Service
 from contracts.roles import NOBODY, Actor, Role
 from services.projects import domain
+from services.projects.app import keep_time
 from tests.deletions import MARKER, rows_with
 from tests.projects.people import Study, found, user
 from tests.projects.test_domain import NOW, project
@@ -31,8 +33,8 @@ def by_all(project_id: UUID, step: PurgeStep, services: Sequence[Service] = CONF
     return [said_by(service, project_id, step) for service in services]
 
 
-async def asked(world: World, name: str = "wdbc") -> Study:
-    study = await found(world, name)
+async def asked(world: World, name: str = "wdbc", ada: UUID | None = None) -> Study:
+    study = await found(world, name, ada)
     answer = await world.post(f"{study.path}/deletion", study.owner, json={"name": name})
     assert answer.status_code == 202, answer.text
     await world.said()
@@ -252,13 +254,83 @@ async def test_who_asked_who_owned_administrators_and_auditors_read_the_certific
     assert (await world.get(f"/erasure-certificates/{uuid7()}", auditor())).status_code == 404
 
 
-async def test_certificates_are_listed_in_pages(world: World) -> None:
-    studies = [await deleted(world, f"study{number}") for number in range(3)]
+async def test_deletions_and_certificates_are_listed_in_pages(world: World) -> None:
+    studies = [await deleted(world, "first"), await asked(world, "second"), await deleted(world, "third")]
     first = (await world.get("/erasure-certificates?limit=2", auditor())).json()
     rest = (await world.get(f"/erasure-certificates?limit=2&after={first['next']}", auditor())).json()
-    listed = [item["project_id"] for item in first["items"] + rest["items"]]
-    assert listed == [str(study.project_id) for study in studies]
+    listed = [(item["project_id"], item["state"]) for item in first["items"] + rest["items"]]
+    assert listed == [(str(study.project_id), state) for study, state in zip(studies, ("deleted", "closing", "deleted"), strict=True)]
     assert rest["next"] is None
+
+
+# A deletion that hangs
+
+
+async def test_administrators_and_auditors_see_a_deletion_that_hangs_when_its_owner_is_gone(world: World) -> None:
+    study = await asked(world)
+    (row,) = await world.sql("SELECT username FROM people WHERE user_id = :ada", ada=study.ada)
+    await world.hear(*by_all(study.project_id, PurgeStep.CLOSED, [service for service in CONFIRMS if service is not Service.JOBS]))
+    await world.hear(user(row.username, study.ada, status=UserStatus.DEACTIVATED, version=2))
+    hangs: dict[str, Any] = {"project_id": str(study.project_id), "asked_by": str(study.ada), "state": "closing", "awaited": ["jobs"]}
+    hangs |= dict.fromkeys(("erased_at", "sha256", "document"))
+    for actor in (administrator(), auditor()):
+        (shown,) = (await world.get("/erasure-certificates", actor)).json()["items"]
+        assert datetime.fromisoformat(shown.pop("asked_at")) <= datetime.now(UTC)
+        assert shown == hangs
+    await world.hear(said_by(Service.JOBS, study.project_id, PurgeStep.CLOSED))
+    await world.hear(*by_all(study.project_id, PurgeStep.PURGED, CONFIRMS[1:]))
+    (shown,) = (await world.get("/erasure-certificates", auditor())).json()["items"]
+    assert (shown["state"], shown["awaited"], shown["document"]) == ("purging", [CONFIRMS[0]], None)
+    await world.hear(said_by(CONFIRMS[0], study.project_id, PurgeStep.PURGED))
+    (shown,) = (await world.get("/erasure-certificates", auditor())).json()["items"]
+    certificate = (await world.get(f"/erasure-certificates/{study.project_id}", auditor())).json()
+    assert shown == {**certificate, "state": "deleted", "awaited": []}
+
+
+async def test_nobody_else_sees_in_the_list_that_a_deletion_is_under_way(world: World) -> None:
+    study = await found(world)
+    worker = UUID((await study.add("eve00000"))["user_id"])
+    other = await deleted(world, "other")
+    await world.post(f"{study.path}/deletion", study.owner, json={"name": "wdbc"})
+    for actor in (study.owner, person(study.ada), study.as_scientist(worker), person(worker), person()):
+        assert (await world.get("/erasure-certificates", actor)).json() == {"items": [], "next": None}
+    (own,) = (await world.get("/erasure-certificates", other.owner)).json()["items"]
+    assert (own["project_id"], own["state"]) == (str(other.project_id), "deleted")
+    for actor in (administrator(), auditor(), study.owner, other.owner, person()):
+        assert (await world.get(f"/erasure-certificates/{study.project_id}", actor)).status_code == 404, "there is no certificate yet"
+    by_key = auditor().model_copy(update={"session_id": None, "key_id": uuid7(), "scopes": frozenset({"erasure.list"})})
+    for actor, status, slug in ((NOBODY, 401, "not-signed-in"), (by_key, 403, "session-needed")):
+        answer = await world.get("/erasure-certificates", actor)
+        assert (answer.status_code, reason(answer)) == (status, slug)
+
+
+async def measured(service: Service, waiting: int, oldest: Study | None) -> None:
+    """Return when the metrics say how many deletions wait for a service, and since when the oldest."""
+    since = None
+    if oldest is not None:
+        (row,) = await oldest.world.sql("SELECT asked_at FROM deletions WHERE project_id = :id", id=oldest.project_id)
+        since = row.asked_at.timestamp()
+    names = ("hortus_project_deletions_awaited", "hortus_project_deletions_awaited_since_seconds")
+    async with asyncio.timeout(15):
+        while [REGISTRY.get_sample_value(name, {"service": service.value}) for name in names] != [waiting, since]:
+            await asyncio.sleep(0.02)
+
+
+async def test_metrics_say_for_which_services_deletions_wait_and_since_when(world: World) -> None:
+    others = [service for service in CONFIRMS if service is not Service.JOBS]
+    async with world.running(keep_time):
+        first, second = await asked(world, "first"), await asked(world, "second")
+        for service in CONFIRMS:
+            await measured(service, 2, first)
+        await world.hear(*by_all(first.project_id, PurgeStep.CLOSED), *by_all(first.project_id, PurgeStep.PURGED, others))
+        await measured(Service.JOBS, 2, first)
+        for service in others:
+            await measured(service, 1, second)
+        await world.hear(said_by(Service.JOBS, first.project_id, PurgeStep.PURGED))
+        await measured(Service.JOBS, 1, second)
+        await world.hear(*by_all(second.project_id, PurgeStep.CLOSED), *by_all(second.project_id, PurgeStep.PURGED))
+        for service in CONFIRMS:
+            await measured(service, 0, None)
 
 
 async def test_the_name_is_free_again_and_the_new_project_is_another_one(world: World) -> None:
@@ -300,6 +372,7 @@ def test_a_deletion_waits_for_every_service_of_the_one_list() -> None:
     deletion = domain.deletion.ask(made, UUID(int=2), [UUID(int=3)], NOW)
     assert deletion is not None
     assert (made.state, deletion.owners) == ("closing", [UUID(int=2), UUID(int=3)])
+    assert domain.deletion.state(deletion) == made.state
     parts: list[Any] = []
     for service in CONFIRMS:
         assert not domain.deletion.proceed(made, deletion, parts, NOW)
@@ -312,6 +385,10 @@ def test_a_deletion_waits_for_every_service_of_the_one_list() -> None:
         domain.deletion.note(part, service, said_by(service, made.project_id, PurgeStep.PURGED))
     assert domain.deletion.is_complete(deletion, parts)
     assert (made.state, made.version) == ("purging", 3)
+    assert domain.deletion.state(deletion) == made.state
+    domain.deletion.finish(made, deletion, parts, {}, NOW)
+    assert domain.deletion.state(deletion) == made.state == "deleted"
+    assert domain.deletion.waiting([(deletion, parts)]) == {service: [] for service in CONFIRMS}
 
 
 def test_the_part_of_a_service_stays_as_it_was_first_told() -> None:

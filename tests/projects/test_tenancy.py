@@ -11,7 +11,7 @@ from contracts.events import PurgeStep
 from contracts.policy import Action
 from contracts.roles import Actor, Role
 from tests.projects.people import Study, found, user
-from tests.projects.test_deletion import by_all
+from tests.projects.test_deletion import asked, by_all
 from tests.tenancy import Snapshot, like_nothing
 from tests.world import World, administrator, person
 
@@ -28,17 +28,17 @@ DOORS = {
     Action.ERASURE_READ,
 }
 deeds = st.lists(
-    st.tuples(st.sampled_from(["add", "invite", "group", "describe", "break", "remove", "new", "erase"]), st.integers(0, 4)),
+    st.tuples(st.sampled_from(["add", "invite", "group", "describe", "break", "remove", "new", "close", "erase"]), st.integers(0, 4)),
     min_size=1,
     max_size=8,
 )
 
 
-async def erased(world: World, name: str, ada: UUID) -> UUID:
-    """Found a project and delete it, to the end."""
-    study = await found(world, name, ada)
-    await world.post(f"{study.path}/deletion", study.owner, json={"name": name})
-    await world.hear(*by_all(study.project_id, PurgeStep.CLOSED), *by_all(study.project_id, PurgeStep.PURGED))
+async def erased(world: World, name: str, ada: UUID, *, wholly: bool = True) -> UUID:
+    """Found a project and delete it, to the end or so that no service answers."""
+    study = await asked(world, name, ada)
+    if wholly:
+        await world.hear(*by_all(study.project_id, PurgeStep.CLOSED), *by_all(study.project_id, PurgeStep.PURGED))
     return study.project_id
 
 
@@ -99,8 +99,8 @@ async def fill(world: World, theirs: Study, done: list[tuple[str, int]]) -> list
             rows = await world.sql("SELECT user_id FROM memberships WHERE project_id = :p AND username = :n", p=theirs.project_id, n=name)
             for row in rows:
                 await world.delete(f"{theirs.path}/members/{row.user_id}", theirs.owner)
-        elif what == "erase":
-            made.append(await erased(world, f"x{uuid7().hex[-12:]}", theirs.ada))
+        elif what in ("close", "erase"):
+            made.append(await erased(world, f"x{uuid7().hex[-12:]}", theirs.ada, wholly=what == "erase"))
         else:
             answer = await world.post("/projects", person(theirs.ada), json={"name": f"x{uuid7().hex[-12:]}"})
             made.append(UUID(answer.json()["project_id"]))

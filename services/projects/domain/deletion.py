@@ -63,11 +63,23 @@ def purged(parts: Iterable[DeletionPart]) -> list[str]:
     return sorted(part.service for part in parts if part.purged_at is not None)
 
 
+def state(deletion: Deletion) -> ProjectState:
+    """How far a deletion is."""
+    if deletion.erased_at is not None:
+        return ProjectState.DELETED
+    return ProjectState.CLOSING if deletion.purging_at is None else ProjectState.PURGING
+
+
 def awaited(deletion: Deletion, parts: Collection[DeletionPart]) -> list[str]:
     """The services whose answer the deletion waits for now."""
     if deletion.erased_at is not None:
         return []
     return sorted(set(CONFIRMS) - set(closed(parts) if deletion.purging_at is None else purged(parts)))
+
+
+def waiting(deletions: Collection[tuple[Deletion, Collection[DeletionPart]]]) -> dict[Service, list[datetime]]:
+    """When the deletions were asked for that wait for a service, by service."""
+    return {service: [each.asked_at for each, parts in deletions if service in awaited(each, parts)] for service in CONFIRMS}
 
 
 def proceed(project: Project, deletion: Deletion, parts: Collection[DeletionPart], now: datetime) -> bool:
@@ -142,7 +154,7 @@ def demand_visible(actor: Actor, deletion: Deletion | None) -> Deletion:
 
 
 def sees_all(actor: Actor) -> bool:
-    """Whether an actor may see every certificate of erasure."""
+    """Whether an actor may see every deletion and every certificate of erasure."""
     return not SEES_ALL.isdisjoint(actor.cluster_roles)
 
 

@@ -22,9 +22,9 @@ async def deletion(session: AsyncSession, project_id: UUID, *, lock: bool = Fals
     return (await session.execute(query)).scalar_one_or_none()
 
 
-async def parts(session: AsyncSession, project_id: UUID) -> Sequence[DeletionPart]:
-    """What the services have said of a deletion."""
-    query = select(DeletionPart).where(col(DeletionPart.project_id) == project_id).order_by(col(DeletionPart.service))
+async def parts(session: AsyncSession, *project_ids: UUID) -> Sequence[DeletionPart]:
+    """What the services have said of the deletions of these projects."""
+    query = select(DeletionPart).where(col(DeletionPart.project_id).in_(project_ids)).order_by(col(DeletionPart.service))
     return (await session.execute(query.execution_options(populate_existing=True))).scalars().all()
 
 
@@ -55,11 +55,16 @@ async def forget(session: AsyncSession, project_id: UUID) -> dict[str, int]:
     return counted
 
 
+async def under_way(session: AsyncSession) -> Sequence[Deletion]:
+    """The deletions that are not finished."""
+    return (await session.execute(select(Deletion).where(col(Deletion.erased_at).is_(None)))).scalars().all()
+
+
 async def erasures(session: AsyncSession, seen_by: UUID | None, after: UUID | None, limit: int) -> Sequence[Deletion]:
-    """Certificates of erasure, oldest project first: all, or those that a person may see."""
-    query = select(Deletion).where(col(Deletion.document).is_not(None)).order_by(col(Deletion.project_id)).limit(limit)
+    """Deletions, oldest project first: all, or the finished ones that a person may see."""
+    query = select(Deletion).order_by(col(Deletion.project_id)).limit(limit)
     if seen_by is not None:
-        query = query.where(literal(seen_by, Uuid()) == any_(col(Deletion.owners)))
+        query = query.where(col(Deletion.document).is_not(None), literal(seen_by, Uuid()) == any_(col(Deletion.owners)))
     if after is not None:
         query = query.where(col(Deletion.project_id) > after)
     return (await session.execute(query)).scalars().all()

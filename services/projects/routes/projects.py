@@ -19,6 +19,7 @@ from services.projects.schemas.projects import (
     DeletionView,
     ErasureView,
     GroupRoleView,
+    ListedErasureView,
     MemberChange,
     MemberView,
     NewGroupRole,
@@ -45,6 +46,14 @@ def _deletion(deletion: Deletion, parts: Sequence[DeletionPart]) -> DeletionView
         **deletion.model_dump(include={"asked_by", "asked_at", "purging_at"}),
         closed=domain.deletion.closed(parts),
         purged=domain.deletion.purged(parts),
+        awaited=domain.deletion.awaited(deletion, parts),
+    )
+
+
+def _listed(deletion: Deletion, parts: Sequence[DeletionPart]) -> ListedErasureView:
+    return ListedErasureView(
+        **deletion.model_dump(include={"project_id", "asked_by", "asked_at", "erased_at", "sha256", "document"}),
+        state=domain.deletion.state(deletion),
         awaited=domain.deletion.awaited(deletion, parts),
     )
 
@@ -94,10 +103,10 @@ async def delete_project(project_id: UUID, wanted: DeletionRequest, uow: Uow) ->
 
 
 @router.get("/erasure-certificates", dependencies=[may(Action.ERASURE_LIST)])
-async def list_erasures(paging: Paging, uow: Uow) -> Page[ErasureView]:
-    """The certificates of erasure of projects that the caller owned or deleted; all of them for administrators and auditors."""
-    rows = await deletion.list_certificates(uow, paging.after_id(), paging.limit + 1)
-    return paging.page(rows, lambda row: (row.project_id,), ErasureView.model_validate)
+async def list_erasures(paging: Paging, uow: Uow) -> Page[ListedErasureView]:
+    """The certificates of erasure of projects that the caller owned or deleted; for administrators and auditors all, and the deletions under way."""
+    rows = await deletion.list_seen(uow, paging.after_id(), paging.limit + 1)
+    return paging.page(rows, lambda row: (row[0].project_id,), lambda row: _listed(*row))
 
 
 @router.get("/erasure-certificates/{erased_id}", dependencies=[may(Action.ERASURE_READ)])

@@ -129,6 +129,19 @@ class ErasureView(BaseModel):
     document: str
 
 
+class ListedErasureView(BaseModel):
+    """A project's deletion: its certificate of erasure once ``state`` is ``deleted``, and before that for whose answer it waits."""
+
+    project_id: UUID
+    asked_by: UUID
+    asked_at: datetime
+    state: str
+    awaited: list[str]
+    erased_at: datetime | None
+    sha256: str | None
+    document: str | None
+
+
 class ProjectView(BaseModel):
     """A project as one of its members sees it; ``role`` is the caller's. ``deletion`` is told of one project alone, not in lists."""
 

@@ -1,7 +1,10 @@
 """The deletion of a project, from the request to the certificate of erasure."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from uuid import UUID
+
+from prometheus_client import Gauge
 
 from chassis.deletion import forget_answers
 from chassis.log import logger
@@ -15,6 +18,14 @@ from services.projects.models import Deletion, DeletionPart, Project
 from services.projects.service import activity, callers
 
 log = logger(__name__)
+AWAITED = Gauge(
+    "hortus_project_deletions_awaited", "Deletions of projects that are under way, by the service that they wait for", ["service"]
+)
+AWAITED_SINCE = Gauge(
+    "hortus_project_deletions_awaited_since_seconds",
+    "When the oldest deletion that waits for a service was asked for, in seconds since 1970; absent while none waits",
+    ["service"],
+)
 
 Progress = tuple[Deletion, Sequence[DeletionPart]]
 
@@ -31,6 +42,7 @@ async def ask(uow: UnitOfWork, project_id: UUID, name: str) -> tuple[Project, Ro
         uow.emit(domain.projects.project_fact(project))
         activity.write(uow, project_id, Deed.DELETION_ASKED)
         uow.note(project_id=project_id, state=project.state, version=project.version)
+        await repository.projects.wake(uow.session)
     return project, Role.DATA_OWNER, await progress(uow, project)
 
 
@@ -57,6 +69,7 @@ async def hear(uow: UnitOfWork, service: Service, said: events.Purged) -> None:
         uow.emit(domain.projects.project_fact(project))
     if domain.deletion.is_complete(deletion, parts):
         await _finish(uow, project, deletion, parts)
+    await repository.projects.wake(uow.session)
 
 
 async def _finish(uow: UnitOfWork, project: Project, deletion: Deletion, parts: Sequence[DeletionPart]) -> None:
@@ -76,7 +89,26 @@ async def certificate(uow: UnitOfWork, project_id: UUID) -> Deletion:
     return domain.deletion.demand_visible(uow.actor, await repository.deletion.deletion(uow.session, project_id))
 
 
-async def list_certificates(uow: UnitOfWork, after: UUID | None, limit: int) -> Sequence[Deletion]:
-    """The certificates of erasure that the caller may see."""
+async def list_seen(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Progress]:
+    """The deletions that the caller may see: the finished ones that were theirs, or all."""
     seen_by = None if domain.deletion.sees_all(uow.actor) else callers.caller(uow)
-    return await repository.deletion.erasures(uow.session, seen_by, after, limit)
+    return await _with_parts(uow, await repository.deletion.erasures(uow.session, seen_by, after, limit))
+
+
+async def measure(uow: UnitOfWork) -> int:
+    """Bring the metrics up to date; nothing is ever left to do."""
+    under_way = await _with_parts(uow, await repository.deletion.under_way(uow.session))
+    for service, asked in domain.deletion.waiting(under_way).items():
+        AWAITED.labels(service.value).set(len(asked))
+        if asked:
+            AWAITED_SINCE.labels(service.value).set(min(asked).timestamp())
+        else:
+            AWAITED_SINCE.remove(service.value)
+    return 0
+
+
+async def _with_parts(uow: UnitOfWork, deletions: Sequence[Deletion]) -> list[Progress]:
+    said: dict[UUID, list[DeletionPart]] = defaultdict(list)
+    for part in await repository.deletion.parts(uow.session, *(deletion.project_id for deletion in deletions)):
+        said[part.project_id].append(part)
+    return [(deletion, said[deletion.project_id]) for deletion in deletions]
