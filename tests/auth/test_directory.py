@@ -728,6 +728,7 @@ async def test_who_comes_back_is_active_again_unless_an_administrator_deactivate
     await sync(world)
     version = (await row(world, bob.user_id)).version
     await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "deactivated"}, version=version)
+    await sync(world)
     await world.said()
     for name in ("ada", "bob"):
         change(slapd, person(name), pwdAccountLockedTime=None)
@@ -828,24 +829,44 @@ async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_sai
     assert (await world.client.get("/readyz")).json()["warnings"] == []
 
 
-async def test_the_last_administrator_keeps_the_account_but_no_session(world: World, slapd: Slapd) -> None:
+async def test_the_last_administrator_keeps_the_role_but_no_other_group(world: World, slapd: Slapd) -> None:
     await make_group(world, "admins", group("staff"), roles=("administrator",))
+    await make_group(world, "mri-owners", group("all"))
     ada = await enrol(world)
-    assert (await ada.sign_in()).status_code == 201
     await world.said()
     with slapd.root() as root:
         root.delete(group("staff"))
     with capture_logs() as logs:
         await sync(world)
-    assert await world.said() == []
+    assert people(await world.said()) == [("active", ["admins"], ["administrator"])]
     assert any("last administrator" in line["event"] for line in logs)
-    with slapd.root() as root:
-        root.delete(person("ada"))
+    assert (await ada.sign_in()).status_code == 201
+    await world.said()
+    await sync(world)
+    assert await world.said() == []
+
+
+async def test_the_last_administrator_keeps_the_account_but_no_session_no_group_and_no_way_in(world: World, slapd: Slapd) -> None:
+    await make_group(world, "admins", group("staff"), roles=("administrator",))
+    await make_group(world, "mri-owners", group("all"))
+    ada = await enrol(world)
+    authenticator = Authenticator()
+    await register(ada, authenticator)
+    assert (await world.post("/sessions", json={"passkey": await shown(world, authenticator)})).status_code == 201
+    await world.said()
+    change(slapd, person("ada"), pwdAccountLockedTime="000001010000Z")
     await sync(world)
     said = await world.said()
-    assert people(said) == []
+    assert people(said) == [("active", ["admins"], ["administrator"])]
     assert [fact.live for fact in said if isinstance(fact, Session)] == [False]
-    assert (await row(world, ada.user_id)).status == "active"
+    for way in ({"passkey": await shown(world, authenticator)}, {"username": "ada", "password": PASSWORD, "code": await ada.new_code()}):
+        assert reason(await world.post("/sessions", json=way)) == "sign-in-refused"
+    await sync(world)
+    assert await world.said() == []
+    change(slapd, person("ada"), pwdAccountLockedTime=None)
+    await sync(world)
+    assert people(await world.said()) == [("active", ["admins", "mri-owners"], ["administrator"])]
+    assert (await world.post("/sessions", json={"passkey": await shown(world, authenticator)})).status_code == 201
 
 
 async def test_one_replica_at_a_time_compares(world: World, worlds: Worlds, settings: dict[str, Any], slapd: Slapd) -> None:
@@ -987,7 +1008,8 @@ def test_every_status_leaves_and_comes_back_as_it_should() -> None:
         )
         assert domain.directory.leave(user, NOW) is (status is UserStatus.ACTIVE)
         assert user.status == ("deactivated" if status is UserStatus.ACTIVE else status)
-        again = domain.directory.come_back(user)
-        assert again is (status in (UserStatus.ACTIVE, UserStatus.DEACTIVATED))
+        assert user.gone_at == (None if status is UserStatus.DEACTIVATED else NOW)
+        assert domain.directory.come_back(user) is (status is UserStatus.ACTIVE)
+        assert user.status == status
         assert user.gone_at is None
         assert not domain.directory.come_back(user)

@@ -331,14 +331,38 @@ async def test_a_name_that_a_group_loses_takes_the_directorys_people_out_at_once
     assert told(await world.said()) == [(ada.user_id, [], [], 4)]
 
 
-async def test_a_directory_does_not_take_the_last_administrators_role(world: World) -> None:
+async def test_a_directory_takes_the_last_administrator_out_of_all_groups_but_those_that_make_them_one(world: World) -> None:
     ada = await join(world)
-    await make(world, external=[STAFF], cluster_roles=["administrator"])
+    await make(world, "admins", external=[STAFF], cluster_roles=["administrator"])
+    await make(world, "mri", external=[STAFF, "mri"], cluster_roles=["auditor"])
     await from_directory(world, ada, STAFF)
     await world.said()
-    with pytest.raises(domain.accounts.LastAdministratorStays):
-        await from_directory(world, ada)
-    assert await world.said() == []
+    await from_directory(world, ada)
+    assert told(await world.said()) == [(ada.user_id, ["admins"], ["administrator"], 4)]
+    await world.recorded()
+    await from_directory(world, ada)
+    assert (await world.said(), await world.recorded()) == ([], [])
+    await from_directory(world, ada, "mri")
+    assert told(await world.said()) == [(ada.user_id, ["admins", "mri"], ["administrator", "auditor"], 5)]
+
+
+@pytest.mark.parametrize("how", ["own", "by hand", "another"])
+async def test_who_administers_otherwise_or_beside_others_leaves_also_the_groups_that_made_them_administrators(
+    world: World, how: str
+) -> None:
+    ada = await join(world, roles=["administrator"] if how == "own" else [])
+    await make(world, external=[STAFF], cluster_roles=["administrator"])
+    if how == "by hand":
+        council = await make(world, "council", cluster_roles=["administrator"])
+        await put(world, council, ada)
+    if how == "another":
+        await join(world, "bob@example.org", roles=["administrator"])
+    await from_directory(world, ada, STAFF)
+    await world.said()
+    await from_directory(world, ada)
+    (fact,) = await world.said()
+    assert isinstance(fact, User)
+    assert (fact.groups, "administrator" in fact.cluster_roles) == (frozenset(), how != "another")
 
 
 # Names in directories

@@ -133,9 +133,19 @@ def account(user_id: UUID, username: str, email: str, somebody: Person, settings
     )
 
 
-def leave(user: User, now: datetime) -> bool:
-    """The directory does not let somebody in any more; whether the account's status changed. A blocked one stays blocked."""
+def miss(user: User, now: datetime) -> None:
+    """The directory does not let somebody in any more, and their account stays for now: a passkey alone does not let them in either."""
     user.gone_at = user.gone_at or now
+
+
+def leave(user: User, now: datetime) -> bool:
+    """The directory does not let somebody in any more; whether the account's status changed.
+
+    A blocked one stays blocked. One that an administrator deactivated stays theirs: it does not come back by the directory.
+    """
+    if user.status == UserStatus.DEACTIVATED:
+        return False
+    miss(user, now)
     if user.status != UserStatus.ACTIVE:
         return False
     user.status = UserStatus.DEACTIVATED.value

@@ -12,7 +12,7 @@ from ldap3.utils.dn import parse_dn
 
 from chassis.errors import Conflict
 from contracts.roles import ClusterRole
-from services.auth.domain.accounts import demand_administrator_stays, effective
+from services.auth.domain.accounts import effective
 from services.auth.models import Group, User
 
 MOST_MEMBERS = 10_000
@@ -127,10 +127,14 @@ def follow(user: User, groups: Collection[Group], vouched: Collection[str]) -> b
     return True
 
 
-def demand_still_administers(user: User, ahead: Collection[Group], administrators: Collection[UUID]) -> None:
-    """Refuse to leave the last of the active ``administrators`` only the groups ``ahead``, if they are none by them. Raises LastAdministratorStays."""
-    if ClusterRole.ADMINISTRATOR not in effective(user.own_roles, ahead):
-        demand_administrator_stays(administrators, [user.user_id])
+def staying(user: User, leaving: Iterable[Group], ahead: Collection[Group], administrators: Collection[UUID]) -> set[UUID]:
+    """Which of the groups that somebody is ``leaving`` they stay in all the same: those by which they are the last of the active ``administrators``.
+
+    None, where the groups ``ahead`` or a role of their own make them one.
+    """
+    if set(administrators) != {user.user_id} or ClusterRole.ADMINISTRATOR in effective(user.own_roles, ahead):
+        return set()
+    return {group.group_id for group in leaving if ClusterRole.ADMINISTRATOR in group.cluster_roles}
 
 
 def no_longer_administer(administrators: Collection[UUID], people: Iterable[User]) -> list[UUID]:

@@ -105,21 +105,14 @@ async def _find(directory: Directory, known: User | None, name: str) -> tuple[Pe
 
 async def _admit(tools: Tools, directory: Directory, somebody: Person, found: Collection[str]) -> UUID | None:
     """The account of somebody whom the directory has confirmed, made or brought up to date; None where there can be none."""
-    settings = directory.settings
-    try:
-        async with unit_of_work(tools.engine, Service.AUTH.value, "directory.admit") as uow:
-            user = await repository.directory.user_of(uow.session, settings.name, somebody.external_id)
-            if user is None:
-                user = await _make(uow, directory, somebody)
-            if user is None:
-                return None
-            await _bring_up(uow, user, somebody, found)
-            callers.acts(uow, user)
-    except domain.accounts.LastAdministratorStays:
-        log.error("the directory would take the last administrator's role; it stays", external_id=somebody.external_id)
-        async with repository.reading(tools.engine) as session:
-            kept = await repository.directory.user_of(session, settings.name, somebody.external_id)
-        return kept.user_id if kept else None
+    async with unit_of_work(tools.engine, Service.AUTH.value, "directory.admit") as uow:
+        user = await repository.directory.user_of(uow.session, directory.settings.name, somebody.external_id)
+        if user is None:
+            user = await _make(uow, directory, somebody)
+        if user is None:
+            return None
+        await _bring_up(uow, user, somebody, found)
+        callers.acts(uow, user)
     return user.user_id
 
 
@@ -197,7 +190,7 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
         return
     directory.trouble = None
     for user in gone:
-        if user.gone_at is None or user.status == UserStatus.ACTIVE:
+        if user.status == UserStatus.ACTIVE or (user.gone_at is None and user.status != UserStatus.DEACTIVATED):
             await _let_go(tools, user)
     async with repository.reading(tools.engine) as session:
         known = await repository.directory.groups_with_names(session)
@@ -214,21 +207,23 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
 
 
 async def _follow(tools: Tools, user: User, somebody: Person, found: Collection[str]) -> None:
-    try:
-        async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
-            await _bring_up(uow, user, somebody, found)
-    except domain.accounts.LastAdministratorStays:
-        log.error("the directory would take the last administrator's role; it stays", user_id=str(user.user_id))
+    async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
+        await _bring_up(uow, user, somebody, found)
 
 
 async def _let_go(tools: Tools, user: User) -> None:
-    """Deactivate somebody whom the directory does not let in any more. The last administrator keeps the account, without sessions."""
+    """Deactivate somebody whom the directory does not let in any more.
+
+    The last administrator keeps the account and that role, but no session, key or other group, and no way in until they are shown again.
+    """
     async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
-        locked, administrators = await repository.accounts.user_and_administrators(uow.session, user.user_id)
-        if locked is None:
-            return
+        await repository.groups.lock(uow.session)
+        people, administrators = await repository.groups.lock_people(uow.session, [user.user_id])
+        locked = people[user.user_id]
         if administrators == [locked.user_id]:
             log.error("the directory would deactivate the last administrator; the account stays", user_id=str(user.user_id))
+            await groups.set_from_directory(uow, locked, ())
+            domain.directory.miss(locked, uow.now)
         elif domain.directory.leave(locked, uow.now):
             uow.emit(domain.accounts.user_fact(locked))
         ended = await sessions.end_all(uow, locked.user_id, domain.directory.LEFT) + await keys.end_all(uow, locked.user_id)

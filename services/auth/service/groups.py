@@ -6,11 +6,14 @@ from uuid import UUID
 
 from chassis.errors import NotFound
 from chassis.guard import expect
+from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain, repository
 from services.auth.models import Group, User
+
+log = logger(__name__)
 
 
 async def create(uow: UnitOfWork, name: str, policy: str | None, roles: frozenset[ClusterRole], external: frozenset[str]) -> Group:
@@ -111,7 +114,8 @@ async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[s
     """Let somebody be in those groups that a directory or an identity provider names, and in no other by its word.
 
     Where that changes nothing, nothing is locked; else the groups are locked before the account, so whoever calls this holds no
-    account yet, or came by ``lock_one``. A group that is full takes nobody. Raises LastAdministratorStays, and nothing has changed then.
+    account yet, or came by ``lock_one``. A group that is full takes nobody. The last administrator stays in the groups that make
+    them one, and leaves the others.
     """
     names = {domain.groups.compared(name) for name in external}
     if await repository.groups.called(uow.session, names) == await repository.groups.by_directory(uow.session, user.user_id):
@@ -119,17 +123,24 @@ async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[s
     await uow.session.flush()
     await repository.groups.lock(uow.session)
     people, administrators = await repository.groups.lock_people(uow.session, [user.user_id])
+    locked = people[user.user_id]
     wanted = await repository.groups.called(uow.session, names)
     has = await repository.groups.by_directory(uow.session, user.user_id)
     taking = {each for each in wanted - has if len(await repository.groups.member_ids(uow.session, each)) < domain.groups.MOST_MEMBERS}
     ahead = await repository.groups.groups_with(uow.session, user.user_id, (has & wanted) | taking)
-    domain.groups.demand_still_administers(user, ahead, administrators)
-    for group_id in has - wanted:
+    losing = await repository.groups.groups_with(uow.session, user.user_id, has - wanted)
+    staying = domain.groups.staying(locked, losing, ahead, administrators)
+    if staying:
+        log.error("nobody names the last administrator's role any more; it stays", user_id=str(user.user_id))
+    leaving = has - wanted - staying
+    if not (leaving or taking):
+        return
+    for group_id in leaving:
         await repository.groups.take_out(uow.session, group_id, user.user_id, by_directory=True)
     for group_id in taking:
         await repository.groups.put_in(uow.session, group_id, user.user_id, by_directory=True)
     await _follow(uow, people, administrators)
-    uow.note(user_id=user.user_id, groups=" ".join(user.groups))
+    uow.note(user_id=user.user_id, groups=" ".join(locked.groups))
 
 
 async def _locked(uow: UnitOfWork, group_id: UUID) -> Group:

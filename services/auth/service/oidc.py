@@ -171,14 +171,11 @@ async def _admit(
 
 
 async def _follow(uow: UnitOfWork, config: IdentityProvider, user: User, vouched: Vouched) -> User:
-    """Let somebody's groups and address be what the provider says; the last administrator stays one. The account is locked after the groups."""
+    """Let somebody's groups and address be what the provider says. The account is locked after the groups."""
     callers.acts(uow, user)
     uow.note(user_id=user.user_id, provider=config.name)
     if vouched.groups is not None:
-        try:
-            await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
-        except domain.accounts.LastAdministratorStays:
-            log.error("the identity provider would take the last administrator's role; it stays", user_id=str(user.user_id))
+        await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
     locked = await repository.accounts.user(uow.session, user.user_id, lock=True) or user
     email = _address(vouched)
     if email not in (None, locked.email) and await repository.accounts.user_with_email(uow.session, str(email)) is None:
@@ -295,10 +292,7 @@ async def _end_doubtful(tools: Tools, user_id: UUID) -> None:
         if user is None or not domain.oidc.is_in_doubt(user, _config(tools, user), uow.now):
             return
         version = user.version
-        try:
-            await groups.set_from_directory(uow, user, ())
-        except domain.accounts.LastAdministratorStays:
-            log.error("nobody vouches for the last administrator any more; the role stays", user_id=str(user_id))
+        await groups.set_from_directory(uow, user, ())
         ended = await keys.end_all(uow, user_id)
         if ended or user.version != version:
             uow.note(user_id=user_id, provider=user.provider, keys=ended)

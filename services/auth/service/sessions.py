@@ -77,7 +77,8 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
 async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey, about: About) -> SignedIn | Problem:
     """Open a session by a passkey alone, which verified who its person is: both factors in one. Refusals as in ``sign_in``.
 
-    Not for people of an identity provider: whether they may still come in is the provider's to say, each time.
+    Not for people of an identity provider: whether they may still come in is the provider's to say, each time. Nor for whom
+    their directory does not let in any more.
     """
     known = await passkeys.owner(tools, shown)
     async with repository.reading(tools.engine) as session:
@@ -86,7 +87,7 @@ async def sign_in_with_passkey(later: OpenUow, tools: Tools, shown: ShownPasskey
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await repository.accounts.locked(uow.session, known.user_id if known else domain.accounts.NO_ONE)
-    active = user is not None and user.status == UserStatus.ACTIVE and not domain.oidc.needs_provider(user)
+    active = user is not None and user.status == UserStatus.ACTIVE and not domain.oidc.needs_provider(user) and user.gone_at is None
     weighed = await factors.weigh(uow, tools, user, ShownFactor(passkey=shown), turn.now, use=active)
     if user is None or weighed.verdict is not Verdict.OPENS:
         return await turn.refused(domain.sessions.SignInRefused(), user)
