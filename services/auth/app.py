@@ -20,11 +20,11 @@ from services.auth.service import (
     letters,
     new_passwords,
     notices,
-    oidc,
     patience,
     registrations,
     sessions,
     signing,
+    vouching,
 )
 from services.auth.service import directory as following
 from services.auth.service.tools import Tools
@@ -132,9 +132,9 @@ async def follow(runtime: Runtime) -> None:
 
 
 async def doubt(runtime: Runtime) -> None:
-    """End what people have by the word of identity providers that no longer vouch for them."""
+    """End what people have by the word of a directory or identity provider that no longer vouches for them."""
     while True:
-        await oidc.end_doubtful(runtime.extra["tools"])
+        await vouching.end_doubtful(runtime.extra["tools"])
         await asyncio.sleep(DOUBT_S)
 
 

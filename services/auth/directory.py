@@ -83,12 +83,13 @@ def value(text: str | bytes) -> str:
 class Directory:
     """A directory server, or several of one directory, asked in the order of the urls.
 
-    ``trouble``: why what it showed last was not followed, for whoever operates Hortus.
+    ``trouble``: why what it showed last was not followed, for whoever operates Hortus. ``asked``: whether this process ever compared with it.
     """
 
     def __init__(self, settings: DirectorySettings) -> None:
         self.settings = settings
         self.trouble: str | None = None
+        self.asked = False
         self._context = tls_context(str(settings.trust_file) if settings.trust_file else None)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="ldap")
         self._room = settings.threads + WAITING
@@ -114,10 +115,7 @@ class Directory:
 
         Otherwise a burst would use up the tries after which the directory locks an account.
         """
-        lock = self._turns.get(name)
-        if lock is None:
-            lock = self._turns[name] = asyncio.Lock()
-        async with lock:
+        async with self._turns.setdefault(name, asyncio.Lock()):
             yield
 
     async def find(self, login: str) -> list[Entry]:

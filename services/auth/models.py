@@ -24,7 +24,8 @@ class User(Table, table=True):
     are the names of the person's groups, ``directory_groups`` of those that a directory or identity provider put them into.
     ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
     person is at ``provider``. ``gone_at``: since when the directory does not let them in any more. ``factor_enrolled_at``: when they
-    first had a second factor. ``vouched_at``: when an identity provider last said that it is they.
+    first had a second factor. ``vouched_at``: when an identity provider last said that it is they, or their directory (within 6 h) that it
+    lets them in.
     """
 
     __tablename__ = "users"

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from chassis.settings import Settings
 
 VOUCH_DAYS = 30
+MISSING_DAYS = 3
 TLS_SCHEMES = ("ldaps", "ldap")
 Claim = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClaimName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
@@ -141,6 +142,8 @@ class DirectorySettings(BaseModel):
     ``active_directory``: nested groups by its own matching rule, else step by step. ``only_groups``: who may sign in at all.
     ``mail_domain``: the domain of the address of somebody without one; without it they cannot sign in. ``most_failed_binds`` as one
     person ``in_minutes``: fewer than the directory locks them out after, in a time no shorter than the one after which it forgets.
+    ``missing_days``: when it lacks too many to be believed, after how long their API keys and sessions end and they leave the groups that it
+    put them into; ``vouch_days``: the same for everybody, when it did not answer, or shows nobody, for so long.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -166,6 +169,8 @@ class DirectorySettings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=64)] = 8
     most_failed_binds: Annotated[int, Field(ge=1, le=1000)] = 3
     in_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
+    missing_days: Annotated[int, Field(ge=1, le=365)] = MISSING_DAYS
+    vouch_days: Annotated[int, Field(ge=1, le=3650)] = VOUCH_DAYS
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

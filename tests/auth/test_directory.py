@@ -7,7 +7,7 @@ import ssl
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from contracts.events import Fact, Membership, Session, User, UserStatus
+from contracts.events import ApiKey, Fact, Membership, Session, User, UserStatus
 from services.auth import domain
 from services.auth.app import follow
 from services.auth.directory import Away, Directory
 from services.auth.domain.directory import NEVER_EXPIRES
 from services.auth.routes.cookies import DEVICE
 from services.auth.service import directory as following
-from services.auth.service import patience
+from services.auth.service import patience, vouching
 from services.auth.settings import BadDirectoryFile, DirectorySettings, read_directory
 from tests.auth import slapd as openldap
 from tests.auth.factors import letters, recovery_codes, register, reset, shown
@@ -510,6 +510,13 @@ async def test_somebody_without_an_address_signs_in_where_a_domain_for_them_is_c
     assert (ada.username, (await row(world, ada.user_id)).email) == ("ada00000", "ada@hospital.example")
 
 
+async def test_a_sign_in_by_the_directory_is_its_word(world: World) -> None:
+    ada = await enrol(world)
+    await world.sql("UPDATE users SET vouched_at = now() - interval '31 days'")
+    assert (await ada.sign_in()).status_code == 201
+    assert await world.now() - (await row(world, ada.user_id)).vouched_at < timedelta(hours=1)
+
+
 async def test_only_people_of_named_groups_sign_in(worlds: Worlds, settings: dict[str, Any], slapd: Slapd, tmp_path: Path) -> None:
     file = written(configuration(slapd, tmp_path, only_groups=[group("staff").upper()]), tmp_path)
     world = await worlds.open("auth", **(settings | {"ldap_file": file}))
@@ -781,14 +788,20 @@ async def test_a_new_address_in_the_directory_is_taken_up_and_somebody_elses_is_
     assert (await row(world, ada.user_id)).email == "ada.l@example.org"
 
 
-async def test_a_directory_that_is_away_changes_nothing(world: World, slapd: Slapd) -> None:
+async def test_a_directory_that_is_away_changes_nothing_and_that_is_said_until_it_is_back(
+    world: World, slapd: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.auth.directory.QUIET_S", 0.0)
     await make_group(world, "staff", group("staff"))
     ada = await enrol(world)
     await world.said()
     with slapd.away():
         await sync(world)
+    assert await warnings(world) == ["directory: nothing follows from it: no server answers over verified TLS"]
     assert await world.said() == []
     assert ((await row(world, ada.user_id)).status, (await row(world, ada.user_id)).groups) == ("active", ["staff"])
+    await sync(world)
+    assert await warnings(world) == []
 
 
 async def test_an_answer_without_anybody_changes_nothing(world: World, slapd: Slapd) -> None:
@@ -800,25 +813,39 @@ async def test_an_answer_without_anybody_changes_nothing(world: World, slapd: Sl
     with capture_logs() as logs:
         await sync(world)
     assert any("nobody at all" in str(line.get("error")) for line in logs)
+    assert await warnings(world) == ["directory: nothing follows from it: it shows nobody at all"]
     assert await world.said() == []
 
 
-async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_said(world: World, slapd: Slapd) -> None:
+async def warnings(world: World) -> list[str]:
+    return list((await world.client.get("/readyz")).json()["warnings"])
+
+
+async def ten(world: World, slapd: Slapd) -> list[str]:
+    """Ten people, p0 to p9, who came once; p8 and p9 are in the group mri."""
     names = [f"p{number}" for number in range(10)]
     with slapd.root() as root:
         for name in names:
             slapd.add_person(root, name)
+        root.add(group("mri"), ["groupOfNames"], {"member": [person("p8"), person("p9")]})
+    await make_group(world, "mri", group("mri"))
     for name in names:
         assert reason(await show(world, name)) == "factor-enrolment-needed"
     await world.said()
+    return names
+
+
+async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_said(world: World, slapd: Slapd) -> None:
+    names = await ten(world, slapd)
     with slapd.root() as root:
         for name in names[:6]:
             root.delete(person(name))
+        root.modify(group("mri"), {"member": [(ldap3.MODIFY_DELETE, [person("p9")])]})
     with capture_logs() as logs:
         await sync(world)
-    assert await world.said() == []
+    assert people(await world.said()) == [("active", [], [])]  # p9 has left the group, whatever the others do
     assert any("too many would be deactivated" in line["event"] for line in logs)
-    assert (await world.client.get("/readyz")).json()["warnings"][0].startswith("directory: it lacks 6 of 10")
+    assert (await warnings(world))[0].startswith("directory: it lacks 6 of 10")
     with slapd.root() as root:
         slapd.add_person(root, names[0])
     await sync(world)  # a person with the same name is another person: six are still gone
@@ -826,7 +853,88 @@ async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_sai
     await world.sql("UPDATE users SET status = 'blocked' WHERE username IN ('p0000000', 'p1000000')")
     await sync(world)
     assert [status for status, _, _ in people(await world.said())] == ["deactivated"] * 4
-    assert (await world.client.get("/readyz")).json()["warnings"] == []
+    assert await warnings(world) == []
+
+
+async def make_key(ada: Account) -> None:
+    body = {"name": "k", "scopes": ["project.list"], "expires_at": (await ada.world.now() + timedelta(days=90)).isoformat()}
+    answer = await ada.world.post("/keys", ada.actor(), json=body)
+    assert answer.status_code == 201, answer.text
+
+
+async def end_doubtful(world: World) -> list[Fact]:
+    await vouching.end_doubtful(world.runtime.extra["tools"])
+    return await world.said()
+
+
+async def passkey_alone(world: World, authenticator: Authenticator) -> int:
+    return (await world.post("/sessions", json={"passkey": await shown(world, authenticator)})).status_code
+
+
+async def test_of_too_many_who_left_at_once_nobody_comes_in_and_their_keys_and_sessions_end_after_days(world: World, slapd: Slapd) -> None:
+    names = await ten(world, slapd)
+    await world.sql("UPDATE users SET factor_enrolled_at = NULL")
+    somebody, authenticator = await enrol(world, "p8"), Authenticator()
+    await register(somebody, authenticator)
+    await make_key(somebody)
+    assert await passkey_alone(world, authenticator) == 201
+    away = names[3:9]
+    for name in away:
+        change(slapd, person(name), pwdAccountLockedTime="000001010000Z")
+    await world.said()
+    await sync(world)
+    assert await passkey_alone(world, authenticator) == 401
+    assert await end_doubtful(world) == []
+    await world.sql("UPDATE users SET gone_at = gone_at - interval '71 hours'")
+    await sync(world)
+    assert await end_doubtful(world) == []
+    await world.sql("UPDATE users SET gone_at = gone_at - interval '2 hours'")
+    facts = await end_doubtful(world)
+    assert people(facts) == [("active", [], [])]
+    assert [fact.live for fact in facts if isinstance(fact, ApiKey | Session)] == [False, False]
+    await world.recorded()
+    assert (await end_doubtful(world), await world.recorded()) == ([], [])
+    for name in away:
+        change(slapd, person(name), pwdAccountLockedTime=None)
+    await sync(world)
+    assert people(await world.said()) == [("active", ["mri"], [])]
+    assert await passkey_alone(world, authenticator) == 201
+    assert [each.gone_at for each in await world.sql("SELECT gone_at FROM users")] == [None] * 10
+
+
+async def test_for_whom_a_directory_that_is_away_has_not_vouched_for_long_keys_end_and_its_groups_go_until_it_is_back(
+    world: World, worlds: Worlds, settings: dict[str, Any], slapd: Slapd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.auth.directory.QUIET_S", 0.0)
+    await make_group(world, "staff", group("staff"))
+    ada, authenticator = await enrol(world), Authenticator()
+    await register(ada, authenticator)
+    await make_key(ada)
+    file = written(configuration(slapd, tmp_path, vouch_days=5), tmp_path)
+    again = await worlds.open("auth", beside=world, **(settings | {"ldap_file": file, "smtp_url": "smtps://localhost:1"}))
+    await world.sql("UPDATE users SET vouched_at = now() - interval '121 hours'")
+    await again.said()
+    assert await end_doubtful(again) == []  # who has just started asks first
+    await sync(again)
+    assert await end_doubtful(again) == []
+    with slapd.away():
+        await sync(again)
+        await world.sql("UPDATE users SET vouched_at = now() - interval '119 hours'")
+        assert await end_doubtful(again) == []
+        assert await passkey_alone(again, authenticator) == 201
+        await world.sql("UPDATE users SET vouched_at = now() - interval '121 hours'")
+        await letters(again)
+        await again.said()
+        facts = await end_doubtful(again)
+        assert people(facts) == [("active", [], [])]
+        assert [fact.live for fact in facts if isinstance(fact, ApiKey | Session)] == [False, False]
+        (letter,) = await letters(again)
+        assert "has not confirmed your account" in letter["text"]
+        assert await end_doubtful(again) == []
+        assert await passkey_alone(again, authenticator) == 401
+    await sync(again)
+    assert people(await again.said()) == [("active", ["staff"], [])]
+    assert await passkey_alone(again, authenticator) == 201
 
 
 async def test_the_last_administrator_keeps_the_role_but_no_other_group(world: World, slapd: Slapd) -> None:
@@ -867,6 +975,28 @@ async def test_the_last_administrator_keeps_the_account_but_no_session_no_group_
     await sync(world)
     assert people(await world.said()) == [("active", ["admins", "mri-owners"], ["administrator"])]
     assert (await world.post("/sessions", json={"passkey": await shown(world, authenticator)})).status_code == 201
+
+
+async def test_a_directory_vouches_for_whom_it_shows_and_for_nobody_else(world: World, slapd: Slapd) -> None:
+    ada, bob, eve = await enrol(world), await enrol(world, "bob"), await enrol(world, "eve")
+    change(slapd, person("eve"), pwdAccountLockedTime="000001010000Z")
+    for account, hours in ((ada, 7), (bob, 5), (eve, 7)):
+        await world.sql(f"UPDATE users SET vouched_at = now() - interval '{hours} hours' WHERE user_id = :id", id=account.user_id)
+    await sync(world)
+    rows = await world.sql("SELECT user_id, round(extract(epoch FROM now() - vouched_at) / 3600) AS hours FROM users")
+    assert {each.user_id: each.hours for each in rows} == {ada.user_id: 0, bob.user_id: 5, eve.user_id: 7}
+
+
+async def test_a_directory_that_is_not_configured_any_more_vouches_for_nobody(
+    world: World, worlds: Worlds, settings: dict[str, Any]
+) -> None:
+    await make_group(world, "staff", group("staff"))
+    await enrol(world)
+    alone = await worlds.open("auth", beside=world, **(settings | {"ldap_file": None}))
+    await alone.said()
+    for days in (29, 31):
+        await world.sql(f"UPDATE users SET vouched_at = now() - interval '{days} days'")
+        assert people(await end_doubtful(alone)) == [("active", [], [])] * (days > 30)
 
 
 async def test_one_replica_at_a_time_compares(world: World, worlds: Worlds, settings: dict[str, Any], slapd: Slapd) -> None:
@@ -992,20 +1122,39 @@ def test_a_failed_bind_counts_for_a_device_or_the_person_and_apart_for_who_shows
     assert len({bucket.name for bucket in buckets}) == 4
 
 
-def test_every_status_leaves_and_comes_back_as_it_should() -> None:
+def somebody(status: str = "active", **more: Any) -> Any:
     from services.auth.models import User as Row  # noqa: PLC0415 - beside the fact of the same name
 
+    values = {"user_id": UUID(int=1), "username": "ada00000", "email": "a@b", "cluster_roles": [], "version": 1, "confirmed_at": NOW}
+    return Row(**{**values, "status": status, "source": "ldap", "created_at": NOW - timedelta(days=99), **more})
+
+
+@pytest.mark.parametrize(
+    ("gone", "vouched", "created", "in_doubt"),
+    [
+        (None, 4.9, 99, False),
+        (None, 5.1, 99, True),
+        (None, None, 4.9, False),
+        (None, None, 5.1, True),
+        (1.9, 4.9, 99, False),
+        (2.1, 0, 99, True),
+        (0, 5.1, 99, True),
+    ],
+)
+def test_what_a_directory_gave_is_in_doubt_when_it_lacks_somebody_for_days_or_is_silent_for_longer(
+    source: Directory, gone: float | None, vouched: float | None, created: float, in_doubt: bool
+) -> None:
+    settings = source.settings.model_copy(update={"missing_days": 2, "vouch_days": 5})
+    gone_at, vouched_at = (None if days is None else NOW - timedelta(days=days) for days in (gone, vouched))
+    user = somebody(gone_at=gone_at, vouched_at=vouched_at, created_at=NOW - timedelta(days=created))
+    assert domain.directory.is_in_doubt(user, settings, NOW) is in_doubt
+    user.source = "local"
+    assert not domain.directory.is_in_doubt(user, settings, NOW)
+
+
+def test_every_status_leaves_and_comes_back_as_it_should() -> None:
     for status in UserStatus:
-        user = Row(
-            user_id=UUID(int=1),
-            username="ada00000",
-            email="a@b",
-            status=status.value,
-            cluster_roles=[],
-            version=1,
-            created_at=NOW,
-            confirmed_at=NOW,
-        )
+        user = somebody(status.value)
         assert domain.directory.leave(user, NOW) is (status is UserStatus.ACTIVE)
         assert user.status == ("deactivated" if status is UserStatus.ACTIVE else status)
         assert user.gone_at == (None if status is UserStatus.DEACTIVATED else NOW)

@@ -17,7 +17,7 @@ from contracts.events import ApiKey, Session, User
 from contracts.roles import ClusterRole
 from services.auth import repository
 from services.auth.routes import cookies
-from services.auth.service import groups, oidc
+from services.auth.service import groups, vouching
 from tests.auth.factors import register, shown
 from tests.auth.identity import ORIGIN, Browser, FakeProvider, RealProvider, Tls, faking, settings_for
 from tests.auth.passkeys import Authenticator
@@ -395,21 +395,21 @@ async def test_for_whom_the_provider_has_not_vouched_for_long_keys_end_and_its_g
     assert made.status_code == 201, made.text
     await world.sql("UPDATE users SET vouched_at = now() - interval '119 hours'")
     await world.said()
-    await oidc.end_doubtful(tools)
+    await vouching.end_doubtful(tools)
     assert await world.said() == []
     await world.sql("UPDATE users SET vouched_at = now() - interval '121 hours'")
     await world.recorded()
-    await oidc.end_doubtful(tools)
+    await vouching.end_doubtful(tools)
     facts = await world.said()
     assert [(fact.groups, fact.cluster_roles) for fact in facts if isinstance(fact, User)] == [(frozenset(), frozenset())]
     assert [fact.live for fact in facts if isinstance(fact, ApiKey)] == [False]
     (record,) = await world.recorded()
-    assert (record["action"], record["resource"]["keys"]) == ("oidc.end_doubtful", "1")
+    assert (record["action"], record["resource"]["keys"]) == ("account.end_doubtful", "1")
     (letter,) = await world.sql(
         "SELECT user_id FROM letters WHERE user_id = :id AND sealed IS NOT NULL ORDER BY letter_id DESC LIMIT 1", id=account.user_id
     )
     assert letter.user_id == account.user_id
-    await oidc.end_doubtful(tools)
+    await vouching.end_doubtful(tools)
     assert await world.said() == []
     await browser.sign_in("alice")
     assert [fact.groups for fact in await world.said() if isinstance(fact, User)] == [frozenset({"imaging"})]
@@ -425,7 +425,7 @@ async def test_the_last_administrator_stays_one_although_nobody_vouches(world: W
     await world.sql("UPDATE users SET vouched_at = now() - interval '6 days'")
     await world.said()
     for groups_then in ([["admins"]], []):
-        await oidc.end_doubtful(world.runtime.extra["tools"])
+        await vouching.end_doubtful(world.runtime.extra["tools"])
         assert [sorted(fact.groups) for fact in await world.said() if isinstance(fact, User)] == groups_then
     assert [row.cluster_roles for row in await world.sql("SELECT cluster_roles FROM users")] == [["administrator"]]
 

@@ -10,7 +10,7 @@ from contracts.events import UserStatus
 from services.auth.domain.accounts import normal_email, normal_name
 from services.auth.domain.groups import compared
 from services.auth.models import User
-from services.auth.settings import DirectorySettings
+from services.auth.settings import MISSING_DAYS, VOUCH_DAYS, DirectorySettings
 
 SOURCE = "ldap"
 LEFT = "directory"
@@ -161,6 +161,16 @@ def come_back(user: User) -> bool:
     user.status = UserStatus.ACTIVE.value
     user.version += 1
     return True
+
+
+def is_in_doubt(user: User, settings: DirectorySettings | None, now: datetime) -> bool:
+    """Whether what somebody has by a directory's word ends: it lacks them for days, or nobody heard of them from it for longer.
+
+    ``settings`` is None for a directory that is not configured any more; it vouches for nobody.
+    """
+    missing, vouch = (settings.missing_days, settings.vouch_days) if settings else (MISSING_DAYS, VOUCH_DAYS)
+    missed = user.gone_at is not None and now - user.gone_at > timedelta(days=missing)
+    return user.source == SOURCE and (missed or now - (user.vouched_at or user.created_at) > timedelta(days=vouch))
 
 
 def is_too_much(leaving: int, active: int) -> bool:

@@ -108,9 +108,10 @@ _TEXTS = {
     Kind.NOT_VOUCHED: (
         "Your access to Hortus has to be confirmed",
         (
-            "You have not signed in to your account {username} by your organisation for a long time. Your API keys ended ({keys}), and you are "
+            "Your organisation has not confirmed your account {username} for a long time. Your API keys ended ({keys}), and you are "
             "no longer in the groups that your organisation had put you into.\n\n"
-            "Sign in once more to be in these groups again, and make new keys where programs need them. If you have left, there is nothing to do."
+            "Sign in once more by your organisation to be in these groups again, and make new keys where programs need them. If you have left, "
+            "there is nothing to do."
         ),
     ),
     Kind.RECOVERED: (

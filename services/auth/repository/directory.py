@@ -2,14 +2,17 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import Uuid, any_, cast, exists, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlmodel import col
 
-from services.auth.models import Group, GroupMember, User
+from contracts.events import UserStatus
+from services.auth.models import ApiKey, Group, GroupMember, Session, User
 
 SYNC_LOCK = 0x6C646170
 
@@ -37,6 +40,30 @@ async def users_of(session: AsyncSession, source: str, provider: str) -> list[Us
     """All accounts that come from a provider."""
     query = select(User).where(col(User.source) == source, col(User.provider) == provider).order_by(col(User.user_id))
     return list((await session.execute(query)).scalars())
+
+
+async def vouch(session: AsyncSession, user_ids: Collection[UUID], before: datetime) -> None:
+    """A directory showed these people; who were vouched for since ``before`` are left as they are, for many are shown every few minutes.
+
+    So are those whom somebody else holds: no account is waited for out of order.
+    """
+    shown = col(User.user_id) == any_(cast(list(user_ids), ARRAY(Uuid)))
+    old = or_(col(User.vouched_at).is_(None), col(User.vouched_at) < before)
+    free = select(col(User.user_id)).where(shown, old).with_for_update(skip_locked=True)
+    await session.execute(update(User).where(col(User.user_id).in_(free)).values(vouched_at=func.clock_timestamp()))
+
+
+async def with_something(session: AsyncSession) -> list[User]:
+    """Active people of identity providers and directories who have open API keys, or are in groups by their word.
+
+    Of directories also those who have open sessions, or whom a passkey alone lets in.
+    """
+    keys = exists().where(col(ApiKey.user_id) == col(User.user_id), col(ApiKey.ended_at).is_(None))
+    groups = exists().where(col(GroupMember.user_id) == col(User.user_id), col(GroupMember.by_directory))
+    sessions = exists().where(col(Session.user_id) == col(User.user_id), col(Session.ended_at).is_(None))
+    more = (col(User.source) == "ldap") & (sessions | col(User.gone_at).is_(None))
+    query = select(User).where(col(User.source) != "local", col(User.status) == UserStatus.ACTIVE.value, keys | groups | more)
+    return list((await session.execute(query.order_by(col(User.user_id)))).scalars())
 
 
 async def groups_by_directory(session: AsyncSession, provider: str) -> dict[UUID, set[UUID]]:

@@ -3,11 +3,11 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from services.auth.models import ApiKey, GroupMember, Session, User
+from services.auth.models import Session, User
 
 
 def _is(provider: str, subject: str) -> ColumnElement[bool]:
@@ -18,14 +18,6 @@ def _is(provider: str, subject: str) -> ColumnElement[bool]:
 async def user_of(session: AsyncSession, provider: str, subject: str) -> User | None:
     """The account of a provider's subject, not locked: their groups come first."""
     return (await session.execute(select(User).where(_is(provider, subject)))).scalar_one_or_none()
-
-
-async def with_something(session: AsyncSession) -> list[User]:
-    """People of identity providers who have open API keys, or are in groups by a provider's word."""
-    keys = exists().where(col(ApiKey.user_id) == col(User.user_id), col(ApiKey.ended_at).is_(None))
-    groups = exists().where(col(GroupMember.user_id) == col(User.user_id), col(GroupMember.by_directory))
-    query = select(User).where(col(User.source) == "oidc", keys | groups).order_by(col(User.user_id))
-    return list((await session.execute(query)).scalars())
 
 
 async def sessions_of(

@@ -9,7 +9,7 @@ directory is away, whatever is not right is answered with 503.
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from chassis.log import logger
@@ -27,6 +27,7 @@ from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import Tools
 
 log = logger(__name__)
+VOUCH_AGAIN = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collec
     locked = await repository.accounts.user(uow.session, user.user_id, lock=True)
     if locked is None:
         return
+    locked.vouched_at = uow.now
     if domain.directory.come_back(locked):
         uow.emit(domain.accounts.user_fact(locked))
         uow.note(user_id=locked.user_id, status=locked.status)
@@ -157,8 +159,9 @@ async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collec
 async def sync(tools: Tools, directory: Directory) -> None:
     """Compare all accounts of the directory with it, and let follow what has changed; one replica at a time does.
 
-    When it cannot be asked, shows nobody, or shows so few that this is not to be believed, nothing changes: ``directory.trouble``
-    says so, and so do the log and the readiness.
+    When it cannot be asked or shows nobody, nothing follows. When it lacks so many that this is not to be believed, they stay for now,
+    without a way in, until they are shown again or ``vouching.end_doubtful`` ends what they have; the others are followed as ever.
+    ``directory.trouble`` says so, and so do the log and the readiness.
     """
     settings = directory.settings
     async with repository.directory.alone(tools.engine) as mine:
@@ -169,6 +172,8 @@ async def sync(tools: Tools, directory: Directory) -> None:
         try:
             shown = await directory.look_up([domain.directory.raw_id(str(user.external_id), settings) for user in users])
         except Away as error:
+            directory.trouble = f"directory: nothing follows from it: {error}"
+            directory.asked = True
             log.warning("directory away: nothing follows from it", directory=settings.name, error=str(error))
             return
         now = datetime.now(UTC)
@@ -177,6 +182,11 @@ async def sync(tools: Tools, directory: Directory) -> None:
             somebody = domain.directory.person(entry.dn, entry.attributes, settings, now)
             if somebody is not None and domain.directory.may_sign_in(somebody, found, settings):
                 there[somebody.external_id] = (somebody, found)
+        async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
+            await repository.directory.vouch(
+                uow.session, [user.user_id for user in users if user.external_id in there], uow.now - VOUCH_AGAIN
+            )
+        directory.asked = True
         await _compare(tools, directory, users, there)
 
 
@@ -184,11 +194,15 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
     gone = [user for user in users if user.external_id not in there]
     active = [user for user in users if user.status == UserStatus.ACTIVE]
     leaving = [user for user in gone if user.status == UserStatus.ACTIVE]
-    if domain.directory.is_too_much(len(leaving), len(active)):
-        directory.trouble = f"directory: it lacks {len(leaving)} of {len(active)} people; nobody is deactivated until it is believable"
-        log.error("too many would be deactivated at once: nothing follows", directory=directory.settings.name, count=len(leaving))
-        return
     directory.trouble = None
+    if domain.directory.is_too_much(len(leaving), len(active)):
+        days = directory.settings.missing_days
+        directory.trouble = f"directory: it lacks {len(leaving)} of {len(active)} people; they stay, without API keys after {days} days"
+        log.error("too many would be deactivated at once: they stay", directory=directory.settings.name, count=len(leaving))
+        for user in leaving:
+            if user.gone_at is None:
+                await _miss(tools, user)
+        gone = [user for user in gone if user.status != UserStatus.ACTIVE]
     for user in gone:
         if user.status == UserStatus.ACTIVE or (user.gone_at is None and user.status != UserStatus.DEACTIVATED):
             await _let_go(tools, user)
@@ -209,6 +223,15 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
 async def _follow(tools: Tools, user: User, somebody: Person, found: Collection[str]) -> None:
     async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
         await _bring_up(uow, user, somebody, found)
+
+
+async def _miss(tools: Tools, user: User) -> None:
+    """Write down since when somebody is missing who stays for now: what they have by the directory's word ends if they stay away."""
+    async with unit_of_work(tools.engine, Service.AUTH.value, "directory.miss") as uow:
+        locked = await repository.accounts.user(uow.session, user.user_id, lock=True)
+        if locked is not None:
+            domain.directory.miss(locked, uow.now)
+            uow.note(user_id=locked.user_id)
 
 
 async def _let_go(tools: Tools, user: User) -> None:

@@ -10,16 +10,14 @@ from uuid import UUID
 from chassis.errors import Problem
 from chassis.guard import OpenUow
 from chassis.log import logger
-from chassis.outbox import UnitOfWork, unit_of_work
+from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
-from contracts.policy import Service
 from services.auth import domain, provider, repository, vault
 from services.auth.domain.factors import Policy, Verdict
-from services.auth.domain.letters import Kind
 from services.auth.domain.oidc import Answer, Flow, Vouched
 from services.auth.models import User
 from services.auth.provider import Provider
-from services.auth.service import accounts, callers, factors, groups, keys, letters, measures, patience, sessions
+from services.auth.service import accounts, callers, factors, groups, keys, measures, patience, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.sessions import SignedIn
 from services.auth.service.tools import About, Tools
@@ -266,37 +264,6 @@ async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown
     at = known["provider"]
     from_provider = About(about.client, about.source, about.device, at, known["session"], known["token"])
     return await sessions.open_session(uow, tools, user, f"oidc:{at}+{weighed.factor.value}", turn.now, from_provider)
-
-
-async def end_doubtful(tools: Tools) -> None:
-    """End what people have by the word of a provider that has not vouched for them for too long; they are told by letter.
-
-    The last administrator's role stays, as ever. Who comes back by the provider has their groups again, and makes new keys.
-    """
-    async with repository.reading(tools.engine) as session:
-        now = await repository.clock(session)
-        people = await repository.oidc.with_something(session)
-    for user in people:
-        if domain.oidc.is_in_doubt(user, _config(tools, user), now):
-            await _end_doubtful(tools, user.user_id)
-
-
-def _config(tools: Tools, user: User) -> IdentityProvider | None:
-    asked = tools.providers.get(user.provider or "")
-    return asked.config if asked else None
-
-
-async def _end_doubtful(tools: Tools, user_id: UUID) -> None:
-    async with unit_of_work(tools.engine, Service.AUTH.value, "oidc.end_doubtful") as uow:
-        user = await groups.lock_one(uow, user_id)
-        if user is None or not domain.oidc.is_in_doubt(user, _config(tools, user), uow.now):
-            return
-        version = user.version
-        await groups.set_from_directory(uow, user, ())
-        ended = await keys.end_all(uow, user_id)
-        if ended or user.version != version:
-            uow.note(user_id=user_id, provider=user.provider, keys=ended)
-            await letters.write(uow, tools, user_id, user.email, Kind.NOT_VOUCHED, username=user.username, keys=ended)
 
 
 async def farewell(tools: Tools, user_id: UUID | None, session_id: UUID) -> str | None:
