@@ -139,10 +139,17 @@ def appoint_owner(
 
 
 @break_glass.command("list")
-def list_break_glass(project: InProject = None, machine: Json = False) -> None:
+def list_break_glass(
+    project: InProject = None,
+    reviewed: Annotated[
+        bool | None, typer.Option("--reviewed/--not-reviewed", help="Only those that are reviewed, or are not; open ones are not.")
+    ] = None,
+    machine: Json = False,
+) -> None:
     """List them, newest first: of a project, or all (administrators and auditors)."""
     with signed_in() as client:
-        show.rows(client.break_glass.list(None if project is None else project_id(client, project)), BREAK_GLASS, machine=machine)
+        where = None if project is None else project_id(client, project)
+        show.rows(client.break_glass.list(where, reviewed=reviewed), BREAK_GLASS, machine=machine)
 
 
 @break_glass.command("end")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import asking, show
+from hortus.cli import asking, notices, show
 from hortus.cli.options import Json, ProjectOption, project_id, signed_in
 from hortus.client import shapes
 
@@ -50,14 +50,20 @@ def create_project(
 def list_projects(machine: Json = False) -> None:
     """List your projects."""
     with signed_in() as client:
-        show.rows(client.projects.list(), PROJECT, machine=machine)
+        found = list(client.projects.list())
+    show.rows(found, PROJECT, machine=machine)
+    if not machine:
+        notices.of_projects(found)
 
 
 @projects.command("show")
 def show_project(project: Project, machine: Json = False) -> None:
     """Show a project."""
     with signed_in() as client:
-        show.one(client.projects.get(project_id(client, project)), ABOUT, machine=machine)
+        found = client.projects.get(project_id(client, project))
+    show.one(found, ABOUT, machine=machine)
+    if not machine:
+        notices.of_projects([found])
 
 
 @projects.command("change")

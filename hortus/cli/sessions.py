@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import asking, browser, show, signin
+from hortus.cli import asking, browser, notices, show, signin
 from hortus.cli.options import Address, Code, Json, PasswordFile, RecoveryCode, Svg, Trust, signed_in
 from hortus.client import Client, Refused, SignIn
 from hortus.client.shapes import Session
@@ -60,6 +60,8 @@ def login(
     left = session.get("recovery_codes_left")
     if left is not None:
         show.say(f"Recovery codes left: {left}. New ones: `hortus factors recovery-codes`.")
+    with signin.own() as client:
+        notices.at_hand(client, session["user"]["cluster_roles"])
 
 
 def logout() -> None:
@@ -95,11 +97,13 @@ def whoami(machine: Json = False) -> None:
     with signed_in() as client:
         me = client.users.me()
         session = next((session for session in client.sessions.list() if session.get("current")), None)
-    if machine:
-        show.as_json({**me, "session": session})
-        return
-    about = {**me, **(_about(session) if session else {})}
-    show.one(about, [name for name in (*WHO, "signed_in_by", "session_ends", "last_used", "second_factor") if name in about], machine=False)
+        if machine:
+            show.as_json({**me, "session": session})
+            return
+        about = {**me, **(_about(session) if session else {})}
+        wanted = (*WHO, "signed_in_by", "session_ends", "last_used", "second_factor")
+        show.one(about, [name for name in wanted if name in about], machine=False)
+        notices.at_hand(client, me["cluster_roles"])
 
 
 @sessions.command("list")

@@ -1,12 +1,37 @@
 """Doors for invitations into projects, break-glass, and the feed of a project."""
 
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
-from hortus.client.shapes import Activity, BreakGlass, Member, ProjectInvitation, Role
+from hortus.client.shapes import Activity, Member, ProjectInvitation, Role
 from hortus.client.wire import Wire, given
 
 Verdict = Literal["justified", "unjustified"]
+
+
+class BreakGlass(TypedDict):
+    """A project that an administrator opened for a short time; ``unreviewed``: nobody reviewed it in time.
+
+    ``appointed``: whom they made its Data Owner, instead. ``reason`` and ``review`` are None for other administrators.
+    """
+
+    break_glass_id: str
+    project_id: str
+    user_id: str
+    username: str
+    appointed_id: NotRequired[str | None]
+    appointed: NotRequired[str | None]
+    reason: str | None
+    opened_at: str
+    ends_at: str
+    ended_at: str | None
+    review_due_at: str
+    unreviewed: bool
+    verdict: str | None
+    review: str | None
+    reviewed_by: str | None
+    reviewed_at: str | None
+    version: int
 
 
 class ProjectInvitations:
@@ -65,9 +90,13 @@ class BreakGlasses:
         body = {"project": project, "username": username, "reason": reason}
         return cast("BreakGlass", self._wire.call("POST", "/owner-appointments", body))
 
-    def list(self, project_id: str | None = None) -> Iterator[BreakGlass]:
-        """Every one, newest first: in a project for its Data Owners, without one for administrators and auditors."""
-        yield from self._wire.pages("/break-glass" if project_id is None else f"/projects/{project_id}/break-glass")
+    def list(self, project_id: str | None = None, *, reviewed: bool | None = None) -> Iterator[BreakGlass]:
+        """Every one, newest first: in a project for its Data Owners, without one for administrators and auditors.
+
+        ``reviewed``: only those that are reviewed, or only those that are not, open ones included.
+        """
+        path = "/break-glass" if project_id is None else f"/projects/{project_id}/break-glass"
+        yield from self._wire.pages(path, {"reviewed": None if reviewed is None else str(reviewed).lower()})
 
     def end(self, break_glass_id: str) -> BreakGlass:
         """End one before its time (administrators)."""

@@ -210,8 +210,18 @@ class Erasure(TypedDict):
     document: str
 
 
+class BreakGlassCounts(TypedDict):
+    """How many break-glass in a project are open now, and how many wait for a review."""
+
+    open: int
+    to_review: int
+
+
 class Project(TypedDict):
-    """A sandbox; ``role`` is the caller's. ``deletion``: how far it is, where it was asked for."""
+    """A sandbox; ``role`` is the caller's. ``deletion``: how far it is, where it was asked for.
+
+    ``break_glass``: told to its Data Owners when they read it.
+    """
 
     project_id: str
     name: str
@@ -225,6 +235,7 @@ class Project(TypedDict):
     version: int
     created_at: str
     deletion: NotRequired[Deletion | None]
+    break_glass: NotRequired[BreakGlassCounts | None]
 
 
 class Member(TypedDict):
@@ -257,31 +268,6 @@ class ProjectInvitation(TypedDict):
     invited_by: str
     created_at: str
     expires_at: str
-
-
-class BreakGlass(TypedDict):
-    """A project that an administrator opened for a short time; ``unreviewed``: nobody reviewed it in time.
-
-    ``appointed``: whom they made its Data Owner, instead. ``reason`` and ``review`` are None for other administrators.
-    """
-
-    break_glass_id: str
-    project_id: str
-    user_id: str
-    username: str
-    appointed_id: NotRequired[str | None]
-    appointed: NotRequired[str | None]
-    reason: str | None
-    opened_at: str
-    ends_at: str
-    ended_at: str | None
-    review_due_at: str
-    unreviewed: bool
-    verdict: str | None
-    review: str | None
-    reviewed_by: str | None
-    reviewed_at: str | None
-    version: int
 
 
 class Activity(TypedDict):

@@ -29,7 +29,7 @@ PAST_GUIDE = {
     "contracts/events.py": 467,
     "contracts/policy.py": 607,
     "gateway/plane.py": 412,
-    "hortus/client/shapes.py": 448,
+    "hortus/client/shapes.py": 434,
     "services/auth/directory.py": 315,
     "services/auth/domain/accounts.py": 308,
     "services/auth/domain/oidc.py": 392,

@@ -7,7 +7,7 @@ import pytest
 
 from hortus.client import Client
 from tests.hortus.conftest import Run
-from tests.hortus.door import Answer, Door, problem
+from tests.hortus.door import SESSION, USER, Answer, Door, problem
 
 P = "01890000-0000-7000-8000-000000000001"
 I = "01890000-0000-7000-8000-000000000002"  # noqa: E741 - an invitation
@@ -134,6 +134,90 @@ def test_it_is_listed_and_reviewed_by_auditors_or_by_owners_in_their_project(doo
         assert json.loads(ended.stdout)["verdict"] == "justified"
         assert door.asked[-1].json == {"verdict": "justified", "words": "Needed"}
     assert signed_in("break-glass", "review", B, "fine", "--words", "x").returncode == 2
+
+
+def test_the_list_can_leave_out_what_is_reviewed(door: Door, signed_in: Run) -> None:
+    door.on("GET", "/break-glass", page(OPENED))
+    for more, asked in ([], None), (["--not-reviewed"], "false"), (["--reviewed"], "true"):
+        assert json.loads(signed_in("break-glass", "list", *more, "--json").stdout) == [OPENED]
+        assert door.asked[-1].query.get("reviewed") == asked
+
+
+# What people are told without asking for it
+
+
+def project(name: str, are_open: int = 0, to_review: int = 0) -> dict[str, Any]:
+    about = {"project_id": P, "name": name, "role": "data_owner", "state": "active", "description": ""}
+    return {**about, "break_glass": {"open": are_open, "to_review": to_review}}
+
+
+HERS = project("wdbc", are_open=1, to_review=2)
+TOLD = "Break-glass in wdbc: 1 open now, 2 to be reviewed. See `hortus break-glass list -p wdbc`.\n"
+
+
+def test_a_data_owner_who_looks_at_projects_is_told_of_break_glass_in_them(door: Door, signed_in: Run) -> None:
+    not_hers = {**project("other"), "role": "data_scientist", "break_glass": None}
+    without = {name: value for name, value in project("older").items() if name != "break_glass"}
+    door.on("GET", "/projects", page(project("quiet"), HERS, not_hers, without))
+    door.on("GET", f"/projects/{P}", HERS)
+    for arguments in (("projects", "list"), ("projects", "show", P)):
+        ended = signed_in(*arguments)
+        assert (ended.returncode, ended.stderr) == (0, TOLD)
+        assert "Break-glass" not in ended.stdout
+
+
+def test_what_is_nothing_is_not_told(door: Door, signed_in: Run) -> None:
+    door.on("GET", "/projects", page(project("quiet"), project("left", to_review=1)))
+    door.on("GET", f"/projects/{P}", project("quiet"))
+    assert signed_in("projects", "show", P).stderr == ""
+    assert signed_in("projects", "list").stderr == "Break-glass in left: 1 to be reviewed. See `hortus break-glass list -p left`.\n"
+
+
+def test_machines_read_the_numbers_as_fields_and_no_sentence(door: Door, signed_in: Run) -> None:
+    door.on("GET", "/projects", page(HERS))
+    door.on("GET", f"/projects/{P}", HERS)
+    for arguments, answer in ((("projects", "list"), [HERS]), (("projects", "show", P), HERS)):
+        ended = signed_in(*arguments, "--json")
+        assert (json.loads(ended.stdout), ended.stderr) == (answer, "")
+
+
+def test_who_signs_in_or_asks_who_they_are_is_told_and_an_auditor_of_the_whole_hortus(door: Door, signed_in: Run) -> None:
+    auditor = {**USER, "cluster_roles": ["auditor"]}
+    door.on("POST", "/sessions", Answer(201, {**SESSION, "user": auditor}))
+    door.on("GET", "/users/me", auditor)
+    door.on("GET", "/sessions", page())
+    door.on("GET", "/projects", page(HERS))
+    over = {**OPENED, "ended_at": "2026-03-01T12:00:00Z"}
+    door.on("GET", "/break-glass", page(OPENED, over, over))
+    everywhere = "Break-glass in this Hortus: 1 open now, 2 to be reviewed. See `hortus break-glass list --not-reviewed`.\n"
+    assert signed_in("whoami").stderr == TOLD + everywhere
+    assert door.asked[-1].query["reviewed"] == "false"
+    login = ("login", "ada", "--address", door.address, "--code", "123456")
+    assert signed_in(*login, HORTUS_PASSWORD="x").stderr.endswith(TOLD + everywhere)
+    door.asked.clear()
+    for arguments in (("whoami", "--json"), (*login, "--json")):
+        ended = signed_in(*arguments, HORTUS_PASSWORD="x")
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert {"GET /projects", "GET /break-glass"}.isdisjoint(door.paths())
+
+
+def test_who_is_no_auditor_is_not_asked_about_the_whole_hortus(door: Door, signed_in: Run) -> None:
+    door.on("GET", "/users/me", {**USER, "cluster_roles": ["administrator"]})
+    door.on("GET", "/sessions", page())
+    door.on("GET", "/projects", page())
+    ended = signed_in("whoami")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "GET /break-glass" not in door.paths()
+
+
+def test_what_cannot_be_asked_is_said_and_stops_nothing(door: Door, signed_in: Run) -> None:
+    door.on("GET", "/users/me", USER)
+    door.on("GET", "/sessions", page())
+    door.on("GET", "/projects", problem(503, "not-fresh", "Cannot decide now"))
+    ended = signed_in("whoami")
+    assert ended.returncode == 0
+    assert "ada@example.org" in ended.stdout
+    assert ended.stderr == "Whether there is break-glass for you to look at could not be asked: Cannot decide now.\n"
 
 
 def test_the_feed_is_shown(door: Door, signed_in: Run) -> None:

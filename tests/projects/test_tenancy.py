@@ -68,9 +68,11 @@ class Ours:
         path = self.study.path
         member, owner = self.study.as_scientist(self.bob), self.study.owner
         at_large = person(self.bob, "bob00000", projects={self.study.project_id: Role.DATA_SCIENTIST})
+        owner_at_large = person(self.study.ada, projects={self.study.project_id: Role.DATA_OWNER})
         doors = ["", "/members", "/group-roles", "/activity", "/invitations", "/break-glass"]
         return [
             ("/projects", at_large),
+            ("/projects", owner_at_large),
             ("/project-invitations", at_large),
             ("/erasure-certificates", owner),
             (f"/erasure-certificates/{self.erased}", owner),

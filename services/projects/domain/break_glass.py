@@ -7,6 +7,7 @@ from uuid import UUID
 from chassis.errors import Conflict, Forbidden, Unprocessable
 from contracts import events
 from contracts.events import ProjectState, Verdict
+from contracts.policy import Action, decide
 from contracts.roles import Actor, ClusterRole, Role
 from services.projects.domain.projects import (
     MAY_JOIN,
@@ -179,6 +180,11 @@ def demand_active_person(person: Person | None) -> Person:
 def reads_words(actor: Actor, opened: BreakGlass) -> bool:
     """Whether somebody who is no Data Owner of the project reads reason and review: auditors, and whoever opened it."""
     return ClusterRole.AUDITOR in actor.cluster_roles or actor.user_id == opened.user_id
+
+
+def may_list(actor: Actor, role: Role) -> bool:
+    """Whether somebody with this role in a project lists its break-glass, by what they showed: an API key may be for less."""
+    return decide(actor.model_copy(update={"role": role}), Action.PROJECT_BREAK_GLASS_LIST).allowed
 
 
 def demand_another(opened: BreakGlass, reviewer: UUID) -> None:

@@ -1,5 +1,7 @@
 """The SQL of break-glass."""
 
+from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import and_, func, or_, select
@@ -38,14 +40,30 @@ async def is_unreviewed(session: AsyncSession, project_id: UUID, user_id: UUID) 
     return (await session.execute(query.limit(1))).first() is not None
 
 
-async def page(session: AsyncSession, project_id: UUID | None, before: UUID | None, limit: int) -> list[BreakGlass]:
-    """Every break-glass, in one project or in all, newest first, from ``before`` on."""
+async def page(
+    session: AsyncSession, project_id: UUID | None, before: UUID | None, limit: int, *, reviewed: bool | None = None
+) -> list[BreakGlass]:
+    """Every break-glass, or those that are ``reviewed`` or not, in one project or in all, newest first, from ``before`` on."""
     query = select(BreakGlass).order_by(col(BreakGlass.break_glass_id).desc()).limit(limit)
     if project_id is not None:
         query = query.where(col(BreakGlass.project_id) == project_id)
+    if reviewed is not None:
+        query = query.where(col(BreakGlass.reviewed_at).is_not(None) == reviewed)
     if before is not None:
         query = query.where(col(BreakGlass.break_glass_id) < before)
     return list((await session.execute(query)).scalars())
+
+
+async def counted_in(session: AsyncSession, project_ids: Collection[UUID], now: datetime) -> dict[UUID, tuple[int, int]]:
+    """How many are open in each of these projects, and how many are over and have no review."""
+    is_open = and_(col(BreakGlass.ended_at).is_(None), col(BreakGlass.ends_at) > now)
+    query = (
+        select(col(BreakGlass.project_id), func.count().filter(is_open), func.count().filter(~is_open))
+        .where(col(BreakGlass.project_id).in_(project_ids), col(BreakGlass.reviewed_at).is_(None))
+        .group_by(col(BreakGlass.project_id))
+    )
+    found = {row[0]: (int(row[1]), int(row[2])) for row in (await session.execute(query)).all()}
+    return dict.fromkeys(project_ids, (0, 0)) | found
 
 
 async def over(session: AsyncSession) -> BreakGlass | None:

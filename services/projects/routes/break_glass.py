@@ -1,6 +1,9 @@
 """The doors of break-glass: for administrators who open it, and for auditors and Data Owners who look at it."""
 
+from typing import Annotated
 from uuid import UUID
+
+from fastapi import Query
 
 from chassis.guard import Uow, doors, may
 from chassis.pages import Page, Paging
@@ -13,6 +16,7 @@ from services.projects.schemas.break_glass import BreakGlassView, NewAppointment
 from services.projects.service import break_glass
 
 router = doors(Service.PROJECTS)
+Reviewed = Annotated[bool | None, Query(description="Only those that are reviewed, or only those that are not; open ones are not.")]
 
 
 def _shown(opened: BreakGlass) -> BreakGlassView:
@@ -34,9 +38,9 @@ async def open_break_glass(wanted: NewBreakGlass, settings: Configured, uow: Uow
 
 
 @router.get("/break-glass", dependencies=[may(Action.BREAK_GLASS_LIST)])
-async def list_break_glass(paging: Paging, uow: Uow) -> Page[BreakGlassView]:
+async def list_break_glass(paging: Paging, uow: Uow, reviewed: Reviewed = None) -> Page[BreakGlassView]:
     """Every break-glass of the installation, newest first; ``unreviewed`` marks those whose review is missing."""
-    rows = await break_glass.list_all(uow, paging.after_id(), paging.limit + 1)
+    rows = await break_glass.list_all(uow, reviewed, paging.after_id(), paging.limit + 1)
     return paging.page(rows, lambda row: (row.break_glass_id,), lambda row: _shown_to(uow.actor, row))
 
 
@@ -59,9 +63,9 @@ async def review_break_glass(break_glass_id: UUID, wanted: Review, uow: Uow) -> 
 
 
 @router.get("/projects/{project_id}/break-glass", dependencies=[may(Action.PROJECT_BREAK_GLASS_LIST)])
-async def list_project_break_glass(project_id: UUID, paging: Paging, uow: Uow) -> Page[BreakGlassView]:
+async def list_project_break_glass(project_id: UUID, paging: Paging, uow: Uow, reviewed: Reviewed = None) -> Page[BreakGlassView]:
     """Every break-glass in the project, newest first, with its reason."""
-    rows = await break_glass.list_of_project(uow, project_id, paging.after_id(), paging.limit + 1)
+    rows = await break_glass.list_of_project(uow, project_id, reviewed, paging.after_id(), paging.limit + 1)
     return paging.page(rows, lambda row: (row.break_glass_id,), _shown)
 
 

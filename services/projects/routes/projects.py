@@ -12,9 +12,10 @@ from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
 from contracts.roles import Role
 from services.projects import domain
-from services.projects.models import Deletion, DeletionPart, Project
+from services.projects.models import Deletion, DeletionPart, Membership, Project
 from services.projects.routes.here import Configured, founders, show_member
 from services.projects.schemas.projects import (
+    BreakGlassCounts,
     DeletionRequest,
     DeletionView,
     ErasureView,
@@ -29,15 +30,22 @@ from services.projects.schemas.projects import (
     ProjectView,
     Restoration,
 )
-from services.projects.service import deletion, group_roles, lifecycle, projects
+from services.projects.service import break_glass, deletion, group_roles, lifecycle, projects
 from services.projects.service.deletion import Progress
 
 router = doors(Service.PROJECTS)
 
 
-def _project(project: Project, role: Role | str | None, progress: Progress | None = None) -> ProjectView:
+def _project(
+    project: Project, role: Role | str | None, progress: Progress | None = None, counted: tuple[int, int] | None = None
+) -> ProjectView:
     return ProjectView.model_validate(
-        {**project.model_dump(), "role": role, "deletion": None if progress is None else _deletion(*progress)}
+        {
+            **project.model_dump(),
+            "role": role,
+            "deletion": None if progress is None else _deletion(*progress),
+            "break_glass": None if counted is None else BreakGlassCounts(open=counted[0], to_review=counted[1]),
+        }
     )
 
 
@@ -68,14 +76,20 @@ async def create_project(wanted: NewProject, settings: Configured, uow: Uow) -> 
 async def list_projects(paging: Paging, uow: Uow) -> Page[ProjectView]:
     """The caller's projects."""
     rows = await projects.list_own(uow, paging.after_id(), paging.limit + 1)
-    return paging.page(rows, lambda row: (row[0].project_id,), lambda row: _project(row[0], row[1].role))
+    counted = await break_glass.counted_for(uow, [(project.project_id, Role(member.role)) for project, member in rows if member.role])
+
+    def show(row: tuple[Project, Membership]) -> ProjectView:
+        return _project(row[0], row[1].role, counted=counted.get(row[0].project_id))
+
+    return paging.page(rows, lambda row: (row[0].project_id,), show)
 
 
 @router.get("/projects/{project_id}", dependencies=[may(Action.PROJECT_READ)])
 async def read_project(project_id: UUID, uow: Uow) -> ProjectView:
     """One project, and how far its deletion is."""
     project, role = await projects.read(uow, project_id)
-    return _project(project, role, await deletion.progress(uow, project))
+    counted = await break_glass.counted_for(uow, [(project_id, role)])
+    return _project(project, role, await deletion.progress(uow, project), counted.get(project_id))
 
 
 @router.patch("/projects/{project_id}", dependencies=[may(Action.PROJECT_CHANGE)])

@@ -142,8 +142,18 @@ class ListedErasureView(BaseModel):
     document: str | None
 
 
+class BreakGlassCounts(BaseModel):
+    """How many break-glass in a project are open now, and how many are over, or were appointments, and wait for a review."""
+
+    open: int
+    to_review: int
+
+
 class ProjectView(BaseModel):
-    """A project as one of its members sees it; ``role`` is the caller's. ``deletion`` is told of one project alone, not in lists."""
+    """A project as one of its members sees it; ``role`` is the caller's. ``deletion`` is told of one project alone, not in lists.
+
+    ``break_glass`` is told to whoever reads projects and may list the break-glass in this one; ``version`` does not count it.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -159,6 +169,7 @@ class ProjectView(BaseModel):
     version: int
     created_at: datetime
     deletion: DeletionView | None = None
+    break_glass: BreakGlassCounts | None = None
 
 
 class MemberView(BaseModel):

@@ -1,5 +1,6 @@
 """Break-glass: opened by an administrator, told to owners and auditors, ended by time, reviewed by somebody else."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from chassis.errors import NotFound
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts.events import Verdict
+from contracts.roles import Role
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed
 from services.projects.models import BreakGlass, Project
@@ -94,15 +96,24 @@ async def _enter(uow: UnitOfWork, project: str) -> tuple[UUID, Project]:
     return user_id, row
 
 
-async def list_all(uow: UnitOfWork, before: UUID | None, limit: int) -> list[BreakGlass]:
-    """Every break-glass, newest first."""
-    return await repository.break_glass.page(uow.session, None, before, limit)
+async def list_all(uow: UnitOfWork, reviewed: bool | None, before: UUID | None, limit: int) -> list[BreakGlass]:
+    """Every break-glass, or those that are ``reviewed`` or not, newest first."""
+    return await repository.break_glass.page(uow.session, None, before, limit, reviewed=reviewed)
 
 
-async def list_of_project(uow: UnitOfWork, project_id: UUID, before: UUID | None, limit: int) -> list[BreakGlass]:
-    """Every break-glass in a project, newest first. Raises NotFound, RoleMayNot."""
+async def list_of_project(uow: UnitOfWork, project_id: UUID, reviewed: bool | None, before: UUID | None, limit: int) -> list[BreakGlass]:
+    """Every break-glass in a project, or those that are ``reviewed`` or not, newest first. Raises NotFound, RoleMayNot."""
     domain.projects.demand_owner(await repository.projects.membership(uow.session, project_id, callers.caller(uow)), uow.now)
-    return await repository.break_glass.page(uow.session, project_id, before, limit)
+    return await repository.break_glass.page(uow.session, project_id, before, limit, reviewed=reviewed)
+
+
+async def counted_for(uow: UnitOfWork, roles: Iterable[tuple[UUID, Role]]) -> dict[UUID, tuple[int, int]]:
+    """How many are open, and how many are over and wait for a review, in those of the caller's projects whose break-glass they may list.
+
+    ``roles``: the projects, each with the caller's role in it.
+    """
+    listable = [project_id for project_id, role in roles if domain.break_glass.may_list(uow.actor, role)]
+    return await repository.break_glass.counted_in(uow.session, listable, uow.now) if listable else {}
 
 
 async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID) -> BreakGlass:
