@@ -41,6 +41,8 @@ def test_an_emergency_ends_at_its_instant_at_both_gateways_and_is_reviewed(doubl
 
     watches = [Watch(f"the project at gateway {each + 1}", administrator.eager(each), ask) for each in BOTH]
     with watching(*watches):
+        beside = {each["project_id"]: each.get("break_glass") for each in doubled.owner.at(0).projects.list()}
+        assert beside[project] == {"open": 1, "to_review": 0}
         assert doubled.owner.at(1).members.find(project, administrator.username)["break_glass_id"] == opened["break_glass_id"]
         with pytest.raises(Refused):
             administrator.at(1).members.add(project, doubled.scientist.username, "data_scientist")
@@ -53,8 +55,12 @@ def test_an_emergency_ends_at_its_instant_at_both_gateways_and_is_reviewed(doubl
         return dict(next(each for each in auditor.at(0).break_glass.list() if each["break_glass_id"] == opened["break_glass_id"]))
 
     until(lambda: listed()["ended_at"], "the end is said")
+    assert doubled.owner.at(1).projects.get(project).get("break_glass") == {"open": 0, "to_review": 1}
+    assert opened["break_glass_id"] in [each["break_glass_id"] for each in auditor.at(0).break_glass.list(reviewed=False)]
     reviewed = auditor.at(1).break_glass.review(opened["break_glass_id"], "justified", "It was a drill.")
     assert (reviewed["verdict"], reviewed["reviewed_by"]) == ("justified", auditor.username)
+    assert doubled.owner.at(1).projects.get(project).get("break_glass") == {"open": 0, "to_review": 0}
+    assert opened["break_glass_id"] not in [each["break_glass_id"] for each in auditor.at(0).break_glass.list(reviewed=False)]
     deeds = [line["deed"] for line in doubled.owner.at(0).activity.list(project)]
     assert deeds[:4] == ["break_glass.reviewed", "break_glass.ended", "member.expired", "break_glass.opened"]
     until(lambda: any(auditor.at(0).audit.records(action="break_glass.open", project_id=project)), "the record reaches the ledger")
