@@ -1,6 +1,7 @@
 """Waits after failed tries: they grow, they end, and nobody can aim them at somebody else."""
 
 import asyncio
+import heapq
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from services.auth.routes.cookies import DEVICE
 from services.auth.service import patience
 from services.auth.service.tools import About
 from services.auth.vault import Passwords, Vault
-from tests.auth.people import PASSWORD, another_code, begin, cookie, invite, join
+from tests.auth.people import PASSWORD, Account, another_code, begin, cookie, invite, join
 from tests.world import World, Worlds, administrator, reason
 
 NOW = datetime(2026, 3, 1, 12, 0, 10, tzinfo=UTC)
@@ -99,10 +100,11 @@ def test_who_has_waited_may_try() -> None:
     ("source", "prefix"),
     [
         ("192.0.2.7", "192.0.2.7/32"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1::/56"),
+        ("2001:db8:1:ff:ffff::", "2001:db8:1::/56"),
+        ("2001:db8:1:100::", "2001:db8:1:100::/56"),
         ("::ffff:192.0.2.7", "192.0.2.7/32"),
-        ("fe80::1%eth0", "fe80::/64"),
+        ("fe80::1%eth0", "fe80::/56"),
         ("", "nowhere"),
         ("localhost", "nowhere"),
     ],
@@ -131,6 +133,98 @@ def test_a_try_without_a_name_counts_for_its_address() -> None:
 
 def test_in_a_session_only_its_own_failures_count() -> None:
     assert domain.patience.in_session(UUID(int=1)) != domain.patience.in_session(UUID(int=2))
+
+
+class Rules:
+    """A name's sign-ins by the rules alone; every try is wrong."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Attempts] = {}
+
+    def next_at(self, source: str, now: datetime) -> datetime:
+        """When a try from there is heard."""
+        return max(attempts.next_at for bucket, attempts in self._counts(source, now) if bucket.waits)
+
+    def tries(self, source: str, now: datetime) -> bool:
+        """Whether the try is heard."""
+        if self.next_at(source, now) > now:
+            return False
+        domain.patience.fail_together(self._counts(source, now), now)
+        return True
+
+    def _counts(self, source: str, now: datetime) -> list[tuple[domain.patience.Bucket, Attempts]]:
+        buckets = domain.patience.for_sign_in("ada00000", source, None)
+        return [(bucket, self.counts.setdefault(bucket.name, Attempts(bucket.name.encode(), 0, now, now))) for bucket in buckets]
+
+
+def address(number: int) -> str:
+    return f"2001:db8:{number:x}::1"
+
+
+EAGER = st.lists(st.tuples(st.integers(1, 60), st.one_of(st.just(0.0), st.floats(0, 100), st.floats(0, 5000))), min_size=1, max_size=60)
+
+
+@given(EAGER)
+def test_whatever_strangers_do_a_newcomers_first_try_is_heard_and_their_next_one_when_they_were_told(
+    tries: list[tuple[int, float]],
+) -> None:
+    rules, now = Rules(), NOW
+    for number, pause in tries:
+        now += timedelta(seconds=pause)
+        rules.tries(address(number), now)
+    assert rules.tries(address(0), now)
+    told = rules.next_at(address(0), now)
+    assert told <= now + domain.patience.LONGEST_TO_NEXT_SLOT
+    for number, _ in tries:
+        rules.tries(address(number), now)
+    assert rules.next_at(address(0), now) == told
+    assert rules.tries(address(0), told)
+
+
+def most(addresses: int, over: timedelta = timedelta(days=1)) -> float:
+    """How often a name can be tried from so many addresses, in no more than a day."""
+    free = domain.patience.FREE_OF_NAME
+    return over / (domain.patience.QUIET / free) + free + addresses
+
+
+@given(EAGER)
+def test_however_strangers_time_their_tries_their_number_is_bounded(tries: list[tuple[int, float]]) -> None:
+    rules, now = Rules(), NOW
+    heard: list[datetime] = []
+    for number, pause in tries:
+        now += timedelta(seconds=pause)
+        for each in range(number):  # all of them, from the first on
+            heard += [now] * rules.tries(address(each), now)
+    addresses = max(number for number, _ in tries)
+    for began in {heard[0], heard[len(heard) // 2], heard[-1] - timedelta(hours=1)}:
+        for over in (timedelta(minutes=15), timedelta(hours=1), timedelta(days=1)):
+            assert sum(began <= at < began + over for at in heard) <= most(addresses, over)
+
+
+@pytest.mark.parametrize(("addresses", "a_day"), [(1, 1440), (5, 1920), (100, 1920), (3000, 3000)])
+def test_who_tries_as_often_as_they_may_has_so_many_tries_a_day(addresses: int, a_day: int) -> None:
+    rules, heard = Rules(), [0, 0]
+    upcoming = [(NOW, number) for number in range(addresses)]
+    while upcoming[0][0] < NOW + timedelta(days=2):
+        now, number = heapq.heappop(upcoming)
+        heard[(now - NOW).days] += rules.tries(address(number), now)
+        heapq.heappush(upcoming, (max(rules.next_at(address(number), now), now + timedelta(microseconds=1)), number))
+    assert a_day <= heard[0] <= most(addresses)
+    assert abs(heard[1] - a_day) <= 10
+
+
+def test_a_networks_many_parts_are_one_address() -> None:
+    rules = Rules()
+    assert sum(rules.tries(f"2001:db8:0:{number:x}::1", NOW) for number in range(256)) == domain.patience.FREE_OF_NAME_FROM_SOURCE
+
+
+def test_a_slot_of_a_name_is_waited_for_by_that_name_only() -> None:
+    rules = Rules()
+    for number in range(40):
+        rules.tries(address(number), NOW)
+    assert rules.next_at(address(39), NOW) == NOW + timedelta(minutes=15)
+    others = domain.patience.for_sign_in("bob00000", address(39), None)
+    assert {bucket.name for bucket in others} & {name for name, counted in rules.counts.items() if counted.next_at > NOW} == set()
 
 
 # At the door
@@ -191,26 +285,62 @@ async def failures_of(world: World, bucket: str) -> int | None:
     return rows[0].failures if rows else None
 
 
-async def has_failed(world: World, bucket: str, failures: int) -> None:
-    """So many failures were counted before, and the wait for them is over."""
+async def has_failed(world: World, bucket: str, failures: int, next_in: str = "0") -> None:
+    """So many failures were counted before, and the wait for them is over, or its next slot is then."""
     await world.sql(
-        """INSERT INTO attempts (name, failures, next_at, seen_at) VALUES (:name, :failures, now(), now())
-           ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = now(), seen_at = now()""",
+        """INSERT INTO attempts (name, failures, next_at, seen_at) VALUES (:name, :failures, now() + CAST(CAST(:next AS text) AS interval), now())
+           ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = excluded.next_at, seen_at = now()""",
+        next=next_in,
         name=world.runtime.extra["tools"].vault.blind(bucket),
         failures=failures,
     )
 
 
-async def test_an_attacker_with_many_addresses_slows_the_name_down_but_not_the_owner_on_their_device(world: World) -> None:
+async def test_strangers_at_many_addresses_wait_and_the_owner_does_not_wherever_they_are(world: World) -> None:
     ada = await join(world)
     device = cookie(await ada.sign_in(source="192.0.2.1"), DEVICE)
-    for number in range(20):
+    many = domain.patience.FREE_OF_NAME + 5
+    for number in range(many):
         assert (await ada.sign_in(source=f"198.51.100.{number}", password="wrong password")).status_code == 401
-    await stretch(world)
-    elsewhere = await ada.sign_in(source="203.0.113.7")
-    assert (elsewhere.status_code, reason(elsewhere)) == (429, "slow-down")
-    for source in ("192.0.2.1", "203.0.113.7", "198.51.100.3"):
+    last = f"198.51.100.{many - 1}"
+    slow = await ada.sign_in(source=last)
+    assert (slow.status_code, reason(slow)) == (429, "slow-down")
+    assert 60 < int(slow.headers["retry-after"]) <= 225
+    assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
+    for source in ("192.0.2.1", "203.0.113.8", last):
         assert (await ada.sign_in(source=source, device=device)).status_code == 201
+
+
+async def hammered(ada: Account, name: str = "ada00000") -> None:
+    """Strangers at many addresses have tried a name: its slots of the next ten minutes are given away. Others go on."""
+    await has_failed(ada.world, f"name {name}", 40, next_in="10 minutes")
+    for source in ("198.51.100.1", "198.51.100.2"):
+        assert (await ada.sign_in(username=name, source=source, password="wrong password")).status_code == 401
+        assert (await ada.sign_in(username=name, source=source)).status_code == 429
+
+
+async def test_while_a_name_is_attacked_who_is_wrong_once_waits_be_it_known_or_not(world: World) -> None:
+    ada = await join(world)
+    for name in ("ada00000", "nobody00"):
+        await hammered(ada, name)
+        for source in ("203.0.113.7", "203.0.113.8"):
+            assert (await ada.sign_in(username=name, source=source, password="wrong password")).status_code == 401
+        answers = [await ada.sign_in(username=name, source=source) for source in ("203.0.113.7", "203.0.113.8")]
+        assert [answer.status_code for answer in answers] == [429, 429]
+        first, second = [int(answer.headers["retry-after"]) for answer in answers]
+        assert 600 < first < second <= 600 + 4 * 45
+
+
+async def test_a_wait_for_the_next_slot_ends_when_it_was_said_whatever_strangers_do(world: World) -> None:
+    ada = await join(world)
+    await hammered(ada)
+    assert (await ada.sign_in(source="203.0.113.7", password="wrong password")).status_code == 401
+    told = (await world.sql("SELECT max(next_at) AS at FROM attempts"))[0].at
+    assert (await ada.sign_in(source="203.0.113.8", password="wrong password")).status_code == 401
+    assert (await ada.sign_in(source="203.0.113.7")).status_code == 429
+    await world.sql("UPDATE attempts SET next_at = next_at - (CAST(:told AS timestamptz) - now())", told=told)
+    assert (await ada.sign_in(source="203.0.113.8")).status_code == 429
+    assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
 
 
 async def test_a_success_forgets_failures_of_the_name_from_there_and_of_the_device_only(world: World) -> None:
@@ -251,8 +381,8 @@ async def test_the_addresses_of_one_household_are_one_source(world: World) -> No
     for number in range(5):
         await ada.sign_in(source=f"2001:db8:0:7::{number}", password="wrong password")
     await stretch(world)
-    assert (await ada.sign_in(source="2001:db8:0:7:ffff::1")).status_code == 429
-    assert (await ada.sign_in(source="2001:db8:0:8::1")).status_code == 201
+    assert (await ada.sign_in(source="2001:db8:0:ff:ffff::1")).status_code == 429
+    assert (await ada.sign_in(source="2001:db8:0:107::1")).status_code == 201
 
 
 async def test_an_abused_device_cookie_waits_as_well_and_slows_down_nobody_who_has_another(world: World) -> None:

@@ -1,12 +1,13 @@
 """The rules of patience: waits after failed tries that grow, end, and cannot be aimed at somebody else.
 
-Who shows a device cookie of an account is judged by that device's failures alone. Everybody else is judged by the failures
-of the name from their address, of the name from all addresses without a device cookie, and of their address over all names
-(after OWASP, "Slow Down Online Guessing Attacks with Device Cookies"). Names are those that were typed, known or not: were
-they accounts, a wait for somebody's address after failures of their username would say that both are one person's.
+Who shows a device cookie of an account is judged by that device's failures alone (after OWASP, "Slow Down Online Guessing
+Attacks with Device Cookies"). Everybody else waits
+for failures from their own address: of the name, and over all names. A name also has slots for tries, which all addresses share; but
+only who has failed waits for the next of them. Names are those that were typed, known or not: were they accounts, a wait for somebody's
+address after failures of their username would say that both are one person's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -23,9 +24,10 @@ FREE_OF_DEVICE = 10
 FREE_IN_SESSION = 10
 FREE_WISHES = 10
 LONGEST_WAIT_S = 60
+LONGEST_TO_NEXT_SLOT = timedelta(days=1)
 QUIET = timedelta(minutes=15)
 LONGEST_KEPT = 2 * QUIET
-SOURCE_PREFIX = 64
+SOURCE_PREFIX = 56
 
 
 class SlowDown(TooManyRequests):
@@ -36,15 +38,24 @@ class SlowDown(TooManyRequests):
 
 @dataclass(frozen=True)
 class Bucket:
-    """What failures are counted for, and how many of them are free before the first wait; ``resets``: a success forgets them."""
+    """What failures are counted for, and how many of them are free before the first wait; ``resets``: a success forgets them.
+
+    ``slots_of``: the name of another count, which alone waits for the next slot of this one.
+    """
 
     name: str
     free: int
     resets: bool
+    slots_of: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether who is counted here waits for it."""
+        return self.slots_of is None
 
 
 def source_prefix(source: str) -> str:
-    """What counts as one source: an IPv4 address, or the /64 of an IPv6 address; everything else is one source together."""
+    """What counts as one source: an IPv4 address, or the /56 of an IPv6 address, a household's; everything else is one source together."""
     try:
         address = ip_address(source)
     except ValueError:
@@ -64,9 +75,10 @@ def for_sign_in(name: str | None, source: str, device: str | None) -> tuple[Buck
     of_source = Bucket(f"source {prefix}", FREE_OF_SOURCE, resets=False)
     if name is None:
         return (of_source,)
+    from_here = f"name {prefix} {name}"
     return (
-        Bucket(f"name {prefix} {name}", FREE_OF_NAME_FROM_SOURCE, resets=True),
-        Bucket(f"name {name}", FREE_OF_NAME, resets=False),
+        Bucket(from_here, FREE_OF_NAME_FROM_SOURCE, resets=True),
+        Bucket(f"name {name}", FREE_OF_NAME, resets=False, slots_of=from_here),
         of_source,
     )
 
@@ -117,6 +129,28 @@ def demand_until(next_at: datetime | None, now: datetime) -> None:
     left = (next_at - now).total_seconds() if next_at is not None else 0.0
     if left > 0:
         raise SlowDown(retry_after=max(1, int(left + 0.999)))
+
+
+def fail_together(counts: Sequence[tuple[Bucket, Attempts]], now: datetime) -> None:
+    """Count a failure in each of the counts that a try has."""
+    slots = {bucket.slots_of: next_slot(attempts, bucket.free, now) for bucket, attempts in counts if bucket.slots_of is not None}
+    for bucket, attempts in counts:
+        if bucket.waits:
+            fail(attempts, bucket.free, now)
+            attempts.next_at = max(attempts.next_at, slots.get(bucket.name, attempts.next_at))
+
+
+def next_slot(attempts: Attempts, free: int, now: datetime) -> datetime:
+    """Give away the next slot, and say when it is: there is one in each ``free``-th part of 15 min, and those of the last 15 min are kept.
+
+    ``next_at`` is that of the last one that was given away (the generic cell rate algorithm, ITU-T I.371). Each failure takes one, so in
+    any 24 h N addresses have no more than 97 * ``free`` + N tries, however they time them: those with a slot by then, and one more each.
+    """
+    last = max(attempts.next_at, now - QUIET) if attempts.failures else now - QUIET
+    attempts.next_at = min(last + QUIET / free, now + LONGEST_TO_NEXT_SLOT)
+    attempts.seen_at = now
+    attempts.failures += 1
+    return attempts.next_at
 
 
 def fail(attempts: Attempts, free: int, now: datetime) -> None:

@@ -38,8 +38,7 @@ class Turn:
 
     async def failed(self) -> None:
         """Count a failure. The transaction has to commit, so a refusal is returned, not raised."""
-        for bucket, attempts in self.counts:
-            domain.patience.fail(attempts, bucket.free, self.now)
+        domain.patience.fail_together(self.counts, self.now)
         await repository.patience.keep_attempts(self.uow.session, [attempts for _, attempts in self.counts])
 
     async def refused(self, problem: Refusal, user: User | None = None) -> Refusal:
@@ -90,14 +89,15 @@ async def look(tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
 async def look_in(session: repository.Reading, tools: Tools, buckets: tuple[Bucket, ...]) -> Watched:
     """The same in a look that is already open."""
     watched = {tools.vault.blind(bucket.name): bucket for bucket in buckets}
-    domain.patience.demand_until(*await repository.patience.next_try(session, watched))
+    waiting = [name for name, bucket in watched.items() if bucket.waits]
+    domain.patience.demand_until(*await repository.patience.next_try(session, waiting))
     return watched
 
 
 async def take(uow: UnitOfWork, watched: Watched) -> Turn:
     """Lock the counts, across all replicas, before anything else is locked. Raises SlowDown."""
     attempts, now = await repository.patience.lock_attempts(uow.session, watched)
-    domain.patience.demand(attempts.values(), now)
+    domain.patience.demand((attempts[name] for name, bucket in watched.items() if bucket.waits), now)
     return Turn(uow, tuple((bucket, attempts[name]) for name, bucket in watched.items()), now)
 
 
