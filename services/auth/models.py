@@ -284,7 +284,7 @@ class SigningKey(Table, table=True):
 
 @dataclass
 class Attempts:
-    """Failed tries in a row for one name, device or source; ``name`` is a keyed hash.
+    """Failed tries in a row for one name, device, source or proof; ``name`` is a keyed hash.
 
     Rows of ``attempts``, without SQLAlchemy around them: each sign-in looks at three.
     """

@@ -203,6 +203,19 @@ async def test_failures_are_slowed_down_before_the_directory_is_asked(world: Wor
     assert (answer.status_code, reason(answer)) == (429, "slow-down")
 
 
+async def test_strangers_who_type_a_name_stop_neither_its_owner_nor_who_has_the_link_of_a_reset(world: World) -> None:
+    ada = await enrol(world)
+    many = domain.patience.FREE_OF_NAME + 5
+    for number in range(many):
+        tried = await ada.sign_in(username="ada", password="wrong", code=another_code(ada.totp), source=f"198.51.100.{number}")
+        assert tried.status_code == 401
+    assert (await ada.sign_in(username="ada", source=f"198.51.100.{many - 1}")).status_code == 429
+    assert (await ada.sign_in(username="ada", source="203.0.113.7")).status_code == 201
+    token = await reset(ada)
+    accepted = await world.post("/factor-enrolments/acceptance", json={"token": token, "password": PASSWORD})
+    assert accepted.status_code == 200, accepted.text
+
+
 async def test_a_burst_of_tries_does_not_use_up_those_after_which_the_directory_locks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.events import ApiKey, Session
 from contracts.roles import NOBODY, Actor, ClusterRole
-from services.auth.domain.patience import FREE_OF_NAME_FROM_SOURCE
+from services.auth.domain.patience import FREE_BESIDE_PROOF
 from services.auth.routes.cookies import PENDING
 from services.auth.service import factors
 from services.auth.service.oidc import PENDING as PENDING_PURPOSE
@@ -144,7 +144,7 @@ async def test_the_link_of_a_reset_alone_sets_up_nothing(world: World) -> None:
     refused = await world.post(ACCEPT, json={"token": token})
     assert (refused.status_code, reason(refused)) == (422, "first-factor-needed")
     await world.recorded()
-    for _ in range(FREE_OF_NAME_FROM_SOURCE):
+    for _ in range(FREE_BESIDE_PROOF):
         wrong = await world.post(ACCEPT, json={"token": token, "password": "another horse battery"})
         assert (wrong.status_code, reason(wrong)) == (422, "wrong-password")
     slow = await world.post(ACCEPT, json={"token": token, "password": PASSWORD})

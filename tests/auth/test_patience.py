@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from services.auth import domain
 from services.auth.models import Attempts
-from services.auth.routes.cookies import DEVICE
+from services.auth.routes.cookies import DEVICE, PENDING
 from services.auth.service import patience
+from services.auth.service.oidc import PENDING as PENDING_PURPOSE
 from services.auth.service.tools import About
 from services.auth.vault import Passwords, Vault
+from tests.auth.factors import reset
 from tests.auth.people import PASSWORD, Account, another_code, begin, cookie, invite, join
 from tests.world import World, Worlds, administrator, reason
 
@@ -125,6 +128,12 @@ def test_without_one_the_name_here_the_name_anywhere_and_the_address_are_judged(
     assert [a.name == b.name for a, b in zip(buckets, elsewhere, strict=True)] == [False, True, False]
     other = domain.patience.for_sign_in("bob00000", "192.0.2.7", None)
     assert [a.name == b.name for a, b in zip(buckets, other, strict=True)] == [False, False, True]
+
+
+def test_beside_a_proof_nothing_counts_that_a_stranger_could_add_to() -> None:
+    (bucket,) = domain.patience.beside("link 00", None)
+    assert (bucket.name, bucket.free, bucket.resets) == ("link 00", 5, True)
+    assert domain.patience.beside("link 00", "abc") == domain.patience.for_sign_in("ada00000", "192.0.2.7", "abc")
 
 
 def test_a_try_without_a_name_counts_for_its_address() -> None:
@@ -341,6 +350,62 @@ async def test_a_wait_for_the_next_slot_ends_when_it_was_said_whatever_strangers
     await world.sql("UPDATE attempts SET next_at = next_at - (CAST(:told AS timestamptz) - now())", told=told)
     assert (await ada.sign_in(source="203.0.113.8")).status_code == 429
     assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
+
+
+async def pending(ada: Account, code: str, at: datetime | None = None, source: str = "192.0.2.1") -> Any:
+    """Show a second factor where a provider vouched for somebody a moment ago."""
+    when = (at or await ada.world.now()).timestamp()
+    carried = {"user_id": str(ada.user_id), "provider": "hospital", "session": None, "token": None, "at": when}
+    word = ada.world.runtime.extra["tools"].vault.carry(PENDING_PURPOSE, json.dumps(carried).encode())
+    body = {"pending": True, "code": code}
+    return await ada.world.post("/sessions", json=body, jar={PENDING: word}, headers={"Hortus-Source": source})
+
+
+async def test_who_a_provider_vouched_for_is_not_stopped_by_strangers_who_type_their_name(world: World) -> None:
+    ada = await join(world)
+    await hammered(ada)
+    await has_failed(world, "source 192.0.2.1/32", 60)
+    await ada.sign_in(username="nobody00")
+    await stretch(world)
+    assert (await ada.sign_in()).status_code == 429
+    assert (await pending(ada, await ada.new_code())).status_code == 201
+
+
+async def test_codes_after_a_providers_word_are_guessed_slowly_from_wherever_and_stop_nobody_at_the_password(world: World) -> None:
+    ada = await join(world)
+    device = cookie(await ada.sign_in(), DEVICE)
+    wrong = another_code(ada.totp)
+    for number in range(5):
+        refused = await pending(ada, wrong, source=f"198.51.100.{number}")
+        assert (refused.status_code, reason(refused)) == (401, "sign-in-refused")
+    await stretch(world)
+    slow = await pending(ada, await ada.new_code(), source="203.0.113.7")
+    assert (slow.status_code, reason(slow)) == (429, "slow-down")
+    assert await failures_of(world, f"pending {ada.user_id}") == 5
+    assert (await ada.sign_in(source="198.51.100.1")).status_code == 201
+    assert (await ada.sign_in(device=device)).status_code == 201
+
+
+async def test_a_providers_word_that_is_too_old_makes_nobody_wait_who_has_a_fresh_one(world: World) -> None:
+    ada = await join(world)
+    for _ in range(6):
+        old = await pending(ada, await ada.new_code(), at=await world.now() - timedelta(minutes=6))
+        assert (old.status_code, reason(old)) == (401, "sign-in-refused")
+    assert await failures_of(world, "source 192.0.2.1/32") == 6
+    assert await failures_of(world, f"pending {ada.user_id}") is None
+    assert (await pending(ada, await ada.new_code())).status_code == 201
+
+
+async def test_who_has_the_link_of_a_reset_is_not_stopped_by_strangers_who_type_their_name(world: World) -> None:
+    ada = await join(world)
+    token = await reset(ada)
+    await hammered(ada)
+    await has_failed(world, "name 192.0.2.1/32 ada00000", 9)
+    await ada.sign_in(password="wrong password")
+    await stretch(world)
+    assert (await ada.sign_in()).status_code == 429
+    body = {"token": token, "password": PASSWORD}
+    assert (await world.post("/factor-enrolments/acceptance", json=body, headers={"Hortus-Source": "192.0.2.1"})).status_code == 200
 
 
 async def test_a_success_forgets_failures_of_the_name_from_there_and_of_the_device_only(world: World) -> None:

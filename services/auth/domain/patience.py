@@ -1,7 +1,7 @@
 """The rules of patience: waits after failed tries that grow, end, and cannot be aimed at somebody else.
 
 Who shows a device cookie of an account is judged by that device's failures alone (after OWASP, "Slow Down Online Guessing
-Attacks with Device Cookies"). Everybody else waits
+Attacks with Device Cookies"), and who has something else that strangers do not have by what failed beside it. Everybody else waits
 for failures from their own address: of the name, and over all names. A name also has slots for tries, which all addresses share; but
 only who has failed waits for the next of them. Names are those that were typed, known or not: were they accounts, a wait for somebody's
 address after failures of their username would say that both are one person's.
@@ -21,6 +21,7 @@ FREE_OF_NAME_FROM_SOURCE = 5
 FREE_OF_NAME = 20
 FREE_OF_SOURCE = 50
 FREE_OF_DEVICE = 10
+FREE_BESIDE_PROOF = 5
 FREE_IN_SESSION = 10
 FREE_WISHES = 10
 LONGEST_WAIT_S = 60
@@ -70,7 +71,7 @@ def source_prefix(source: str) -> str:
 def for_sign_in(name: str | None, source: str, device: str | None) -> tuple[Bucket, ...]:
     """Where failures of a sign-in count: ``device`` is the nonce of a valid device cookie; without a name only the source counts."""
     if device is not None:
-        return (Bucket(f"device {device}", FREE_OF_DEVICE, resets=True),)
+        return (_of_device(device),)
     prefix = source_prefix(source)
     of_source = Bucket(f"source {prefix}", FREE_OF_SOURCE, resets=False)
     if name is None:
@@ -81,6 +82,15 @@ def for_sign_in(name: str | None, source: str, device: str | None) -> tuple[Buck
         Bucket(f"name {name}", FREE_OF_NAME, resets=False, slots_of=from_here),
         of_source,
     )
+
+
+def beside(proof: str, device: str | None) -> tuple[Bucket, ...]:
+    """Where failures count beside a ``proof`` that strangers do not have, so that they cannot add to them; ``device`` as at a sign-in."""
+    return (_of_device(device) if device is not None else Bucket(proof, FREE_BESIDE_PROOF, resets=True),)
+
+
+def _of_device(device: str) -> Bucket:
+    return Bucket(f"device {device}", FREE_OF_DEVICE, resets=True)
 
 
 def in_session(session_id: UUID) -> tuple[Bucket, ...]:
@@ -96,7 +106,8 @@ def wishing(source: str) -> tuple[Bucket, ...]:
 def for_bind(settings: DirectorySettings, whose: str, device: str | None, *, factor: bool) -> Bucket:
     """Where a failed bind as somebody counts, by whichever name: ``whose`` is their id in the directory, ``device`` as at a sign-in.
 
-    Who shows their right second factor (``factor``) has a count of their own, on a device and elsewhere: nobody without it can use it up.
+    Who shows their right second factor, or what stands in for it (``factor``), has a count of their own, on a device and elsewhere: nobody
+    without it can use it up.
     """
     at = f"bind {settings.name} factor" if factor else f"bind {settings.name}"
     if device is not None:

@@ -84,7 +84,7 @@ async def _look(
         seen = await factors.look(session, tools, user, shown, now) if shown is not None else None
     nonce = tools.vault.device_of(device, user.user_id, now) if user and device else None
     whose = somebody.external_id if somebody else f"nobody {name}"
-    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=seen is not None and seen.factor is not None)
+    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=seen is None or seen.factor is not None)
     return bucket, seen is None or seen.verdict is not Verdict.REFUSED
 
 

@@ -81,7 +81,7 @@ async def accept(
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
         async with repository.reading(tools.engine) as session:
             seen = await repository.accounts.known_by_id(session, known.user_id)
-            watched = await patience.look_in(session, tools, patience.sign_in(tools, about, known.username, known, now))
+            watched = await patience.look_in(session, tools, patience.with_link(tools, about, link, known, now))
         checked = await passwords.check_anywhere(tools, seen, known.username, shown, about, None)
         uow = await later()
         turn = await patience.take(uow, watched)

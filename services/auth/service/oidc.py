@@ -248,7 +248,7 @@ async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown
     async with repository.reading(tools.engine) as session:
         user = await repository.accounts.user(session, UUID(known["user_id"])) if known else None
         now = await repository.clock(session)
-    watched = await patience.look(tools, patience.sign_in(tools, about, user.username if user else None, user, now))
+    watched = await patience.look(tools, patience.vouched_for(tools, about, user if _is_fresh(known, now) else None, now))
 
     uow = await later()
     turn = await patience.take(uow, watched)

@@ -18,7 +18,7 @@ from chassis.outbox import UnitOfWork, unit_of_work
 from contracts.policy import Action, Service
 from services.auth import domain, repository
 from services.auth.domain.patience import Bucket
-from services.auth.models import Attempts, User
+from services.auth.models import Attempts, Link, User
 from services.auth.service.tools import About, Tools
 from services.auth.settings import DirectorySettings
 
@@ -66,8 +66,23 @@ class Turn:
 
 def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now: datetime) -> tuple[Bucket, ...]:
     """Where a sign-in counts: ``name`` as it was typed, in its normal form (none for a passkey alone), ``user`` whom it names, if any."""
-    device = tools.vault.device_of(about.device, user.user_id, now) if user and about.device else None
-    return domain.patience.for_sign_in(name, about.source, device)
+    return domain.patience.for_sign_in(name, about.source, _device(tools, about, user, now))
+
+
+def vouched_for(tools: Tools, about: About, user: User | None, now: datetime) -> tuple[Bucket, ...]:
+    """Where the second factor counts of ``user``, whom a provider vouched for a moment ago; of nobody, as a sign-in without a name."""
+    if user is None:
+        return sign_in(tools, about, None, None, now)
+    return domain.patience.beside(f"pending {user.user_id}", _device(tools, about, user, now))
+
+
+def with_link(tools: Tools, about: About, link: Link, user: User, now: datetime) -> tuple[Bucket, ...]:
+    """Where the first factor of somebody counts who has a one-time link."""
+    return domain.patience.beside(f"link {link.token_hash.hex()}", _device(tools, about, user, now))
+
+
+def _device(tools: Tools, about: About, user: User | None, now: datetime) -> str | None:
+    return tools.vault.device_of(about.device, user.user_id, now) if user and about.device else None
 
 
 def in_session(session_id: UUID) -> tuple[Bucket, ...]:
