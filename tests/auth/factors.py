@@ -8,15 +8,16 @@ from sqlalchemy import text
 
 from services.auth.service.tools import Tools
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import Account
+from tests.auth.people import Account, passing_by
 from tests.world import World, administrator
 
 
 async def register(account: Account, authenticator: Authenticator, name: str = "key ring") -> httpx2.Response:
     """Make a passkey and register it, through the doors."""
-    asked = (await account.world.post("/users/me/passkeys/options", account.actor(), json={})).json()
-    made = {"challenge": asked["challenge"], "credential": authenticator.make(asked["options"]), "name": name}
-    return await account.world.post("/users/me/passkeys", account.actor(), json=made)
+    async with passing_by(account) as actor:
+        asked = (await account.world.post("/users/me/passkeys/options", actor, json={})).json()
+        made = {"challenge": asked["challenge"], "credential": authenticator.make(asked["options"]), "name": name}
+        return await account.world.post("/users/me/passkeys", actor, json=made)
 
 
 async def challenge(world: World) -> dict[str, Any]:
@@ -34,7 +35,8 @@ async def shown(world: World, authenticator: Authenticator, **other: Any) -> dic
 
 async def recovery_codes(account: Account) -> list[str]:
     """Ten new recovery codes."""
-    answer = await account.world.post("/users/me/recovery-codes", account.actor())
+    async with passing_by(account) as actor:
+        answer = await account.world.post("/users/me/recovery-codes", actor)
     assert answer.status_code == 201, answer.text
     return list(answer.json()["codes"])
 

@@ -1,14 +1,16 @@
 """People of the tests: accounts that were made through the doors."""
 
+import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
 from uuid import UUID
 
 import httpx2
 import pyotp
+from uuid_utils.compat import uuid7
 
 from contracts.roles import Actor, ClusterRole
 from services.auth.routes.cookies import DEVICE, REFRESH
@@ -19,12 +21,13 @@ PASSWORD = "correct horse battery"
 
 @dataclass
 class Account:
-    """Somebody who confirmed their invitation."""
+    """Somebody who confirmed their invitation; ``session_id`` is the session in which ``actor`` asks, which is open once they are ``present``."""
 
     world: World
     user: dict[str, Any]
     totp: pyotp.TOTP
     password: str = PASSWORD
+    session_id: UUID = field(default_factory=uuid7)
 
     @property
     def user_id(self) -> UUID:
@@ -36,7 +39,7 @@ class Account:
 
     def actor(self, session_id: UUID | None = None) -> Actor:
         roles = [ClusterRole(role) for role in self.user["cluster_roles"]]
-        return person(self.user_id, self.username, cluster_roles=roles, session_id=session_id)
+        return person(self.user_id, self.username, cluster_roles=roles, session_id=session_id or self.session_id)
 
     async def new_code(self) -> str:
         """The code of this moment, as if none had been used yet."""
@@ -64,6 +67,26 @@ async def begin(account: Account, *, source: str = "192.0.2.1") -> tuple[UUID, s
     token = cookie(answer, REFRESH)
     assert token
     return UUID(answer.json()["session_id"]), token
+
+
+async def present(account: Account, session_id: UUID | None = None) -> Account:
+    """Open the session in which the account's ``actor`` asks, as a sign-in would that nobody was told of."""
+    await account.world.sql(
+        """INSERT INTO sessions (session_id, user_id, created_at, expires_at, version, seed, generation, rotated_at, factor_at, last_used_at, method)
+           SELECT :session, :person, now, now + interval '1 h', 1, 'seed', 1, now, now, now, 'password+totp' FROM clock_timestamp() AS now""",
+        session=session_id or account.session_id,
+        person=account.user_id,
+    )
+    return account
+
+
+@contextlib.asynccontextmanager
+async def passing_by(account: Account) -> AsyncIterator[Actor]:
+    """The account's person in a session that is there for the block alone, for tests that count sessions."""
+    session_id = uuid7()
+    await present(account, session_id)
+    yield account.actor(session_id)
+    await account.world.sql("DELETE FROM sessions WHERE session_id = :id", id=session_id)
 
 
 async def refresh(world: World, token: str | None) -> httpx2.Response:

@@ -14,7 +14,7 @@ from contracts.events import ApiKey, Session, User, UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain
 from services.auth.models import Group
-from tests.auth.people import PASSWORD, Account, begin, invite, join, refresh
+from tests.auth.people import PASSWORD, Account, begin, invite, join, present, refresh
 from tests.world import World, Worlds, administrator, person, reason
 
 EMAIL = "ada@example.org"
@@ -86,6 +86,13 @@ def in_a_day() -> str:
     return (datetime.now(UTC) + timedelta(days=1)).isoformat()
 
 
+async def make_a_key(who: Subject) -> httpx2.Response:
+    """In a session that nobody ended."""
+    account = Account(who.world, {"user_id": str(who.user_id), "username": "ada00000", "cluster_roles": []}, who.totp)
+    wanted = {"name": "k", "scopes": ["project.list"], "expires_at": in_a_day()}
+    return await who.world.post("/keys", (await present(account)).actor(), json=wanted)
+
+
 ACTIONS: dict[str, Callable[[Subject], Awaitable[httpx2.Response]]] = {
     "accept": lambda who: who.world.post("/invitations/acceptance", json={"token": who.invitation, "password": PASSWORD}),
     "confirm": confirm,
@@ -94,9 +101,7 @@ ACTIONS: dict[str, Callable[[Subject], Awaitable[httpx2.Response]]] = {
     "choose a password": lambda who: who.world.post(
         "/password-resets/acceptance", json={"token": who.link or "nothing", "password": PASSWORD + " too"}
     ),
-    "make a key": lambda who: who.world.post(
-        "/keys", person(who.user_id, "ada00000"), json={"name": "k", "scopes": ["project.list"], "expires_at": in_a_day()}
-    ),
+    "make a key": make_a_key,
     "block": lambda who: who.change(status="blocked"),
     "activate": lambda who: who.change(status="active"),
     "deactivate": lambda who: who.change(status="deactivated"),
@@ -201,9 +206,9 @@ async def test_who_leaves_is_out_at_once_and_nothing_of_theirs_is_kept_but_the_n
     ada = await join(world, EMAIL, ["auditor"])
     session_id, token = await begin(ada)
     expires = (await world.now() + timedelta(days=1)).isoformat()
-    made = await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
+    made = await world.post("/keys", ada.actor(session_id), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
     assert made.status_code == 201, made.text
-    await world.post("/users/me/recovery-codes", ada.actor())
+    await world.post("/users/me/recovery-codes", ada.actor(session_id))
     group = (await world.post("/groups", administrator(), json={"name": "staff"})).json()["group_id"]
     await world.put(f"/groups/{group}/members/{ada.user_id}", administrator())
     await world.post(f"/users/{ada.user_id}/password-reset", administrator())
@@ -274,7 +279,7 @@ async def test_a_directorys_person_who_comes_back_is_active_and_has_no_invitatio
 
 
 async def test_a_blocked_persons_keys_are_ended_and_do_not_come_back_with_the_person(world: World) -> None:
-    ada = await join(world, EMAIL)
+    ada = await present(await join(world, EMAIL))
     expires = (await world.now() + timedelta(days=1)).isoformat()
     await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
     await world.said()
@@ -383,8 +388,8 @@ async def test_an_administrator_sees_what_somebody_signs_in_with_and_when_they_l
     detail = (await world.get(f"/users/{ada.user_id}", administrator())).json()
     assert detail["last_sign_in_at"] is None
     assert detail["factors"] == {"totp": True, "passkeys": 0, "recovery_codes_left": 0}
-    await begin(ada)
-    await world.post("/users/me/recovery-codes", ada.actor())
+    session_id, _ = await begin(ada)
+    await world.post("/users/me/recovery-codes", ada.actor(session_id))
     answer = await world.get(f"/users/{ada.user_id}", administrator())
     assert answer.headers["etag"] == '"2"'
     detail = answer.json()

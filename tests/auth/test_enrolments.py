@@ -17,7 +17,7 @@ from services.auth.service import factors
 from services.auth.service.oidc import PENDING as PENDING_PURPOSE
 from tests.auth.factors import letters, recovery_codes, register, reset, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import PASSWORD, Account, another_code, join
+from tests.auth.people import PASSWORD, Account, another_code, join, present
 from tests.world import World, administrator, auditor, person, reason
 
 ACCEPT = "/factor-enrolments/acceptance"
@@ -172,7 +172,7 @@ async def test_who_signs_in_with_a_provider_does_so_before_the_link_of_a_reset(w
 
 
 async def test_a_reset_ends_the_api_keys(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     expires = (await world.now() + timedelta(days=1)).isoformat()
     made = await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
     assert made.status_code == 201, made.text

@@ -15,7 +15,7 @@ from services.auth.domain.passkeys import STAND_IN_KEY, Assertion
 from services.auth.models import Passkey
 from tests.auth.factors import challenge, letters, register, shown
 from tests.auth.passkeys import BACKED_UP, BACKUP_ELIGIBLE, ORIGIN, PRESENT, VERIFIED, Authenticator
-from tests.auth.people import Account, join
+from tests.auth.people import Account, join, present
 from tests.world import World, administrator, person, reason
 
 RFC_6979_KEY = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
@@ -109,7 +109,7 @@ async def test_a_wrong_registration_is_refused(world: World) -> None:
 
 
 async def test_a_registration_for_another_relying_party_is_refused(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
     made = Authenticator().make({**asked["options"], "rp": {"id": "evil.example", "name": "Hortus"}})
     answer = await world.post("/users/me/passkeys", ada.actor(), json={"challenge": asked["challenge"], "credential": made, "name": "key"})
@@ -117,7 +117,7 @@ async def test_a_registration_for_another_relying_party_is_refused(world: World)
 
 
 async def test_a_registration_counts_for_one_person_one_challenge_and_one_time(world: World) -> None:
-    ada, bob = await join(world), await join(world, "bob@example.org")
+    ada, bob = await present(await join(world)), await present(await join(world, "bob@example.org"))
     asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
     body = {"challenge": asked["challenge"], "credential": Authenticator().make(asked["options"]), "name": "key"}
     stolen = await world.post("/users/me/passkeys", bob.actor(), json=body)
@@ -131,7 +131,7 @@ async def test_a_registration_counts_for_one_person_one_challenge_and_one_time(w
 
 
 async def test_a_credential_belongs_to_one_person_in_the_whole_house(world: World) -> None:
-    ada, bob = await holder(world), await join(world, "bob@example.org")
+    ada, bob = await holder(world), await present(await join(world, "bob@example.org"))
     asked = (await world.post("/users/me/passkeys/options", bob.actor(), json={})).json()
     other = Authenticator()
     made = other.make(asked["options"])
@@ -178,7 +178,7 @@ GARBAGE: list[dict[str, Any]] = [
 
 
 async def test_garbage_is_refused_like_anything_else(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
     actor = ada.actor(session_id=(await ada.sign_in()).json()["session_id"])
     for credential in GARBAGE:
@@ -315,7 +315,8 @@ async def test_an_authenticator_without_a_count_is_taken(world: World) -> None:
 
 
 async def test_a_passkey_is_removed_by_its_person_alone(world: World) -> None:
-    ada, bob = await holder(world), await join(world, "bob@example.org")
+    ada, bob = await holder(world), await present(await join(world, "bob@example.org"))
+    await present(ada.account)
     path = f"/users/me/passkeys/{ada.passkey_id}"
     assert (await world.delete(path, bob.actor())).status_code == 404
     assert (await world.delete(path, ada.account.actor())).status_code == 204

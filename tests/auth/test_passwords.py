@@ -14,7 +14,7 @@ from contracts.events import ApiKey, Session
 from contracts.roles import NOBODY, Actor
 from services.auth import domain, repository
 from services.auth.service import new_passwords
-from tests.auth.people import PASSWORD, Account, begin, invite, join, refresh
+from tests.auth.people import PASSWORD, Account, begin, invite, join, present, refresh
 from tests.world import World, Worlds, administrator, agent, person, reason
 
 NEW = "seven green otters swim"
@@ -318,7 +318,7 @@ async def test_a_password_that_was_reset_ends_the_api_keys_and_the_letter_says_s
     mailing: World, worlds: Worlds, settings: dict[str, Any]
 ) -> None:
     world = await worlds.open("auth", beside=mailing, **settings)
-    ada = await join(world)
+    ada = await present(await join(world))
     expires = (await world.now() + timedelta(days=1)).isoformat()
     made = await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
     assert made.status_code == 201, made.text

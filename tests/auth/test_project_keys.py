@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.events import ApiKey, Purged, PurgeStep
-from tests.auth.people import Account, join
+from tests.auth.people import Account, join, present
 from tests.auth.test_keys import make, of, own, wanted
 from tests.deletions import CLOSING, DELETED, MARKER, PURGING, a_day_passes, purge, rows_with
 from tests.world import OURS, World, reason
@@ -11,7 +11,7 @@ from tests.world import OURS, World, reason
 
 @pytest.fixture
 async def account(world: World) -> Account:
-    made = await join(world)
+    made = await present(await join(world))
     await world.said()
     return made
 

@@ -6,14 +6,14 @@ import re
 
 from services.auth import domain
 from tests.auth.factors import letters, recovery_codes, sign_in
-from tests.auth.people import join
+from tests.auth.people import join, present
 from tests.world import World, person, reason
 
 FORM = re.compile(r"[A-Z2-7]{5}-[A-Z2-7]{5}")
 
 
 async def test_ten_codes_are_shown_once_and_kept_as_keyed_hashes(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     await world.recorded()
     answer = await world.post("/users/me/recovery-codes", ada.actor(), key="k")
     assert answer.status_code == 201

@@ -14,7 +14,7 @@ import pytest
 from contracts.events import ApiKey, Session, User, UserStatus
 from services.auth import recover
 from services.auth.app import set_up
-from tests.auth.people import PASSWORD, Account, begin, join, refresh
+from tests.auth.people import PASSWORD, Account, begin, join, present, refresh
 from tests.world import World, administrator
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ async def test_without_its_settings_the_command_names_them(monkeypatch: pytest.M
 
 
 async def test_a_recovered_accounts_keys_end(world: World, run: Run) -> None:
-    ada = await join(world, roles=["administrator"])
+    ada = await present(await join(world, roles=["administrator"]))
     expires = (await world.now() + timedelta(days=1)).isoformat()
     await world.post("/keys", ada.actor(), json={"name": "nightly", "scopes": ["project.list"], "expires_at": expires})
     await world.said()

@@ -17,7 +17,7 @@ from services.auth.service import measures
 from services.auth.service.oidc import Finished
 from tests.auth.factors import recovery_codes, reset, shown, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import PASSWORD, another_code, begin, join
+from tests.auth.people import PASSWORD, another_code, begin, join, present
 from tests.world import World, Worlds, administrator, auditor
 
 STEP_UP = "/sessions/current/factor"
@@ -106,7 +106,7 @@ async def test_a_refused_step_up_is_recorded_with_its_person_and_session(world: 
 
 
 async def test_a_passkey_alone_is_recorded_likewise_whoevers_it_is(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     mine, nobodys = Authenticator(), Authenticator()
     asked = (await world.post("/users/me/passkeys/options", ada.actor(), json={})).json()
     made = {"challenge": asked["challenge"], "credential": mine.make(asked["options"]), "name": "key ring"}

@@ -11,7 +11,7 @@ from contracts.roles import NOBODY, Actor
 from services.auth.domain.patience import FREE_IN_SESSION
 from tests.auth.factors import recovery_codes, register, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import PASSWORD, Account, another_code, join
+from tests.auth.people import PASSWORD, Account, another_code, join, passing_by
 from tests.world import World, administrator, agent, person, reason
 
 STEP_UP = "/sessions/current/factor"
@@ -113,7 +113,8 @@ async def test_a_session_without_a_factor_becomes_a_real_one(world: World) -> No
     ada = await join(world)
     codes = await recovery_codes(ada)
     await under(ada, "optional")
-    assert (await world.delete("/users/me/totp", ada.actor())).status_code == 204
+    async with passing_by(ada) as actor:
+        assert (await world.delete("/users/me/totp", actor)).status_code == 204
     await world.said()
     opened = await sign_in(ada)
     assert opened.status_code == 201, opened.text

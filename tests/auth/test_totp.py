@@ -11,7 +11,7 @@ import pytest
 from services.auth import domain
 from tests.auth.factors import letters, register, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import PASSWORD, another_code, invite, join
+from tests.auth.people import PASSWORD, another_code, invite, join, present
 from tests.world import World, person, reason
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,7 +28,7 @@ async def test_the_invitation_shows_the_secret_as_a_picture(world: World) -> Non
 
 
 async def test_a_new_authenticator_counts_once_it_is_confirmed(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     await world.recorded()
     begun = await world.post("/users/me/totp", ada.actor())
     assert begun.status_code == 200, begun.text
@@ -53,7 +53,7 @@ async def test_a_new_authenticator_counts_once_it_is_confirmed(world: World) -> 
 
 
 async def test_the_code_that_confirms_is_used_up(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     new = pyotp.TOTP((await world.post("/users/me/totp", ada.actor())).json()["totp_secret"])
     code = new.now()
     assert (await world.post("/users/me/totp/confirmation", ada.actor(), json={"code": code})).status_code == 200
@@ -63,7 +63,7 @@ async def test_the_code_that_confirms_is_used_up(world: World) -> None:
 
 
 async def test_a_wrong_code_changes_nothing(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     new = pyotp.TOTP((await world.post("/users/me/totp", ada.actor())).json()["totp_secret"])
     answer = await world.post("/users/me/totp/confirmation", ada.actor(), json={"code": another_code(new)})
     assert (answer.status_code, reason(answer)) == (422, "wrong-code")
@@ -71,20 +71,20 @@ async def test_a_wrong_code_changes_nothing(world: World) -> None:
 
 
 async def test_a_confirmation_needs_a_beginning(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     answer = await world.post("/users/me/totp/confirmation", ada.actor(), json={"code": ada.totp.now()})
     assert (answer.status_code, reason(answer)) == (409, "totp-not-begun")
 
 
 async def test_beginning_again_makes_the_secret_before_void(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     first, second = [pyotp.TOTP((await world.post("/users/me/totp", ada.actor())).json()["totp_secret"]) for _ in range(2)]
     assert (await world.post("/users/me/totp/confirmation", ada.actor(), json={"code": first.now()})).status_code == 422
     assert (await world.post("/users/me/totp/confirmation", ada.actor(), json={"code": second.now()})).status_code == 200
 
 
 async def test_the_secret_is_shown_once_and_sealed_at_rest(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     first = await world.post("/users/me/totp", ada.actor(), key="k")
     again = await world.post("/users/me/totp", ada.actor(), key="k")
     assert (again.status_code, reason(again)) == (409, "answer-was-secret")
@@ -95,7 +95,7 @@ async def test_the_secret_is_shown_once_and_sealed_at_rest(world: World) -> None
 
 
 async def test_the_authenticator_is_removed_where_a_passkey_stays(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     alone = await world.delete("/users/me/totp", ada.actor())
     assert (alone.status_code, reason(alone)) == (409, "a-factor-stays")
     assert (await register(ada, Authenticator())).status_code == 201
@@ -106,7 +106,7 @@ async def test_the_authenticator_is_removed_where_a_passkey_stays(world: World) 
 
 
 async def test_of_two_removals_at_once_one_factor_stays(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     passkey_id = (await register(ada, Authenticator())).json()["passkey_id"]
     answers = await asyncio.gather(
         world.delete("/users/me/totp", ada.actor()), world.delete(f"/users/me/passkeys/{passkey_id}", ada.actor())
@@ -141,7 +141,7 @@ async def test_a_step_once_used_stays_used_after_a_newer_one(world: World) -> No
 
 
 async def test_a_change_is_told_by_letter_and_ends_no_session(world: World, mailed: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     await ada.sign_in()
     await world.said()
     ada.world = mailed
@@ -155,7 +155,7 @@ async def test_a_change_is_told_by_letter_and_ends_no_session(world: World, mail
 
 
 async def test_a_person_whose_groups_ask_for_a_passkey_keeps_one(world: World) -> None:
-    ada = await join(world)
+    ada = await present(await join(world))
     passkey_id = (await register(ada, Authenticator())).json()["passkey_id"]
     await under(ada, "passkey")
     answer = await world.delete(f"/users/me/passkeys/{passkey_id}", ada.actor())

@@ -4,9 +4,8 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from chassis.errors import Conflict, NotFound, Unauthenticated, Unprocessable
+from chassis.errors import Conflict, NotFound, Unprocessable
 from contracts import events, policy
-from contracts.events import UserStatus
 from contracts.roles import Role
 from services.auth.models import ApiKey, User
 
@@ -50,19 +49,6 @@ class TooManyKeys(Conflict):
     """More keys than anybody keeps an eye on."""
 
     title = f"You have {MOST_KEYS} live API keys; end one first"
-
-
-class AccountNotActive(Unauthenticated):
-    """The person was blocked or deactivated a moment ago."""
-
-    title = "The account is not active"
-
-
-def demand_active(user: User | None) -> User:
-    """Whoever makes a key has an active account at this moment. Raises AccountNotActive."""
-    if user is None or user.status != UserStatus.ACTIVE:
-        raise AccountNotActive
-    return user
 
 
 def open_scopes(wanted: Collection[str], project_id: UUID | None, projects: Mapping[UUID, Role]) -> list[str]:

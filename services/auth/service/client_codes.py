@@ -1,6 +1,5 @@
 """Client codes: a browser that signed in hands its sign-in over to a client on the same machine."""
 
-from chassis.errors import NotFound
 from chassis.guard import OpenUow
 from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
@@ -13,18 +12,15 @@ from services.auth.service.tools import About, Tools
 HANDED_OVER = "handed-over"
 
 
-async def create(uow: UnitOfWork, challenge: str) -> str:
-    """A code for whoever holds the verifier of ``challenge``. Raises FactorTooOld, NotFound."""
-    user_id, session_id = callers.caller(uow), uow.actor.session_id
-    session = await repository.sessions.session_of(uow.session, user_id, session_id) if session_id else None
-    if session is None:
-        raise NotFound
+async def create(uow: UnitOfWork, tools: Tools, challenge: str) -> str:
+    """A code for whoever holds the verifier of ``challenge``. Raises FactorTooOld, and as ``callers.current``."""
+    user, session = await callers.current(uow, tools)
     domain.client_codes.demand_recent(session, uow.now)
     code = vault.new_token("client")
     uow.session.add(
         ClientCode(
             code_hash=vault.token_hash(code),
-            user_id=user_id,
+            user_id=user.user_id,
             session_id=session.session_id,
             challenge=challenge,
             expires_at=uow.now + domain.client_codes.LIFE,

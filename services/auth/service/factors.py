@@ -120,7 +120,7 @@ async def codes_left(uow: UnitOfWork, user: User) -> int:
 
 async def read(uow: UnitOfWork, tools: Tools) -> Listed:
     """What the caller has. Raises NotFound."""
-    return await listed(uow, tools, await callers.account(uow, lock=False))
+    return await listed(uow, tools, await callers.account(uow))
 
 
 async def listed(uow: UnitOfWork, tools: Tools, user: User) -> Listed:
@@ -136,20 +136,20 @@ async def listed(uow: UnitOfWork, tools: Tools, user: User) -> Listed:
 
 async def passkey_options(uow: UnitOfWork, tools: Tools) -> Challenge:
     """A challenge for a new passkey of the caller. Raises NotFound, TooManyPasskeys."""
-    return await passkeys.options(uow, tools, await callers.account(uow, lock=False))
+    return await passkeys.options(uow, tools, await callers.account(uow))
 
 
 async def add_passkey(uow: UnitOfWork, tools: Tools, shown: ShownPasskey, name: str) -> Passkey:
-    """A new passkey of the caller. Raises NotFound, WrongPasskey, PasskeyTaken, TooManyPasskeys."""
-    user = await callers.account(uow)
+    """A new passkey of the caller. Raises WrongPasskey, PasskeyTaken, TooManyPasskeys, and as ``callers.current``."""
+    user, _ = await callers.current(uow, tools)
     made = await passkeys.add(uow, tools, user, shown, name)
     await changed(uow, tools, user, f"the passkey “{made.name}” was added", passkey_id=made.passkey_id)
     return made
 
 
 async def remove_passkey(uow: UnitOfWork, tools: Tools, passkey_id: UUID) -> None:
-    """The caller does without one of their passkeys. Raises NotFound, AFactorStays."""
-    user = await callers.account(uow)
+    """The caller does without one of their passkeys. Raises AFactorStays, and as ``callers.current``."""
+    user, _ = await callers.current(uow, tools)
     known = await repository.passkeys.passkeys(uow.session, user.user_id)
     removed = domain.passkeys.own_passkey(known, passkey_id)
     asked, has = await standing(uow, tools, user)
@@ -159,8 +159,8 @@ async def remove_passkey(uow: UnitOfWork, tools: Tools, passkey_id: UUID) -> Non
 
 
 async def new_recovery_codes(uow: UnitOfWork, tools: Tools) -> list[str]:
-    """Ten new recovery codes for the caller, in the place of all old ones. Raises NotFound."""
-    user = await callers.account(uow)
+    """Ten new recovery codes for the caller, in the place of all old ones. Raises as ``callers.current``."""
+    user, _ = await callers.current(uow, tools)
     codes = [domain.factors.recovery_code(vault.random_bytes(domain.factors.RECOVERY_BYTES)) for _ in range(domain.factors.RECOVERY_CODES)]
     hashes = {_hash(tools, user, code) for code in codes}
     await repository.factors.replace_codes(uow.session, user.user_id, hashes)

@@ -24,12 +24,12 @@ async def make_key(
 ) -> tuple[ApiKey, str]:
     """A new key of the caller's, and its text, which is shown this once; the person is told by letter.
 
-    One at a time for each person. Keys that have expired end on the way. Raises the domain's.
+    One at a time for each person. Keys that have expired end on the way. Raises the domain's, and as ``callers.current``.
     """
     meant = domain.keys.open_scopes(scopes, project_id, uow.actor.projects)
     if project_id is not None and await deletion.is_closing(uow.session, project_id):
         raise domain.keys.ProjectIsBeingDeleted
-    user = domain.keys.demand_active(await repository.accounts.user(uow.session, callers.caller(uow), lock=True))
+    user, _ = await callers.current(uow, tools)
     now = await repository.clock(uow.session)
     others = await repository.keys.open_keys(uow.session, user.user_id)
     expired = [key for key in others if key.expires_at <= now]

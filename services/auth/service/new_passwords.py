@@ -22,8 +22,8 @@ async def change(
 ) -> domain.passwords.WrongPassword | None:
     """Put a new password in the place of the caller's old one; all of their sessions end.
 
-    A wrong old password is returned, not raised, so that the failure it counts is committed. Raises NotFound,
-    PasswordIsElsewhere, SlowDown, PasswordUnchanged, PasswordTooWeak, CannotDecide.
+    A wrong old password is returned, not raised, so that the failure it counts is committed. Raises PasswordIsElsewhere, SlowDown,
+    PasswordUnchanged, PasswordTooWeak, and as ``callers.current``.
     """
     user_id, session_id = callers.signed_in(actor)
     async with repository.reading(tools.engine) as session:
@@ -40,8 +40,8 @@ async def change(
 
     uow = await later()
     turn = await patience.take(uow, watched)
-    user = await repository.accounts.user(uow.session, user_id, lock=True)
-    if user is None or not await passwords.confirm(uow, user, checked, turn.now):
+    user, _ = await callers.current(uow, tools)
+    if not await passwords.confirm(uow, user, checked, turn.now):
         return await turn.refused(domain.passwords.WrongPassword(), user)
     await turn.succeeded()
     await _replace(uow, tools, user, new_hash, turn.now)
@@ -158,5 +158,5 @@ async def accept_reset(later: OpenUow, tools: Tools, token: str, password: str, 
     now = await repository.clock(uow.session)
     _, user = domain.links.demand_open_link(*found, {Purpose.PASSWORD_RESET}, now)
     callers.acts(uow, user)
-    uow.note(keys=await keys.end_all(uow, user.user_id))
     await _replace(uow, tools, user, new_hash, now, Kind.PASSWORD_WAS_RESET)
+    uow.note(keys=await keys.end_all(uow, user.user_id))

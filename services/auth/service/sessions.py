@@ -149,7 +149,8 @@ async def refresh(uow: UnitOfWork, tools: Tools, shown: str | None) -> SignedIn 
     session = await repository.sessions.session_by_id(uow.session, session_id)
     if session is None or not tools.vault.is_refresh_token(shown or "", session_id, generation, session.seed):
         raise domain.sessions.RefreshTokenInvalid
-    user, now = await _demand_open(uow, tools, session)
+    user = await repository.accounts.user(uow.session, session.user_id)
+    user, now = await callers.demand_open(uow, tools, session, user)
     callers.acts(uow, user, session_id)
     if domain.sessions.rotate(session, generation, now):
         return await access(uow, tools, session, user, now)
@@ -161,25 +162,9 @@ async def refresh(uow: UnitOfWork, tools: Tools, shown: str | None) -> SignedIn 
     return domain.sessions.RefreshTokenReused()
 
 
-async def current(uow: UnitOfWork, tools: Tools) -> Session:
-    """The session that the caller is in, locked, while it counts. Raises SessionEnded, CannotDecide."""
-    own = await repository.sessions.session_by_id(uow.session, uow.actor.session_id or domain.accounts.NO_ONE)
-    if own is None or own.user_id != callers.caller(uow):
-        raise domain.sessions.SessionEnded
-    await _demand_open(uow, tools, own)
-    return own
-
-
-async def _demand_open(uow: UnitOfWork, tools: Tools, session: Session) -> tuple[User, datetime]:
-    user = await repository.accounts.user(uow.session, session.user_id)
-    unused = await _unused_since(uow, tools)
-    now = await repository.clock(uow.session)
-    return domain.sessions.demand_open(session, user, unused, timedelta(seconds=tools.settings.idle_s), now), now
-
-
 async def list_sessions(uow: UnitOfWork, tools: Tools, user_id: UUID, after: UUID | None, limit: int) -> list[Session]:
     """A person's sessions that still count."""
-    return await repository.sessions.live_sessions(uow.session, user_id, uow.now, await _unused_since(uow, tools), after, limit)
+    return await repository.sessions.live_sessions(uow.session, user_id, uow.now, await callers.unused_since(uow, tools), after, limit)
 
 
 async def list_of(uow: UnitOfWork, tools: Tools, user_id: UUID, after: UUID | None, limit: int) -> list[Session]:
@@ -234,7 +219,7 @@ async def erase_ended(uow: UnitOfWork) -> bool:
 async def end_over(uow: UnitOfWork, tools: Tools) -> float:
     """End and tell, of all sessions, those that expired or were not used for too long; in how many seconds to look again."""
     idle = timedelta(seconds=tools.settings.idle_s)
-    unused = await _unused_since(uow, tools)
+    unused = await callers.unused_since(uow, tools)
     over = await repository.sessions.sessions_to_end(uow.session, uow.now, unused, END_BATCH)
     for session in over:
         because = domain.sessions.why_over(session, unused, uow.now)
@@ -245,10 +230,6 @@ async def end_over(uow: UnitOfWork, tools: Tools) -> float:
     ahead = await repository.sessions.next_end(uow.session, idle)
     left = (ahead - uow.now).total_seconds() if ahead else LONGEST_S
     return min(max(left, SHORTEST_S), LONGEST_S)
-
-
-async def _unused_since(uow: UnitOfWork, tools: Tools) -> datetime | None:
-    return domain.sessions.unused_since(await repository.sessions.heard_to(uow.session), timedelta(seconds=tools.settings.idle_s))
 
 
 async def _demand_known(uow: UnitOfWork, user_id: UUID, *, lock: bool = False) -> None:

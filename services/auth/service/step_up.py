@@ -20,8 +20,7 @@ async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor
     watched = await patience.look(tools, patience.in_session(actor.session_id))
     uow = await later()
     turn = await patience.take(uow, watched)
-    user = await callers.account(uow)
-    session = await sessions.current(uow, tools)
+    user, session = await callers.current(uow, tools)
     factor = await factors.check(uow, tools, user, shown, turn.now)
     if factor is None or not domain.factors.satisfies(factor, await factors.policy(uow, tools, user)):
         uow.note(session_id=session.session_id)
@@ -48,8 +47,7 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
         checked = await passwords.check_anywhere(tools, known, known.user.username, password, about, ShownFactor())
         uow = await later()
         turn = await patience.take(uow, watched)
-        user = await callers.account(uow)
-        own = await sessions.current(uow, tools)
+        user, own = await callers.current(uow, tools)
         right = checked.user_id == user_id and await passwords.confirm(uow, user, checked, turn.now)
         asked, has = await factors.standing(uow, tools, user)
         if not right or not domain.factors.may_do_without(asked, has, await factors.codes_left(uow, user)):

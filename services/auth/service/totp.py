@@ -52,21 +52,22 @@ async def confirm_for(uow: UnitOfWork, tools: Tools, user: User, code: str) -> N
 
 
 async def start(uow: UnitOfWork, tools: Tools) -> SecondFactor:
-    """A new authenticator for the caller. Raises NotFound."""
-    return await start_for(uow, tools, await callers.account(uow))
+    """A new authenticator for the caller. Raises as ``callers.current``."""
+    user, _ = await callers.current(uow, tools)
+    return await start_for(uow, tools, user)
 
 
 async def confirm(uow: UnitOfWork, tools: Tools, code: str) -> factors.Listed:
-    """The caller's new authenticator, in the place of the one before. Raises TotpNotBegun, WrongCode."""
-    user = await callers.account(uow)
+    """The caller's new authenticator, in the place of the one before. Raises TotpNotBegun, WrongCode, and as ``callers.current``."""
+    user, _ = await callers.current(uow, tools)
     await confirm_for(uow, tools, user, code)
     await factors.changed(uow, tools, user, "an authenticator was set up", factor=Factor.TOTP.value)
     return await factors.listed(uow, tools, user)
 
 
 async def remove(uow: UnitOfWork, tools: Tools) -> None:
-    """The caller does without an authenticator from now on. Raises NotFound where there is none, AFactorStays."""
-    user = await callers.account(uow)
+    """The caller does without an authenticator from now on. Raises NotFound where there is none, AFactorStays, and as ``callers.current``."""
+    user, _ = await callers.current(uow, tools)
     credential = domain.factors.demand_totp(await repository.factors.credential(uow.session, user.user_id, lock=True))
     asked, has = await factors.standing(uow, tools, user)
     domain.factors.demand_a_factor_stays(asked, domain.factors.without_totp(has))
