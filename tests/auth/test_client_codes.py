@@ -10,10 +10,12 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from contracts.events import Session
+from contracts.events import Session, UserStatus
 from contracts.roles import NOBODY, Actor
+from services.auth import repository
 from services.auth.domain import client_codes
 from services.auth.domain.oidc import s256
+from services.auth.service import accounts
 from services.auth.service import client_codes as service
 from tests.auth.people import Account, join
 from tests.world import World, administrator, agent, job, reason
@@ -123,6 +125,19 @@ async def test_the_browsers_session_and_its_person_must_still_count(world: World
     code = await code_for(world, ada, await browser_of(ada), challenge)
     await world.sql(what)
     assert reason(await redeem(world, code, verifier)) == "sign-in-refused"
+
+
+async def test_a_code_that_is_shown_while_its_person_is_deactivated_holds_nobody_up(world: World) -> None:
+    ada = await join(world)
+    verifier, challenge = verifier_and_challenge()
+    code = await code_for(world, ada, await browser_of(ada), challenge)
+    async with world.work(administrator()) as uow:
+        await repository.accounts.user(uow.session, ada.user_id, lock=True)
+        redeeming = asyncio.create_task(redeem(world, code, verifier))
+        await world.somebody_waits()
+        await accounts.change_user(uow, world.runtime.extra["tools"], ada.user_id, 2, UserStatus.DEACTIVATED, None)
+    assert reason(await redeeming) == "sign-in-refused"
+    assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
 
 
 async def test_an_old_sign_in_makes_no_code(world: World) -> None:

@@ -11,12 +11,13 @@ from services.auth.repository import accounts
 
 
 async def take(session: AsyncSession, code_hash: bytes) -> tuple[ClientCode | None, Session | None, User | None]:
-    """Use up a code; it, the session of the browser that made it, and its person, both locked, the person first."""
-    query = delete(ClientCode).where(col(ClientCode.code_hash) == code_hash).returning(ClientCode)
-    code = (await session.execute(query)).scalar_one_or_none()
+    """Use up a code; it, the session of the browser that made it, and its person, both locked, the person before anything else."""
+    its = col(ClientCode.code_hash) == code_hash
+    user_id = (await session.execute(select(col(ClientCode.user_id)).where(its))).scalar_one_or_none()
+    user = await accounts.user(session, user_id, lock=True) if user_id else None
+    code = (await session.execute(delete(ClientCode).where(its).returning(ClientCode))).scalar_one_or_none()
     if code is None:
         return None, None, None
-    user = await accounts.user(session, code.user_id, lock=True)
     browsers = select(Session).where(col(Session.session_id) == code.session_id).with_for_update()
     return code, (await session.execute(browsers)).scalar_one_or_none(), user
 
