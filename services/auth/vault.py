@@ -19,7 +19,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import pyotp
-from argon2 import PasswordHasher, Type
+from argon2 import PasswordHasher, Type, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,6 +36,7 @@ TOTP_SECRET_CHARACTERS = 32
 MEMORY_KIB = 19 * 1024
 PASSES = 2
 LANES = 1
+LEAST_KIB = 8 * LANES
 SEED_BYTES = 32
 DEVICE_NONCE_BYTES = 16
 DEVICE_S = 180 * 24 * 3600
@@ -229,26 +230,34 @@ class Passwords:
 
     async def hash(self, password: str, source: str = "") -> str:
         """The hash to store, with its salt and parameters. Raises CannotDecide when too many wait, or too many of ``source``."""
-        return await self.run(source, self._hash, password)
+        return await self.run(source, self._hasher.hash, password)
 
-    async def check(self, password: str, stored: str | None, source: str = "") -> tuple[bool, str | None]:
-        """Whether the password is right, and a new hash to store where the old one has other parameters.
+    async def check(self, password: str, stored: str | None, source: str = "") -> tuple[bool, bool]:
+        """Whether the password is right, and if so, whether the stored hash has other parameters than those of now.
 
-        Without a stored hash the work is the same, and the answer is no. Raises CannotDecide when too many wait, or too many of ``source``.
+        Without a stored hash the answer is no, after the work of one of now, as with a cheaper one. Raises CannotDecide as ``hash``.
         """
         return await self.run(source, self._check, password, stored)
 
-    def _hash(self, password: str) -> str:
-        return self._hasher.hash(password)
-
-    def _check(self, password: str, stored: str | None) -> tuple[bool, str | None]:
+    def _check(self, password: str, stored: str | None) -> tuple[bool, bool]:
+        against = stored or self._dummy
         try:
-            self._hasher.verify(stored or self._dummy, password)
+            right = self._hasher.verify(against, password) and bool(stored)
         except (VerificationError, InvalidHashError):
-            return False, None
-        if stored is None:
-            return False, None
-        return True, self._hasher.hash(password) if self._hasher.check_needs_rehash(stored) else None
+            right = False
+        self._spend_rest(password, against)
+        return right, right and self._hasher.check_needs_rehash(against)
+
+    def _spend_rest(self, password: str, against: str) -> None:
+        """What a hash with the parameters of now costs beyond ``against``: else whoever has an older one would be answered sooner than nobody."""
+        try:
+            parameters = extract_parameters(against)
+            spent = parameters.time_cost * parameters.memory_cost
+        except InvalidHashError:
+            spent = 0
+        memory = self._hasher.memory_cost - spent // self._hasher.time_cost
+        if memory >= LEAST_KIB:
+            PasswordHasher(time_cost=self._hasher.time_cost, memory_cost=memory, parallelism=LANES, type=Type.ID).hash(password)
 
     async def run(self, source: str, work: Callable[..., T], *arguments: object) -> T:
         """Slow work on a password, in the same threads and bounds as a hash. Raises CannotDecide as they do."""

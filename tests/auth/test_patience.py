@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import json
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +17,9 @@ from services.auth.routes.cookies import DEVICE, PENDING
 from services.auth.service import patience
 from services.auth.service.oidc import PENDING as PENDING_PURPOSE
 from services.auth.service.tools import About
-from services.auth.vault import Passwords, Vault
+from services.auth.vault import Vault
 from tests.auth.factors import reset
+from tests.auth.hashing import COST, counted, older
 from tests.auth.people import PASSWORD, Account, another_code, begin, cookie, invite, join
 from tests.world import World, Worlds, administrator, reason
 
@@ -559,22 +559,16 @@ async def test_failures_in_a_session_make_that_session_wait_and_no_sign_in(world
 
 
 @pytest.mark.parametrize("factor", ["code", "recovery_code"])
-async def test_every_refusal_asks_the_database_the_same_and_hashes_once(
-    world: World, statements: list[str], monkeypatch: pytest.MonkeyPatch, factor: str
+@pytest.mark.parametrize("stored", [None, (1, 1024), (2, 9728), (1, 19456)])
+async def test_every_refusal_asks_the_database_the_same_and_hashes_the_same(
+    world: World, statements: list[str], monkeypatch: pytest.MonkeyPatch, factor: str, stored: tuple[int, int] | None
 ) -> None:
     ada, bob = await join(world), await join(world, "bob@x.org")
     await invite(world, "cyd@x.org")
     await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "blocked"}, version=2)
-    hashed = 0
-    passwords: Passwords = world.runtime.extra["tools"].passwords
-    verify = passwords._hasher.verify
-
-    def counted(stored: str, password: str) -> bool:
-        nonlocal hashed
-        hashed += 1
-        return verify(stored, password)
-
-    monkeypatch.setattr(passwords, "_hasher", SimpleNamespace(verify=counted, check_needs_rehash=lambda _: False))
+    if stored is not None:
+        await world.sql("UPDATE credentials SET password_hash = :old", old=older(PASSWORD, *stored))
+    spent = counted(world.runtime.extra["tools"].passwords, monkeypatch)
     shown = {"code": another_code(ada.totp), "recovery_code": "aaaaa-aaaaa"}[factor]
     work = {}
     for who, password in (
@@ -587,11 +581,11 @@ async def test_every_refusal_asks_the_database_the_same_and_hashes_once(
     ):
         await world.sql("DELETE FROM attempts")
         statements.clear()
-        hashed = 0
+        spent.clear()
         answer = await world.post("/sessions", json={"username": who, "password": password, factor: shown})
         assert (answer.status_code, reason(answer)) == (401, "sign-in-refused")
-        work[who, password] = (hashed, tuple(statements))
-    assert {count for count, _ in work.values()} == {1}
+        work[who, password] = (sum(spent), tuple(statements))
+    assert {who: cost for who, (cost, _) in work.items() if cost != COST} == {}
     first = next(iter(work.values()))
     assert len(first[1]) > 6
     assert {who: asked for who, (_, asked) in work.items() if asked != first[1]} == {}

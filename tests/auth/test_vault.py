@@ -5,12 +5,12 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from argon2 import PasswordHasher
 
 from chassis import tokens
 from chassis.errors import CannotDecide
 from services.auth import vault
 from services.auth.vault import BadMasterKey, Passwords, Vault
+from tests.auth.hashing import COST, counted, older
 
 KEY = bytes(range(32))
 ADA = UUID(int=1)
@@ -81,22 +81,45 @@ async def test_a_password_is_hashed_with_argon2id_at_the_cost_that_is_promised()
     assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-async def test_a_right_password_with_old_parameters_gets_a_new_hash() -> None:
+async def test_a_right_password_with_other_parameters_is_told_apart() -> None:
     passwords = Passwords(threads=1)
-    old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash("correct horse battery")
-    right, new = await passwords.check("correct horse battery", old)
-    assert right
-    assert new is not None
-    assert new.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    assert await passwords.check("correct horse battery", new) == (True, None)
-    assert await passwords.check("wrong horse battery", old) == (False, None)
+    old = older("correct horse battery")
+    new = await passwords.hash("correct horse battery")
+    assert await passwords.check("correct horse battery", old) == (True, True)
+    assert await passwords.check("correct horse battery", new) == (True, False)
+    assert await passwords.check("wrong horse battery", old) == (False, False)
+    assert await passwords.check("wrong horse battery", new) == (False, False)
     passwords.close()
+
+
+@pytest.mark.parametrize("older_costs", [(1, 8), (1, 1024), (1, 19456), (2, 9728), (2, 19448), (4, 9728), (1, 38912), (2, 19456)])
+async def test_a_check_costs_what_a_hash_costs_now_whatever_is_stored(
+    monkeypatch: pytest.MonkeyPatch, older_costs: tuple[int, int]
+) -> None:
+    passwords = Passwords(threads=1)
+    spent = counted(passwords, monkeypatch)
+    found = []
+    for stored in (older("correct horse battery", *older_costs), None, "", "$argon2id$v=19$m=1"):
+        for password in ("correct horse battery", "wrong horse battery"):
+            spent.clear()
+            await passwords.check(password, stored)
+            found.append(sum(spent))
+    passwords.close()
+    assert found == [COST] * 8
+
+
+async def test_a_dearer_hash_than_now_is_checked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords(threads=1)
+    spent = counted(passwords, monkeypatch)
+    assert await passwords.check("correct horse battery", older("correct horse battery", 3, 19456)) == (True, True)
+    passwords.close()
+    assert spent == [3 * 19456]
 
 
 @pytest.mark.parametrize("stored", [None, "", "garbage", "$argon2id$v=19$m=1"])
 async def test_no_password_fits_a_missing_or_broken_hash(stored: str | None) -> None:
     passwords = Passwords(threads=1)
-    assert await passwords.check("anything at all", stored) == (False, None)
+    assert await passwords.check("anything at all", stored) == (False, False)
     passwords.close()
 
 

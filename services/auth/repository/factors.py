@@ -16,7 +16,7 @@ _CREDENTIAL = select(Credential).where(col(Credential.user_id) == _WHO)
 _CREDENTIAL_LOCKED = _CREDENTIAL.with_for_update().execution_options(populate_existing=True)
 _HELD = "credentials.held"
 _LOCKED = f"SELECT {', '.join(Credential.model_fields)} FROM credentials WHERE user_id = $1 FOR UPDATE"  # noqa: S608 - our columns
-_KEEP_HASH = "UPDATE credentials SET password_hash = $2, password_at = coalesce(password_at, $3) WHERE user_id = $1"
+_RENEW_HASH = "UPDATE credentials SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 _USE_STEP = "UPDATE credentials SET last_step = $2 WHERE user_id = $1"
 _STANDING = """SELECT
     ARRAY(SELECT g.factor_policy FROM groups g JOIN group_members m USING (group_id) WHERE m.user_id = $1 AND g.factor_policy IS NOT NULL) AS asked,
@@ -38,10 +38,9 @@ async def locked(session: AsyncSession, user_id: UUID) -> Credential | None:
     return held[user_id]
 
 
-async def keep_hash(session: AsyncSession, user_id: UUID, password_hash: str, now: datetime) -> None:
-    """Keep the same password under other parameters; the credential is locked."""
-    await fetch(session, _KEEP_HASH, user_id, password_hash, now)
-    session.info.pop(_HELD, None)
+async def renew_hash(session: AsyncSession, user_id: UUID, old: str | None, new: str) -> None:
+    """Keep the same password under other parameters, if its hash is still the old one."""
+    await fetch(session, _RENEW_HASH, user_id, old, new)
 
 
 async def use_step(session: AsyncSession, user_id: UUID, step: int) -> None:

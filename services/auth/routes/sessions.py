@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Body, Request, Response
+from fastapi import BackgroundTasks, Body, Request, Response
 
 from chassis.errors import Problem, problem_response
 from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
@@ -74,7 +74,13 @@ def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
 
 @router.post("/sessions", status_code=201, response_model=SignedInView, dependencies=[may(Action.SESSION_CREATE)])
 async def create_session(
-    shown: Annotated[SignIn, Body()], request: Request, response: Response, later: LaterUow, here: Here, about: AboutRequest
+    shown: Annotated[SignIn, Body()],
+    request: Request,
+    response: Response,
+    later: LaterUow,
+    here: Here,
+    about: AboutRequest,
+    answered: BackgroundTasks,
 ) -> SignedInView | Response:
     """Sign in."""
     signed_in: SignedIn | Problem
@@ -91,6 +97,8 @@ async def create_session(
             signed_in = await sessions.sign_in_with_passkey(later, here, shown_passkey(shown), about)
     if isinstance(signed_in, Problem):
         return problem_response(signed_in)
+    if signed_in.afterwards is not None:
+        answered.add_task(signed_in.afterwards)
     return signed_in_view(signed_in, response)
 
 

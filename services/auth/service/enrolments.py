@@ -86,7 +86,7 @@ async def accept(
         uow = await later()
         turn = await patience.take(uow, watched)
         user = await repository.accounts.user(uow.session, known.user_id, lock=True)
-        if checked.user_id != known.user_id or not await passwords.confirm(uow, user, checked, turn.now):
+        if checked.user_id != known.user_id or not await passwords.confirm(uow, user, checked):
             away = domain.directory.DirectoryAway(retry_after=sessions.AWAY_S)
             return await turn.refused(away if checked.away else WrongPassword(), user)
         await turn.succeeded()

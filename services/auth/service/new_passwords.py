@@ -41,7 +41,7 @@ async def change(
     uow = await later()
     turn = await patience.take(uow, watched)
     user, _ = await callers.current(uow, tools)
-    if not await passwords.confirm(uow, user, checked, turn.now):
+    if not await passwords.confirm(uow, user, checked):
         return await turn.refused(domain.passwords.WrongPassword(), user)
     await turn.succeeded()
     await _replace(uow, tools, user, new_hash, turn.now)

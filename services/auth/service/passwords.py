@@ -1,10 +1,11 @@
 """Passwords: the first factor, checked outside of transactions because it is slow."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from uuid import UUID
 
-from chassis.outbox import UnitOfWork
+from chassis.log import logger
+from chassis.outbox import UnitOfWork, unit_of_work
+from contracts.policy import Service
 from services.auth import domain, repository
 from services.auth.models import User
 from services.auth.repository.accounts import Known
@@ -12,12 +13,13 @@ from services.auth.service import directory
 from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import About, Tools
 
+log = logger(__name__)
 METHOD = "password"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A password that was looked at: whether it was right, against which stored hash, and a new hash where parameters changed.
+    """A password that was looked at: whether it was right, against which stored hash, and whether that is ``outdated``.
 
     ``user_id``: whose it is; a directory may have named somebody whom the typed name alone did not. ``method``: who checked it.
     ``away``: the directory could not be asked.
@@ -26,7 +28,7 @@ class Checked:
     right: bool
     user_id: UUID
     against: str | None = None
-    rehashed: str | None = None
+    outdated: bool = False
     method: str = METHOD
     away: bool = False
 
@@ -36,8 +38,8 @@ async def check(tools: Tools, known: Known, password: str, source: str = "") -> 
 
     ``source`` waits its turn. Raises CannotDecide.
     """
-    right, rehashed = await tools.passwords.check(password, known.password_hash, domain.patience.source_prefix(source))
-    return Checked(right, known.user.user_id if known.user else domain.accounts.NO_ONE, known.password_hash, rehashed)
+    right, outdated = await tools.passwords.check(password, known.password_hash, domain.patience.source_prefix(source))
+    return Checked(right, known.user.user_id if known.user else domain.accounts.NO_ONE, known.password_hash, outdated)
 
 
 async def check_anywhere(tools: Tools, known: Known, name: str, password: str, about: About, shown: ShownFactor | None) -> Checked:
@@ -52,15 +54,25 @@ async def check_anywhere(tools: Tools, known: Known, name: str, password: str, a
     return replace(checked, away=asked.away)
 
 
-async def confirm(uow: UnitOfWork, user: User | None, checked: Checked, now: datetime) -> bool:
-    """Whether what was looked at still holds under the transaction's lock; keeps a new hash."""
+async def confirm(uow: UnitOfWork, user: User | None, checked: Checked) -> bool:
+    """Whether what was looked at still holds under the transaction's lock."""
     credential = await repository.factors.locked(uow.session, user.user_id if user else domain.accounts.NO_ONE)
     if checked.method == domain.directory.SOURCE:
         return checked.right and user is not None and user.source == domain.directory.SOURCE
-    right = domain.passwords.still_right(credential, checked.right, checked.against)
-    if right and credential is not None and checked.rehashed is not None:
-        await repository.factors.keep_hash(uow.session, credential.user_id, checked.rehashed, now)
-    return right
+    return domain.passwords.still_right(credential, checked.right, checked.against)
+
+
+async def renew(tools: Tools, checked: Checked, password: str, source: str) -> None:
+    """Hash a right password anew with the parameters of now, once its session is open: before, the work would say that it is right.
+
+    Nobody waits for it: where it fails, the next sign-in does it.
+    """
+    try:
+        new_hash = await tools.passwords.hash(password, domain.patience.source_prefix(source))
+        async with unit_of_work(tools.engine, Service.AUTH.value, "password.renew") as uow:
+            await repository.factors.renew_hash(uow.session, checked.user_id, checked.against, new_hash)
+    except Exception as error:  # noqa: BLE001 - the session is open, and its answer was sent
+        log.warning("password not hashed anew", user_id=str(checked.user_id), error=type(error).__name__)
 
 
 async def demand_strong(tools: Tools, password: str, user: User, source: str = "") -> None:

@@ -1,5 +1,7 @@
 """Signing in and out."""
 
+import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -27,7 +29,10 @@ LONGEST_S = 30.0
 
 @dataclass(frozen=True)
 class SignedIn:
-    """A session, its person, an access token with the time it expires at, the refresh token, and at a sign-in a device cookie; given ``now``."""
+    """A session, its person, an access token with the time it expires at, the refresh token, and at a sign-in a device cookie; given ``now``.
+
+    ``afterwards``: what is done when all of this is committed and sent.
+    """
 
     session: Session
     user: User
@@ -37,6 +42,7 @@ class SignedIn:
     now: datetime
     device: str | None = None
     recovery_codes_left: int | None = None
+    afterwards: Callable[[], Awaitable[None]] | None = None
 
 
 @measures.counted
@@ -61,7 +67,7 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await repository.accounts.locked(uow.session, checked.user_id)
-    right = await passwords.confirm(uow, user, checked, turn.now) and user is not None and user.status == UserStatus.ACTIVE
+    right = await passwords.confirm(uow, user, checked) and user is not None and user.status == UserStatus.ACTIVE
     weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
     if user is None or weighed.verdict is Verdict.REFUSED:
         return await turn.refused(
@@ -70,7 +76,10 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
-    return await open_session(uow, tools, user, "+".join(filter(None, (checked.method, weighed.factor))), turn.now, about)
+    signed_in = await open_session(uow, tools, user, "+".join(filter(None, (checked.method, weighed.factor))), turn.now, about)
+    if not checked.outdated:
+        return signed_in
+    return replace(signed_in, afterwards=functools.partial(passwords.renew, tools, checked, password, about.source))
 
 
 @measures.counted

@@ -48,7 +48,7 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
         uow = await later()
         turn = await patience.take(uow, watched)
         user, own = await callers.current(uow, tools)
-        right = checked.user_id == user_id and await passwords.confirm(uow, user, checked, turn.now)
+        right = checked.user_id == user_id and await passwords.confirm(uow, user, checked)
         asked, has = await factors.standing(uow, tools, user)
         if not right or not domain.factors.may_do_without(asked, has, await factors.codes_left(uow, user)):
             uow.note(session_id=session_id)

@@ -1,0 +1,115 @@
+"""Passwords that were hashed with parameters of an earlier release: hashed anew when their person has signed in, by nobody else's leave."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from chassis.errors import CannotDecide
+from services.auth.vault import Passwords
+from tests.auth.hashing import COST, counted, older
+from tests.auth.people import PASSWORD, Account, another_code, join
+from tests.world import World, reason
+
+NOW = "m=19456,t=2,p=1"
+
+
+@pytest.fixture
+def passwords(world: World) -> Passwords:
+    found: Passwords = world.runtime.extra["tools"].passwords
+    return found
+
+
+async def with_older_hash(world: World) -> tuple[Account, str]:
+    ada, old = await join(world), older(PASSWORD)
+    await world.sql("UPDATE credentials SET password_hash = :old", old=old)
+    return ada, old
+
+
+async def stored(world: World) -> str:
+    return str((await world.sql("SELECT password_hash FROM credentials"))[0][0])
+
+
+async def test_who_signs_in_is_hashed_anew_once_and_signs_in_again(
+    world: World, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, _ = await with_older_hash(world)
+    spent = counted(passwords, monkeypatch)
+    assert (await ada.sign_in()).status_code == 201
+    assert NOW in (renewed := await stored(world))
+    assert sum(spent) == 2 * COST
+    spent.clear()
+    assert (await ada.sign_in()).status_code == 201
+    assert (spent, await stored(world)) == ([COST], renewed)
+
+
+async def test_a_right_password_without_the_rest_is_not_hashed_anew(world: World) -> None:
+    ada, old = await with_older_hash(world)
+    assert (await ada.sign_in(code=another_code(ada.totp))).status_code == 401
+    await world.sql("UPDATE users SET status = 'blocked'")
+    assert (await ada.sign_in()).status_code == 401
+    assert await stored(world) == old
+
+
+async def test_while_a_password_is_hashed_anew_the_session_is_there_and_nothing_is_held(
+    world: World, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, _ = await with_older_hash(world)
+    hash_it = passwords.hash
+    seen: list[Any] = []
+
+    async def looked_at(password: str, source: str = "") -> str:
+        seen.append(world.runtime.engine.pool.checkedout())  # type: ignore[attr-defined]
+        seen.extend(await world.sql("SELECT method FROM sessions"))
+        await world.sql("SELECT FROM users JOIN credentials USING (user_id) FOR UPDATE NOWAIT")
+        seen.append(source)
+        return await hash_it(password, source)
+
+    monkeypatch.setattr(passwords, "hash", looked_at)
+    assert (await ada.sign_in()).status_code == 201
+    assert seen == [0, ("password+totp",), "192.0.2.1/32"]
+    assert NOW in await stored(world)
+
+
+async def test_a_password_that_was_changed_meanwhile_stays(world: World, passwords: Passwords, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada, _ = await with_older_hash(world)
+    newer = await passwords.hash("another correct horse")
+    hash_it = passwords.hash
+
+    async def changed_meanwhile(password: str, source: str = "") -> str:
+        await world.sql("UPDATE credentials SET password_hash = :newer", newer=newer)
+        return await hash_it(password, source)
+
+    monkeypatch.setattr(passwords, "hash", changed_meanwhile)
+    assert (await ada.sign_in()).status_code == 201
+    assert await stored(world) == newer
+
+
+@pytest.mark.parametrize("failure", [CannotDecide("Too many people sign in at this moment.", retry_after=1), RuntimeError("no memory")])
+async def test_when_hashing_anew_fails_the_session_is_open_and_the_next_sign_in_does_it(
+    world: World, passwords: Passwords, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    ada, old = await with_older_hash(world)
+
+    async def fails(password: str, source: str = "") -> str:
+        raise failure
+
+    with monkeypatch.context() as for_now, capture_logs() as logs:
+        for_now.setattr(passwords, "hash", fails)
+        assert (await ada.sign_in()).status_code == 201
+    assert [each["error"] for each in logs if each["event"] == "password not hashed anew"] == [type(failure).__name__]
+    assert PASSWORD not in str(logs)
+    assert await stored(world) == old
+    assert (await ada.sign_in()).status_code == 201
+    assert NOW in await stored(world)
+
+
+async def test_other_doors_take_an_older_hash_as_it_is(world: World) -> None:
+    ada, old = await with_older_hash(world)
+    session_id = (await ada.sign_in(code=await ada.new_code())).json()["session_id"]
+    await world.sql("UPDATE credentials SET password_hash = :old", old=old)
+    wrong = await world.post(
+        "/users/me/password", ada.actor(session_id), json={"password": "wrong password", "new_password": "quite another horse"}
+    )
+    assert (wrong.status_code, reason(wrong)) == (422, "wrong-password")
+    assert await stored(world) == old
