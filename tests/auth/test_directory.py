@@ -34,7 +34,7 @@ from services.auth.settings import BadDirectoryFile, DirectorySettings, read_dir
 from tests.auth import slapd as openldap
 from tests.auth.factors import letters, recovery_codes, register, reset, shown
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import Account, another_code, cookie, invite, join
+from tests.auth.people import Account, another_code, cookie, invite, join, passing_by
 from tests.auth.slapd import GROUPS, LOOKING_PASSWORD, PASSWORD, PEOPLE, Slapd, configuration, group, person, written
 from tests.projects.people import found
 from tests.world import World, Worlds, administrator, reason
@@ -871,7 +871,8 @@ async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_sai
 
 async def make_key(ada: Account) -> None:
     body = {"name": "k", "scopes": ["project.list"], "expires_at": (await ada.world.now() + timedelta(days=90)).isoformat()}
-    answer = await ada.world.post("/keys", ada.actor(), json=body)
+    async with passing_by(ada) as actor:
+        answer = await ada.world.post("/keys", actor, json=body)
     assert answer.status_code == 201, answer.text
 
 
