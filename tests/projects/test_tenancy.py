@@ -12,7 +12,7 @@ from contracts.policy import Action
 from contracts.roles import Actor, Role
 from tests.projects.people import Study, found, user
 from tests.projects.test_deletion import asked, by_all
-from tests.tenancy import Snapshot, like_nothing
+from tests.tenancy import Snapshot, door, like_nothing
 from tests.world import World, administrator, person
 
 DOORS = {
@@ -27,6 +27,8 @@ DOORS = {
     Action.ERASURE_LIST,
     Action.ERASURE_READ,
 }
+READS = ("", "/members", "/group-roles", "/activity", "/invitations", "/break-glass")
+"""What is read below a project's path."""
 deeds = st.lists(
     st.tuples(st.sampled_from(["add", "invite", "group", "describe", "break", "remove", "new", "close", "erase"]), st.integers(0, 4)),
     min_size=1,
@@ -69,14 +71,13 @@ class Ours:
         member, owner = self.study.as_scientist(self.bob), self.study.owner
         at_large = person(self.bob, "bob00000", projects={self.study.project_id: Role.DATA_SCIENTIST})
         owner_at_large = person(self.study.ada, projects={self.study.project_id: Role.DATA_OWNER})
-        doors = ["", "/members", "/group-roles", "/activity", "/invitations", "/break-glass"]
         return [
             ("/projects", at_large),
             ("/projects", owner_at_large),
             ("/project-invitations", at_large),
             ("/erasure-certificates", owner),
             (f"/erasure-certificates/{self.erased}", owner),
-            *[(path + door, actor) for door in doors for actor in (member, owner)],
+            *[(path + inside, actor) for inside in READS for actor in (member, owner)],
         ]
 
 
@@ -130,6 +131,13 @@ INSIDE: list[tuple[str, str, str, str, Any]] = [
     ("break_glass", "break_glass_id", "POST", "/break-glass/{}/review", REVIEW),
 ]
 """Changes of what lies in a project: the table and its id, and how our owner would ask for it in ours."""
+ANSWERS = [("POST", "/project-invitations/{}/acceptance"), ("DELETE", "/project-invitations/{}")]
+"""Changes of an invitation by whoever is invited."""
+CHANGED = {
+    *[door(method, "/projects/{}" + path) for method, path, _ in CHANGES],
+    *[door(method, "/projects/{}" + path) for _, _, method, path, _ in INSIDE],
+    *[door(method, path) for method, path in ANSWERS],
+}
 
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -149,11 +157,11 @@ async def test_answers_are_the_same_whatever_others_hold(
     elsewhere = [theirs.project_id, *await fill(world, theirs, done)]
     assert await Snapshot.of(world, ours.asked()) == before
     stranger = person(ours.bob, "bob00000")
-    for door in ("", "/members", "/group-roles", "/activity"):
-        await like_nothing(world, stranger, "/projects/{}" + door, elsewhere)
+    for path in READS:
+        await like_nothing(world, stranger, "/projects/{}" + path, elsewhere)
     await like_nothing(world, stranger, "/erasure-certificates/{}", elsewhere)
-    for method, door, body in CHANGES:
-        await like_nothing(world, stranger, "/projects/{}" + door, elsewhere, method=method, json=body)
+    for method, path, body in CHANGES:
+        await like_nothing(world, stranger, "/projects/{}" + path, elsewhere, method=method, json=body)
     for table, key, method, path, body in INSIDE:
         rows = await world.sql(
             f"SELECT {key} FROM {table} WHERE project_id = :theirs AND {key} NOT IN (SELECT {key} FROM {table} WHERE project_id = :ours)",
@@ -162,7 +170,7 @@ async def test_answers_are_the_same_whatever_others_hold(
         )
         await like_nothing(world, ours.study.owner, ours.study.path + path, [row[0] for row in rows], method=method, json=body)
     rows = await world.sql("SELECT invitation_id FROM invitations WHERE user_id <> :bob", bob=ours.bob)
-    for method, path in (("POST", "/project-invitations/{}/acceptance"), ("DELETE", "/project-invitations/{}")):
+    for method, path in ANSWERS:
         await like_nothing(world, stranger, path, [row[0] for row in rows], method=method)
     assert await Snapshot.of(world, ours.asked()) == before
 
