@@ -20,7 +20,7 @@ MODULE, README = 300, 40
 PAST_GUIDE = {
     "chassis/app.py": 393,
     "chassis/consumer.py": 319,
-    "chassis/guard.py": 387,
+    "chassis/guard.py": 385,
     "chassis/projection.py": 309,
     "chassis/relay.py": 350,
     "compose/local/kafka.py": 306,
@@ -30,10 +30,10 @@ PAST_GUIDE = {
     "contracts/policy.py": 607,
     "gateway/plane.py": 412,
     "hortus/client/shapes.py": 434,
-    "services/auth/directory.py": 315,
+    "services/auth/directory.py": 313,
     "services/auth/domain/accounts.py": 308,
     "services/auth/domain/oidc.py": 392,
-    "services/auth/service/oidc.py": 357,
+    "services/auth/service/oidc.py": 318,
     "services/jobs/sandbox/cage.py": 359,
     "services/projects/domain/projects.py": 377,
 }
