@@ -14,7 +14,7 @@ from contracts.policy import Action
 from contracts.roles import Actor, ClusterRole, Role
 from tests.projects.people import Study, found, user
 from tests.projects.test_break_glass import REVIEW, ROOT, ended, opened, reviewed, root
-from tests.world import World, auditor, person, stranger
+from tests.world import World, auditor, owner, person, stranger
 
 NOTHING = {"open": 0, "to_review": 0}
 OPEN = {"open": 1, "to_review": 0}
@@ -74,6 +74,20 @@ async def test_an_owner_sees_at_once_that_their_project_is_open_and_until_it_is_
     assert (await told(study), await told_in_list(world, owner_of(study))) == (OVER, {"wdbc": OVER})
     await reviewed(study, made)
     assert (await told(study), await told_in_list(world, owner_of(study))) == (NOTHING, {"wdbc": NOTHING})
+
+
+async def test_a_change_answers_what_a_look_shows(study: Study) -> None:
+    world = study.world
+    made = await world.post("/projects", person(study.ada), json={"name": "second"})
+    second = made.json()
+    at_second = owner(UUID(second["project_id"]), study.ada)
+    assert (await world.get(f"/projects/{second['project_id']}", at_second)).json() == second
+    await opened(study)
+    version = (await world.get(study.path, study.owner)).json()["version"]
+    changed = await world.patch(study.path, study.owner, json={"description": "Ours"}, version=version)
+    archived = await world.post(f"{study.path}/archive", study.owner)
+    assert [answer.json()["break_glass"] for answer in (changed, archived)] == [OPEN, OPEN]
+    assert (await world.get(study.path, study.owner)).json() == archived.json()
 
 
 async def test_one_whose_time_is_over_is_not_open_before_that_is_said(study: Study) -> None:

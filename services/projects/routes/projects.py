@@ -8,6 +8,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from chassis.guard import IfMatch, Uow, doors, may
+from chassis.outbox import UnitOfWork
 from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
 from contracts.roles import Role
@@ -36,9 +37,12 @@ from services.projects.service.deletion import Progress
 router = doors(Service.PROJECTS)
 
 
-def _project(
-    project: Project, role: Role | str | None, progress: Progress | None = None, counted: tuple[int, int] | None = None
-) -> ProjectView:
+async def _project(uow: UnitOfWork, project: Project, role: Role, progress: Progress | None = None) -> ProjectView:
+    counted = await break_glass.counted_for(uow, [(project.project_id, role)])
+    return _shown(project, role, counted.get(project.project_id), progress)
+
+
+def _shown(project: Project, role: Role | str | None, counted: tuple[int, int] | None, progress: Progress | None = None) -> ProjectView:
     return ProjectView.model_validate(
         {
             **project.model_dump(),
@@ -69,7 +73,7 @@ def _listed(deletion: Deletion, parts: Sequence[DeletionPart]) -> ListedErasureV
 @router.post("/projects", status_code=201, dependencies=[may(Action.PROJECT_CREATE)])
 async def create_project(wanted: NewProject, settings: Configured, uow: Uow) -> ProjectView:
     """Create a project; the caller becomes its Data Owner."""
-    return _project(*await projects.create(uow, founders(settings), **wanted.model_dump()))
+    return await _project(uow, *await projects.create(uow, founders(settings), **wanted.model_dump()))
 
 
 @router.get("/projects", dependencies=[may(Action.PROJECT_LIST)])
@@ -79,7 +83,7 @@ async def list_projects(paging: Paging, uow: Uow) -> Page[ProjectView]:
     counted = await break_glass.counted_for(uow, [(project.project_id, Role(member.role)) for project, member in rows if member.role])
 
     def show(row: tuple[Project, Membership]) -> ProjectView:
-        return _project(row[0], row[1].role, counted=counted.get(row[0].project_id))
+        return _shown(row[0], row[1].role, counted.get(row[0].project_id))
 
     return paging.page(rows, lambda row: (row[0].project_id,), show)
 
@@ -88,32 +92,31 @@ async def list_projects(paging: Paging, uow: Uow) -> Page[ProjectView]:
 async def read_project(project_id: UUID, uow: Uow) -> ProjectView:
     """One project, and how far its deletion is."""
     project, role = await projects.read(uow, project_id)
-    counted = await break_glass.counted_for(uow, [(project_id, role)])
-    return _project(project, role, await deletion.progress(uow, project), counted.get(project_id))
+    return await _project(uow, project, role, await deletion.progress(uow, project))
 
 
 @router.patch("/projects/{project_id}", dependencies=[may(Action.PROJECT_CHANGE)])
 async def change_project(project_id: UUID, change: ProjectChange, version: IfMatch, uow: Uow) -> ProjectView:
     """Change what is known of a project."""
-    return _project(*await lifecycle.change(uow, project_id, version, change.model_dump(exclude_unset=True)))
+    return await _project(uow, *await lifecycle.change(uow, project_id, version, change.model_dump(exclude_unset=True)))
 
 
 @router.post("/projects/{project_id}/archive", dependencies=[may(Action.PROJECT_ARCHIVE)])
 async def archive_project(project_id: UUID, uow: Uow) -> ProjectView:
     """Let a project be read and no more changed; its runs end."""
-    return _project(*await lifecycle.archive(uow, project_id))
+    return await _project(uow, *await lifecycle.archive(uow, project_id))
 
 
 @router.post("/projects/{project_id}/restoration", dependencies=[may(Action.PROJECT_RESTORE)])
 async def restore_project(project_id: UUID, wanted: Restoration, uow: Uow) -> ProjectView:
     """Let an archived project be changed again."""
-    return _project(*await lifecycle.restore(uow, project_id, wanted.model_dump(exclude_unset=True)))
+    return await _project(uow, *await lifecycle.restore(uow, project_id, wanted.model_dump(exclude_unset=True)))
 
 
 @router.post("/projects/{project_id}/deletion", status_code=202, dependencies=[may(Action.PROJECT_DELETE)])
 async def delete_project(project_id: UUID, wanted: DeletionRequest, uow: Uow) -> ProjectView:
     """Delete a project for good: everything in it is erased in every service, and that is certified."""
-    return _project(*await deletion.ask(uow, project_id, wanted.name))
+    return await _project(uow, *await deletion.ask(uow, project_id, wanted.name))
 
 
 @router.get("/erasure-certificates", dependencies=[may(Action.ERASURE_LIST)])

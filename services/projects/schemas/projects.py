@@ -152,7 +152,7 @@ class BreakGlassCounts(BaseModel):
 class ProjectView(BaseModel):
     """A project as one of its members sees it; ``role`` is the caller's. ``deletion`` is told of one project alone, not in lists.
 
-    ``break_glass`` is told to whoever reads projects and may list the break-glass in this one; ``version`` does not count it.
+    ``break_glass`` is told to whoever may list the break-glass in this one; ``version`` does not count it.
     """
 
     model_config = ConfigDict(from_attributes=True)
