@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from hortus.cli import app
 from hortus.client import Client
 from tests.hortus.door import SESSION, Answer, Door, Turning
 
@@ -48,9 +50,12 @@ def run(environment: dict[str, str]) -> Run:
 
 
 @pytest.fixture
-def signed_in(door: Door, run: Run) -> Run:
+def signed_in(door: Door, run: Run, environment: dict[str, str]) -> Run:
+    """The command when somebody has signed in by it; that in this process, which need not start another one for each test."""
     door.on("POST", "/sessions", Answer(201, SESSION))
-    ended = run("login", "ada", "--address", door.address, "--code", "123456", HORTUS_PASSWORD="correct horse battery")
-    assert ended.returncode == 0, ended.stderr
+    known = {name: environment.get(name) for name in {*environment, *os.environ}}
+    login = ["login", "ada", "--address", door.address, "--code", "123456"]
+    ended = CliRunner().invoke(app, login, env=known | {"HORTUS_PASSWORD": "correct horse battery"})
+    assert ended.exit_code == 0, ended.output
     door.asked.clear()
     return run
