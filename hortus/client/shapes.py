@@ -220,7 +220,7 @@ class BreakGlassCounts(TypedDict):
 class Project(TypedDict):
     """A sandbox; ``role`` is the caller's. ``deletion``: how far it is, where it was asked for.
 
-    ``break_glass``: told to its Data Owners when they read it.
+    ``break_glass``: told to its Data Owners.
     """
 
     project_id: str
