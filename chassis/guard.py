@@ -20,9 +20,9 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import db
+from chassis.arguments import found_here
 from chassis.errors import (
     PROBLEM_RESPONSE,
     CallerLeft,
@@ -163,7 +163,8 @@ def may(action: Action) -> Any:
             raise refusal(decision)
         request.state.actor = actor
         request.state.action = action
-        await _after(request)
+        if actor.principal is not Principal.NOBODY:  # strangers could hold all connections to the database that way
+            await _after(request)
         return actor
 
     guard.action = action  # type: ignore[attr-defined]
@@ -184,10 +185,9 @@ async def _after(request: Request) -> None:
     if not places:
         return
     values = {"topics": [p[0] for p in places], "keys": [p[1] for p in places], "versions": [p[2] for p in places]}
-    engine: AsyncEngine = request.app.state.runtime.engine
     deadline = time.monotonic() + AFTER_WAIT_S
     while True:
-        async with engine.connect() as connection:
+        async with request.app.state.runtime.engine.connect() as connection:
             if (await connection.execute(_APPLIED, values)).scalar_one():
                 return
         if time.monotonic() >= deadline:
@@ -304,7 +304,7 @@ class Door(APIRoute):
         """Ask the guard, before FastAPI looks at the body, then let its handler run in the request's transaction."""
         (guard,) = (each.dependency for each in self.dependencies if hasattr(each.dependency, "action"))
         self.dependant.dependencies = [each for each in self.dependant.dependencies if each.call is not guard]
-        handler = super().get_route_handler()
+        handler = found_here(self, super().get_route_handler())
 
         async def handle(request: Request) -> Response:
             request.state.uow = None

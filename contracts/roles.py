@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Role(StrEnum):
@@ -59,14 +59,14 @@ class Actor(BaseModel):
     project_id: UUID | None = None
     role: Role | None = None
     purpose: str | None = None
-    projects: dict[UUID, Role] = {}
+    projects: dict[UUID, Role] = Field(default_factory=dict)
     agent_id: UUID | None = None
     run_id: UUID | None = None
     fencing_token: int | None = None
     service: str | None = None
     factor_at: datetime | None = None
     factor_fresh: bool = False
-    versions: dict[str, int] = {}
+    versions: dict[str, int] = Field(default_factory=dict)
 
 
 NOBODY = Actor()

@@ -62,6 +62,12 @@ async def read(project_id: UUID) -> Made:
     return Made(name=str(project_id), version=7)
 
 
+@router.get("/crls/{issuer}", dependencies=[may(Action.CRL_READ)])
+async def read_for_everybody(issuer: str) -> Made:
+    """A door for strangers."""
+    return Made(name=issuer)
+
+
 @pytest.fixture
 async def projects(side: Make) -> Side:
     made: Side = await side("projects")
@@ -212,6 +218,12 @@ async def test_a_caller_who_saw_a_fact_waits_until_it_has_arrived_here(client: h
     waiting = asyncio.create_task(client.post("/projects", json={"name": "mri"}, headers=headers))
     await projects.sql("INSERT INTO inbox (topic, key, version, partition) VALUES ('users', 'u1', 2, 0)")
     assert (await waiting).status_code == 201
+
+
+async def test_a_stranger_waits_for_no_facts(client: httpx2.AsyncClient) -> None:
+    after = {"Hortus-After": "users:u1:2"}
+    assert (await client.get("/crls/people", headers=after)).status_code == 200
+    assert (await client.get("/crls/people", headers=as_(person(), **after))).status_code == 503
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"name": 5}', b'{"name": "\\ud800"}', b"\xff\xfe", b'{"name": "a\\u0000b"}'])

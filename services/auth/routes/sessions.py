@@ -3,7 +3,8 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import BackgroundTasks, Body, Request, Response
+from fastapi import Body, Request, Response
+from starlette.background import BackgroundTask
 
 from chassis.errors import Problem, problem_response
 from chassis.guard import CurrentActor, LaterUow, Uow, doors, may
@@ -58,11 +59,10 @@ def keep_signed_in(signed_in: SignedIn, response: Response) -> None:
         cookies.keep(response, cookies.DEVICE, signed_in.device, DEVICE_S)
 
 
-def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
-    """What somebody who signed in gets, in the body and as cookies."""
-    keep_signed_in(signed_in, response)
+def welcome(signed_in: SignedIn, status: int = 200) -> Response:
+    """What somebody who signed in gets, in the body and as cookies; what can wait is done after the answer."""
     session = signed_in.session
-    return SignedInView(
+    view = SignedInView(
         session_id=session.session_id,
         access_token=signed_in.access_token,
         expires_at=signed_in.expires_at,
@@ -70,18 +70,14 @@ def signed_in_view(signed_in: SignedIn, response: Response) -> SignedInView:
         user=UserView.model_validate(signed_in.user),
         recovery_codes_left=signed_in.recovery_codes_left,
     )
+    afterwards = BackgroundTask(signed_in.afterwards) if signed_in.afterwards is not None else None
+    response = Response(view.model_dump_json(), status, media_type="application/json", background=afterwards)
+    keep_signed_in(signed_in, response)
+    return response
 
 
 @router.post("/sessions", status_code=201, response_model=SignedInView, dependencies=[may(Action.SESSION_CREATE)])
-async def create_session(
-    shown: Annotated[SignIn, Body()],
-    request: Request,
-    response: Response,
-    later: LaterUow,
-    here: Here,
-    about: AboutRequest,
-    answered: BackgroundTasks,
-) -> SignedInView | Response:
+async def create_session(shown: Annotated[SignIn, Body()], request: Request, later: LaterUow, here: Here, about: AboutRequest) -> Response:
     """Sign in."""
     signed_in: SignedIn | Problem
     match shown:
@@ -91,26 +87,25 @@ async def create_session(
             signed_in = await client_codes.redeem(later, here, shown.client_code, shown.verifier, about)
         case Pending():
             signed_in = await oidc.finish_pending(later, here, request.cookies.get(cookies.PENDING), shown_factor(shown), about)
-            if isinstance(signed_in, SignedIn):
-                cookies.forget(response, cookies.PENDING)
         case WithPasskey():
             signed_in = await sessions.sign_in_with_passkey(later, here, shown_passkey(shown), about)
     if isinstance(signed_in, Problem):
         return problem_response(signed_in)
-    if signed_in.afterwards is not None:
-        answered.add_task(signed_in.afterwards)
-    return signed_in_view(signed_in, response)
+    response = welcome(signed_in, 201)
+    if isinstance(shown, Pending):
+        cookies.forget(response, cookies.PENDING)
+    return response
 
 
 @router.post("/sessions/refresh", response_model=SignedInView, dependencies=[may(Action.SESSION_REFRESH)])
-async def refresh_session(request: Request, response: Response, uow: Uow, here: Here) -> SignedInView | Response:
+async def refresh_session(request: Request, uow: Uow, here: Here) -> Response:
     """Get a new access token, and the refresh token after the one shown."""
     signed_in = await sessions.refresh(uow, here, request.cookies.get(cookies.REFRESH))
     if isinstance(signed_in, Problem):
         refused = problem_response(signed_in)
         cookies.forget(refused, cookies.REFRESH)
         return refused
-    return signed_in_view(signed_in, response)
+    return welcome(signed_in)
 
 
 def _view(session: Session, current: UUID | None) -> SessionView:
