@@ -6,7 +6,6 @@ key, version) until the relay has published the fact, and from then on its head 
 erased from its topic by an outbox row without a payload, which takes the version after the last one.
 """
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -23,11 +23,12 @@ from uuid_utils.compat import uuid7
 from chassis import db
 from chassis.errors import ChangedMeanwhile, Problem
 from contracts.events import Fact, Outcome
-from contracts.roles import NOBODY, Actor
+from contracts.roles import NOBODY, Actor, Principal
 
 CHANNEL = "outbox"
 ERASURE = "erasure"
 NAMED_FACTS = 32
+NAMED_OF_ACTORS = ("principal", "user_id", "username", "session_id", "certificate_id", "key_id", "role", "agent_id", "run_id", "service")
 
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :topics)")
 _FACTS = """INSERT INTO outbox (topic, key, version, type, event_id, at, actor, traceparent, payload)
@@ -202,22 +203,18 @@ async def _leave(session: AsyncSession, uows: Sequence[UnitOfWork]) -> None:
         [uow.acts for uow, *_ in said],
         [uow.traceparent for uow, *_ in said],
         [payload for *_, payload in said],
-        [json.dumps(uow.record()) for uow in uows if uow.leaves_record],
+        [to_json(uow.record()).decode() for uow in uows if uow.leaves_record],
         " ".join({fact.topic.name for _, fact, *_ in said}),
     )
     if left[0]["told"] != len(said):
         raise ChangedMeanwhile
 
 
-def who_acts(actor: Actor, service: str = "") -> dict[str, Any]:
+def who_acts(actor: Actor, service: str = "") -> dict[str, str]:
     """The actor as an audit record names it: ids, username and role, nothing else."""
-    if actor == NOBODY and service:
+    if actor.principal is Principal.NOBODY and service:
         return {"principal": "service", "service": service}
-    return actor.model_dump(
-        mode="json",
-        include={"principal", "user_id", "username", "session_id", "certificate_id", "key_id", "role", "agent_id", "run_id", "service"},
-        exclude_none=True,
-    )
+    return {name: str(value) for name in NAMED_OF_ACTORS if (value := getattr(actor, name)) is not None}
 
 
 @dataclass(frozen=True)

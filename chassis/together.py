@@ -1,7 +1,7 @@
 """Requests that share a transaction: what many ask for at the same moment is done in one piece, and each has its own answer and record.
 
 A commit waits for the disk, and each statement for the database; both cost as much for sixty-four as for one. Nobody waits for others to
-come: while one group is under way, the next one gathers.
+come: while one group is under way, the next one gathers, and begins beside it when it has grown large, or when the first takes long.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from chassis.outbox import Caller, UnitOfWork, units_of_work
 
 MOST = 64
 AT_ONCE = 2
+BESIDE_S = 0.05
 
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
@@ -45,6 +46,7 @@ class Together(Generic[I, R]):
         self._at_once = at_once
         self._waiting: deque[_Asked[I, R]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def ask(self, caller: Caller, item: I) -> tuple[UnitOfWork, R]:
         """The result for an item, and its unit of work, which is committed by then. Raises what its work ended with."""
@@ -53,11 +55,20 @@ class Together(Generic[I, R]):
         self._begin()
         return await asked.answer
 
-    def _begin(self) -> None:
-        if self._waiting and len(self._under_way) < self._at_once:
-            task = asyncio.create_task(self._next())
-            self._under_way.add(task)
-            task.add_done_callback(self._done)
+    def _begin(self, *, beside: bool = False) -> None:
+        if not self._waiting or len(self._under_way) >= self._at_once:
+            return
+        if self._under_way and not beside and len(self._waiting) < self._most // 2:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(BESIDE_S, self._begin_beside)
+            return
+        task = asyncio.create_task(self._next())
+        self._under_way.add(task)
+        task.add_done_callback(self._done)
+
+    def _begin_beside(self) -> None:
+        self._timer = None
+        self._begin(beside=True)
 
     async def _next(self) -> None:
         await asyncio.sleep(0)  # those whose requests arrived in the same turn of the loop come along

@@ -68,6 +68,44 @@ async def test_nobody_waits_for_others_and_those_who_come_meanwhile_go_together(
     assert transactions.committed == [["a"], ["b", "c", "d", "e", "f"]]
 
 
+async def test_a_group_begins_beside_another_when_it_has_grown_large(transactions: Transactions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "BESIDE_S", 60.0)
+    first, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def first_slowly(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        if not first.is_set():
+            first.set()
+            await goes_on.wait()
+        return [item.upper() for item in items]
+
+    asked = doing(first_slowly, most=4)
+    slow = asyncio.create_task(ask(asked, "a"))
+    await first.wait()
+    early = asyncio.create_task(ask(asked, "b"))
+    await asyncio.sleep(0.01)
+    assert transactions.committed == []
+    late = asyncio.create_task(ask(asked, "c"))
+    assert (await early, await late) == (["B"], ["C"])
+    assert transactions.committed == [["b", "c"]]
+    goes_on.set()
+    assert await slow == ["A"]
+
+
+async def test_a_group_that_hangs_keeps_nobody_waiting(transactions: Transactions) -> None:
+    async def first_hangs(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        if items == ["a"]:
+            await asyncio.Event().wait()
+        return [item.upper() for item in items]
+
+    asked = doing(first_hangs)
+    hanging = asyncio.create_task(ask(asked, "a"))
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        assert await ask(asked, "b", "c") == ["B", "C"]
+    assert transactions.committed == [["b", "c"]]
+    hanging.cancel()
+
+
 async def test_those_of_one_moment_go_together_and_a_group_is_bounded(transactions: Transactions) -> None:
     assert await ask(doing(shout, most=2), *"abcde") == list("ABCDE")
     assert sorted(transactions.committed) == [["a", "b"], ["c", "d"], ["e"]]

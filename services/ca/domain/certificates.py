@@ -1,12 +1,12 @@
 """What stands in a certificate and how long it counts."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
@@ -163,7 +163,7 @@ def issued(intent: Intent, leaf: x509.Certificate, issuer: Authority) -> events.
     """Turn an intent into a certificate that counts."""
     intent.live = True
     intent.version = 1
-    intent.fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
+    intent.fingerprint = hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest()
     intent.chain = leaf.public_bytes(Encoding.PEM).decode() + issuer.pem
     return fact_of(intent)
 
