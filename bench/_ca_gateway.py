@@ -28,6 +28,7 @@ from contracts.policy import API
 from contracts.roles import Role
 
 CROWD = 400
+CLIENTS = 64
 
 
 class Crowd(Site):
@@ -105,7 +106,7 @@ async def through_gateway(folder: Path, pki: Pki, url: str, asked: list[Asked], 
                 ]
                 await _until_issued(port, context, orders[0])
                 for _ in range(arguments.runs):
-                    clients = await connected([port], context, 2 * arguments.clients)
+                    clients = await connected([port], context, CLIENTS)
                     load = await closed_loop(
                         clients,
                         arguments.seconds,

@@ -1,6 +1,6 @@
 """Certificates a second from CSR to answer, stored and recorded first, beside step-ca on the same load; and OCSP answers a second.
 
-``python -m bench.ca [--seconds 8] [--runs 5] [--clients 32] [--processes 2] [--no-peer] [--no-gateway]`` starts a real PostgreSQL
+``python -m bench.ca [--seconds 8] [--runs 5] [--processes 2] [--no-peer] [--no-gateway]`` starts a real PostgreSQL
 (fsync on), fills ca's projections with members of one project, and starts ca's doors in as many processes as there are cores
 (``python -m chassis ca --only api``). Each client has a connection of its own over mutual TLS, as the gateway has it, and sends one CSR
 after the other (closed loop), each with a key of its own and as another member. An answer comes after the intent, the certificate, its fact and both
@@ -8,12 +8,13 @@ audit records are committed; after each run they are counted in the database, an
 
 - step-ca gets the same CSRs from the same clients over HTTPS, with a one-time token each, made before. It stores what it issued (badger v2) and
   writes no audit record. How it opens its store is looked up in /proc.
-- ``crowd``: both once more with 128 clients. What many ask for at one moment shares its transactions here, so more at once cost less each.
+- Both are asked by 32, by 128 and by 256 clients: what many ask for at one moment shares its transactions here, so more at once cost less each.
+  ``certs_per_s``, ``ratio_peer`` and the figures of processor are those of 256, which is what the cores can do; the others say how many clients in their names.
 - ``least``: ``bench._least_certificates``, the same packages with nothing of Hortus around the signing.
 - An order with an Idempotency-Key (``keyed``; the client and the command send one) shares its transaction with no other.
 - OCSP: POST, one certificate a request, signed for the one who asks; step-ca has no OCSP responder.
 - The relay is not in these: it publishes afterwards, and ``bench.events`` measures it.
-- ``gateway``: the same certificates through a real gateway, with a broker and the whole of ca, by 400 people who signed in and twice as many
+- ``gateway``: the same certificates through a real gateway, with a broker and the whole of ca, by 400 people who signed in and 64
   clients: an answer waits until the gateway itself has heard of the certificate.
 
 Nothing is pinned: load, doors and database share the cores. The runs of both sides alternate.
@@ -45,7 +46,8 @@ RESULTS = REPOSITORY / "bench" / "results" / "ca.json"
 REQUESTS = 4_000
 WARM_S = 4.0
 PEER_MOST = 4_000  # tokens for each second
-CROWD = 128
+CLIENTS = (32, 128, 256)
+CROWD = CLIENTS[-1]
 
 
 async def ask_step_ca(server: StepCa, asked: list[Asked], seconds: float, clients: int, most: int) -> dict[str, float]:
@@ -63,6 +65,16 @@ async def ask_step_ca(server: StepCa, asked: list[Asked], seconds: float, client
     return figures | {"cpu_ms": 1000 * used / figures["count"], "memory_mb": server.memory_mb()}
 
 
+def ours(clients: int) -> str:
+    """What our figures with so many clients are called."""
+    return f"certificates, {clients}"
+
+
+def theirs(clients: int) -> str:
+    """The same of step-ca."""
+    return f"step-ca, {clients}"
+
+
 def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures in one line: medians over the runs."""
 
@@ -75,34 +87,30 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     def spent(part: dict[str, float]) -> float:
         return part["ca_cpu_ms"] + part["postgres_cpu_ms"] + part["load_cpu_ms"]
 
+    crowd = ours(CROWD)
     figures: dict[str, Any] = {
-        "certs_per_s": round(middle("certificates", "per_s")),
-        "cert_p50_ms": round(middle("certificates", "p50_ms"), 1),
-        "cert_p99_ms": round(middle("certificates", "p99_ms"), 1),
-        "ca_cpu_ms": round(middle("certificates", "ca_cpu_ms"), 3),
-        "postgres_cpu_ms": round(middle("certificates", "postgres_cpu_ms"), 3),
-        "load_cpu_ms": round(middle("certificates", "load_cpu_ms"), 3),
-        "crowd_per_s": round(middle("crowd", "per_s")),
-        "crowd_p99_ms": round(middle("crowd", "p99_ms"), 1),
-        "crowd_cpu_ms": round(statistics.median(spent(run["crowd"]) for run in runs), 3),
-        "least_crowd_per_s": round(middle("least's crowd", "per_s")),
-        "least_crowd_cpu_ms": round(statistics.median(spent(run["least's crowd"]) for run in runs), 3),
+        "certs_per_s": round(middle(crowd, "per_s")),
+        "cert_cpu_ms": round(statistics.median(spent(run[crowd]) for run in runs), 3),
+        "ca_cpu_ms": round(middle(crowd, "ca_cpu_ms"), 3),
+        "postgres_cpu_ms": round(middle(crowd, "postgres_cpu_ms"), 3),
+        "load_cpu_ms": round(middle(crowd, "load_cpu_ms"), 3),
+        "least_per_s": round(middle("least", "per_s")),
+        "least_cpu_ms": round(statistics.median(spent(run["least"]) for run in runs), 3),
         "keyed_per_s": round(middle("keyed", "per_s")),
         "ocsp_per_s": round(middle("ocsp", "per_s")),
         "ocsp_p99_ms": round(middle("ocsp", "p99_ms"), 1),
         "ocsp_cpu_ms": round(middle("ocsp", "ca_cpu_ms"), 3),
     }
-    if "step-ca" in runs[0]:
-        figures |= {
-            "peer_per_s": round(middle("step-ca", "per_s")),
-            "peer_p50_ms": round(middle("step-ca", "p50_ms"), 1),
-            "peer_p99_ms": round(middle("step-ca", "p99_ms"), 1),
-            "peer_cpu_ms": round(middle("step-ca", "cpu_ms"), 3),
-            "peer_crowd_per_s": round(middle("step-ca's crowd", "per_s")),
-            "peer_crowd_p99_ms": round(middle("step-ca's crowd", "p99_ms"), 1),
-            "ratio_peer": ratio("certificates", "step-ca"),
-            "ratio_peer_crowd": ratio("crowd", "step-ca's crowd"),
-        }
+    sides = {"certs": ours, "peer": theirs} if theirs(CROWD) in runs[0] else {"certs": ours}
+    for side, of in sides.items():
+        for clients in CLIENTS:
+            figures[f"{side}_per_s_{clients}"] = round(middle(of(clients), "per_s"))
+            for key in ("p50_ms", "p99_ms"):
+                figures[f"{side}_{key}_{clients}"] = round(middle(of(clients), key), 1)
+    if "peer" in sides:
+        figures["ratio_peer"] = ratio(ours(CROWD), theirs(CROWD))
+        figures |= {f"ratio_peer_{clients}": ratio(ours(clients), theirs(clients)) for clients in CLIENTS}
+        figures["peer_cpu_ms"] = round(middle(theirs(CROWD), "cpu_ms"), 3)
     if "gateway" in runs[0]:
         figures["gateway_per_s"] = round(middle("gateway", "per_s"))
     return figures
@@ -120,13 +128,13 @@ def peer(folder: Path, *, wanted: bool) -> tuple[StepCa | None, str]:
     return server, ""
 
 
-async def warm_up(desk: Desk, server: StepCa | None, asked: list[Asked], clients: int) -> str:
+async def warm_up(desk: Desk, server: StepCa | None, asked: list[Asked]) -> str:
     """Both sides work for a while, uncounted; what step-ca does meanwhile to be durable."""
     await desk.certificates(WARM_S, desk.order)
     await desk.settle()
     if server is None:
         return ""
-    await ask_step_ca(server, asked, WARM_S, clients, int(WARM_S * PEER_MOST))
+    await ask_step_ca(server, asked, WARM_S, CLIENTS[0], int(WARM_S * PEER_MOST))
     return f"badger v2 as step-ca opens it, its log with {server.durability()}"
 
 
@@ -134,19 +142,16 @@ async def one_run(
     number: int, desk: Desk, least: Desk, server: StepCa | None, asked: list[Asked], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Each side once."""
-    found: dict[str, Any] = {
-        "certificates": await desk.certificates(arguments.seconds, desk.order),
-        "crowd": await desk.certificates(arguments.seconds, desk.order, CROWD),
-        "least's crowd": await least.certificates(arguments.seconds / 4, least.order, CROWD),
-        "keyed": await desk.certificates(arguments.seconds / 2, desk.keyed),
-        "ocsp": await desk.answers(arguments.seconds),
-    }
-    if server is not None:
-        most = int(arguments.seconds * PEER_MOST)
-        found["step-ca"] = await ask_step_ca(server, asked, arguments.seconds, arguments.clients, most)
-        found["step-ca's crowd"] = await ask_step_ca(server, asked, arguments.seconds, CROWD, most)
+    found: dict[str, Any] = {}
+    for clients in CLIENTS:
+        found[ours(clients)] = await desk.certificates(arguments.seconds, desk.order, clients)
+        if server is not None:
+            found[theirs(clients)] = await ask_step_ca(server, asked, arguments.seconds, clients, int(arguments.seconds * PEER_MOST))
+    found["least"] = await least.certificates(arguments.seconds / 4, least.order, CROWD)
+    found["keyed"] = await desk.certificates(arguments.seconds / 2, desk.keyed)
+    found["ocsp"] = await desk.answers(arguments.seconds)
     for name, figures in found.items():
-        print(f"run {number + 1}  {name:15}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
+        print(f"run {number + 1}  {name:18}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
     return found
 
 
@@ -172,8 +177,8 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
         with doors(folder, pki, url, arguments.processes) as door, doors(folder, pki, url, arguments.processes, least=True) as bare:
             await door.until_open()
             await bare.until_open()
-            desk, least = (Desk(each, db.plain_dsn(owner), identities, asked, arguments.clients) for each in (door, bare))
-            durability = await warm_up(desk, server, asked, arguments.clients)
+            desk, least = (Desk(each, db.plain_dsn(owner), identities, asked, CLIENTS[0]) for each in (door, bare))
+            durability = await warm_up(desk, server, asked)
             print(f"step-ca's disk: {durability}", flush=True)
             runs = [await one_run(number, desk, least, server, asked, arguments) for number in range(arguments.runs)]
         if not arguments.no_gateway:
@@ -188,7 +193,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
     result = headline(runs)
     setting = {
         "cores": os.cpu_count(),
-        "load": {"clients": arguments.clients, "closed_loop_s": arguments.seconds, "crowd": CROWD, "members": MEMBERS, "csrs": REQUESTS},
+        "load": {"clients": CLIENTS, "closed_loop_s": arguments.seconds, "members": MEMBERS, "csrs": REQUESTS},
         "processes": arguments.processes,
         "durability": "PostgreSQL with fsync; each answer after the commit of certificate, fact and record",
         "tls": "ca: 1.3 with client certificates; step-ca: 1.3 without",
@@ -209,7 +214,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.ca", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each closed loop")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="with ca's doors")
     parser.add_argument("--no-peer", action="store_true", help="leave step-ca out")
     parser.add_argument("--no-gateway", action="store_true", help="leave the gateway out")
