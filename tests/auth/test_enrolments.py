@@ -22,6 +22,7 @@ from tests.world import World, administrator, auditor, person, reason
 
 ACCEPT = "/factor-enrolments/acceptance"
 CONFIRM = "/factor-enrolments/confirmation"
+NEW = "seven green otters swim"
 
 
 async def newcomer(world: World, email: str = "ada@example.org") -> Account:
@@ -153,6 +154,25 @@ async def test_the_link_of_a_reset_alone_sets_up_nothing(world: World) -> None:
     assert token not in json.dumps(await world.recorded())
     await world.sql("DELETE FROM attempts")
     assert await accept(world, token)
+
+
+async def test_what_the_link_of_a_reset_gave_out_beside_the_old_password_is_void_beside_the_new_one(world: World) -> None:
+    ada = await join(world)
+    token = await reset(ada)
+    old = await accept(world, token)
+    link = (await world.post(f"/users/{ada.user_id}/password-reset", administrator())).json()["link_token"]
+    chosen = await world.post("/password-resets/acceptance", json={"token": link, "password": NEW})
+    assert chosen.status_code == 204, chosen.text
+
+    def passkey(given: dict[str, Any]) -> dict[str, Any]:
+        asked = given["passkey"]
+        return {"passkey": {"challenge": asked["challenge"], "credential": Authenticator().make(asked["options"]), "name": "key ring"}}
+
+    for factor, slug in (({"code": pyotp.TOTP(old["totp_secret"]).now()}, "totp-not-begun"), (passkey(old), "wrong-passkey")):
+        late = await world.post(CONFIRM, json={"token": token, **factor})
+        assert reason(late) == slug
+    new = await accept(world, token, NEW)
+    assert (await world.post(CONFIRM, json={"token": token, **passkey(new)})).status_code == 200
 
 
 async def test_who_signs_in_with_a_provider_does_so_before_the_link_of_a_reset(world: World) -> None:

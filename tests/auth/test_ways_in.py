@@ -14,9 +14,9 @@ from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from services.auth.service import accounts, enrolments, new_passwords, sessions
 from services.auth.service.tools import About, Tools
-from tests.auth.factors import register
+from tests.auth.factors import register, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import PASSWORD, Account, begin, join
+from tests.auth.people import PASSWORD, Account, begin, join, present
 from tests.world import World, Worlds, administrator, reason
 
 TABLES = ("credentials", "passkeys", "recovery_codes", "api_keys", "client_codes", "links", "invitations", "sessions")
@@ -95,3 +95,38 @@ async def test_what_waits_while_a_way_in_is_taken_away_is_refused_and_leaves_not
         ready, (401, "session-ended")
     )
     assert [row.kept for row in await world.sql(WAYS_IN)] == left
+
+
+async def changes_the_password(ada: Account) -> httpx2.Response:
+    return await ada.world.post("/users/me/password", ada.actor(), json={"password": PASSWORD, "new_password": NEW})
+
+
+async def resets_the_password(ada: Account) -> httpx2.Response:
+    link = (await ada.world.post(f"/users/{ada.user_id}/password-reset", administrator())).json()["link_token"]
+    return await ada.world.post("/password-resets/acceptance", json={"token": link, "password": NEW})
+
+
+async def signs_out_everywhere(ada: Account) -> httpx2.Response:
+    return await ada.world.delete("/sessions", ada.actor())
+
+
+async def is_signed_out_everywhere(ada: Account) -> httpx2.Response:
+    return await ada.world.delete(f"/users/{ada.user_id}/sessions", administrator())
+
+
+@pytest.mark.parametrize("ends", [changes_the_password, resets_the_password, signs_out_everywhere, is_signed_out_everywhere])
+async def test_who_stopped_at_setting_up_a_factor_does_not_go_on_when_all_sessions_have_ended(
+    world: World, ends: Callable[[Account], Awaitable[httpx2.Response]]
+) -> None:
+    """Or whoever knew the password and one code had the whole account by a passkey of their own."""
+    ada = await present(await join(world))
+    await under(ada, "passkey")
+    stopped = await ada.sign_in()
+    assert reason(stopped) == "factor-enrolment-needed"
+    token = stopped.json()["enrolment"]
+    asked = (await world.post("/factor-enrolments/acceptance", json={"token": token})).json()["passkey"]
+    assert (await ends(ada)).status_code == 204
+    passkey = {"challenge": asked["challenge"], "credential": Authenticator().make(asked["options"]), "name": "not hers"}
+    late = await world.post("/factor-enrolments/confirmation", json={"token": token, "passkey": passkey})
+    assert (late.status_code, reason(late)) == (404, "link-not-open")
+    assert await world.sql("SELECT 1 FROM passkeys") == []

@@ -51,13 +51,17 @@ async def change(
 async def _replace(
     uow: UnitOfWork, tools: Tools, user: User, password_hash: str, now: datetime, told: Kind = Kind.PASSWORD_CHANGED
 ) -> None:
-    """Store a new password: sessions and open links end, second factors stay, and the person is told."""
+    """Store a new password: sessions and open links end, second factors stay, and the person is told.
+
+    The link of a factor's reset stays, for it counts beside the new password; what it gave out beside the old one is void.
+    """
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None:
         credential = Credential(user_id=user.user_id)
         uow.session.add(credential)
     credential.password_hash = password_hash
     credential.password_at = now
+    credential.pending_totp_sealed = None
     await repository.links.forget_links(uow.session, user.user_id, {Purpose.PASSWORD_RESET})
     await sessions.end_all(uow, user.user_id, "password-changed")
     await letters.write(uow, tools, user.user_id, user.email, told, username=user.username)

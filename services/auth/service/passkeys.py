@@ -45,13 +45,13 @@ async def options(uow: UnitOfWork, tools: Tools, user: User) -> Challenge:
     known = await repository.passkeys.passkeys(uow.session, user.user_id)
     domain.passkeys.demand_room(len(known))
     asked = domain.passkeys.creation_options(user, known, random, _site(tools))
-    return Challenge(_sealed(tools, _register(user), random, uow.now), asked)
+    return Challenge(_sealed(tools, await _register(uow, user), random, uow.now), asked)
 
 
 async def add(uow: UnitOfWork, tools: Tools, user: User, shown: ShownPasskey, name: str) -> Passkey:
     """A new passkey of somebody; the account is locked. Raises WrongPasskey, PasskeyTaken, TooManyPasskeys."""
     now = await repository.clock(uow.session)
-    opened = _opened(tools, _register(user), shown.challenge, now)
+    opened = _opened(tools, await _register(uow, user), shown.challenge, now)
     if opened is None:
         raise domain.passkeys.WrongPasskey
     made = domain.passkeys.register(uow.new_id(), user, name, shown.credential, opened.random, _site(tools), now)
@@ -125,8 +125,10 @@ def _site(tools: Tools) -> domain.passkeys.Site:
     return domain.passkeys.site(tools.settings.origins)
 
 
-def _register(user: User) -> str:
-    return f"passkey:register:{user.user_id}"
+async def _register(uow: UnitOfWork, user: User) -> str:
+    """What a challenge for a new passkey is for; none outlives the password that it was given out beside."""
+    credential = await repository.factors.credential(uow.session, user.user_id)
+    return f"passkey:register:{user.user_id}:{credential.password_at if credential else None}"
 
 
 def _sealed(tools: Tools, purpose: str, random: bytes, now: datetime) -> str:

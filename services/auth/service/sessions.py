@@ -14,6 +14,7 @@ from contracts.events import UserStatus
 from services.auth import domain, repository, vault
 from services.auth.domain.factors import Factor, Verdict
 from services.auth.domain.letters import Kind
+from services.auth.domain.links import Purpose
 from services.auth.models import Session, User
 from services.auth.service import callers, directory, factors, letters, measures, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
@@ -205,7 +206,11 @@ async def end_of(uow: UnitOfWork, user_id: UUID) -> None:
 
 
 async def end_all(uow: UnitOfWork, user_id: UUID, because: str) -> int:
-    """End and tell every open session of a person; how many there were. The account is locked, so that none is opened meanwhile."""
+    """End and tell every open session of a person; how many there were. The account is locked, so that none is opened meanwhile.
+
+    Nor does a sign-in go on that stopped at setting up a second factor: its link is void.
+    """
+    await repository.links.forget_links(uow.session, user_id, {Purpose.FACTOR_ENROLMENT})
     ended = await repository.sessions.open_sessions(uow.session, user_id)
     for session in ended:
         domain.sessions.end_session(session, uow.now, because)
