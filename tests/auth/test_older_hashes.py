@@ -13,7 +13,7 @@ from compose.local.ports import free_port
 from contracts.policy import API
 from services.auth.vault import Passwords
 from tests.auth.hashing import COST, counted, older
-from tests.auth.people import PASSWORD, Account, another_code, join
+from tests.auth.people import PASSWORD, Account, another_code, join, present
 from tests.world import World
 
 NOW = "m=19456,t=2,p=1"
@@ -114,6 +114,30 @@ async def test_a_password_that_was_changed_meanwhile_stays(world: World, passwor
     monkeypatch.setattr(passwords, "hash", changed_meanwhile)
     assert (await ada.sign_in()).status_code == 201
     assert await stored(world) == newer
+
+
+@pytest.mark.parametrize(("meanwhile", "right"), [("hashed anew", True), ("changed", False)])
+async def test_a_right_password_that_is_hashed_anew_while_it_is_looked_at_is_right_still(
+    world: World, passwords: Passwords, monkeypatch: pytest.MonkeyPatch, meanwhile: str, right: bool
+) -> None:
+    ada, old = await with_older_hash(world)
+    await present(ada)
+    newer = await passwords.hash(PASSWORD)
+    check = passwords.check
+
+    async def looked_at(password: str, stored: str | None, source: str = "") -> tuple[bool, bool]:
+        found = await check(password, stored, source)
+        await world.sql("UPDATE credentials SET password_hash = :newer", newer=newer)
+        if meanwhile == "changed":
+            await world.sql("UPDATE credentials SET password_at = clock_timestamp()")
+        return found
+
+    monkeypatch.setattr(passwords, "check", looked_at)
+    assert (await ada.sign_in()).status_code == (201 if right else 401)
+    await world.sql("UPDATE credentials SET password_hash = :old", old=old)
+    body = {"password": PASSWORD, "new_password": "seven green otters swim"}
+    assert (await world.post("/users/me/password", ada.actor(), json=body)).status_code == (204 if right else 422)
+    assert bool(await world.sql("SELECT 1 FROM attempts WHERE failures > 0")) is not right
 
 
 @pytest.mark.parametrize("failure", [CannotDecide("Too many people sign in at this moment.", retry_after=1), RuntimeError("no memory")])

@@ -74,9 +74,12 @@ def demand_other(password: str, new_password: str) -> None:
         raise PasswordUnchanged
 
 
-def still_right(credential: Credential | None, right: bool, against: str | None) -> bool:
-    """Condition.PASSWORD_IS_RIGHT: what was found ``right`` ``against`` a stored hash a moment ago holds, for that hash is still stored."""
-    return right and credential is not None and credential.password_hash is not None and credential.password_hash == against
+def still_right(credential: Credential | None, right: bool, since: datetime | None) -> bool:
+    """Condition.PASSWORD_IS_RIGHT: a password that was found ``right`` a moment ago is still the one that was chosen at ``since``.
+
+    Its hash may be another by now: whoever signed in meanwhile had it made anew.
+    """
+    return right and credential is not None and credential.password_hash is not None and credential.password_at == since
 
 
 def is_extra(last: Link | None, now: datetime) -> bool:

@@ -42,7 +42,7 @@ _USER = select(User).where(col(User.user_id) == bindparam("user_id"))
 _USER_LOCKED = _USER.with_for_update().execution_options(populate_existing=True)
 _NAMED = or_(col(User.username) == bindparam("name"), col(User.email) == bindparam("name"))
 _COLUMNS = ", ".join(User.model_fields)
-_KNOWN = f"""SELECT {_COLUMNS}, password_hash, clock_timestamp() AS now
+_KNOWN = f"""SELECT {_COLUMNS}, password_hash, password_at, clock_timestamp() AS now
              FROM (SELECT) AS one LEFT JOIN (users LEFT JOIN credentials USING (user_id)) ON """  # noqa: S608 - our columns
 _KNOWN_BY_NAME = f"{_KNOWN} username = $1 OR email = $1"
 _KNOWN_BY_ID = f"{_KNOWN} user_id = $1"
@@ -53,11 +53,12 @@ _LOCKED = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1 FOR UPDATE"  # noqa:
 class Known:
     """Somebody as they are before slow work: the account, if there is one, the hash of its password, if it is kept here, and ``now``.
 
-    The account is there to be read.
+    The account is there to be read. ``password_at``: since when it has the password.
     """
 
     user: User | None
     password_hash: str | None
+    password_at: datetime | None
     now: datetime
 
 
@@ -90,8 +91,8 @@ async def known_by_id(session: AsyncSession, user_id: UUID) -> Known:
 def _known(rows: Sequence[Row]) -> Known:
     (row,) = rows
     account = dict(row)
-    now, password_hash = account.pop("now"), account.pop("password_hash")
-    return Known(as_stored(User, account) if account["user_id"] else None, password_hash, now)
+    now, password_hash, password_at = (account.pop(name) for name in ("now", "password_hash", "password_at"))
+    return Known(as_stored(User, account) if account["user_id"] else None, password_hash, password_at, now)
 
 
 async def user_with_email(session: AsyncSession, email: str) -> User | None:

@@ -1,6 +1,7 @@
 """Passwords: the first factor, checked outside of transactions because it is slow."""
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 from chassis.log import logger
@@ -21,13 +22,14 @@ METHOD = "password"
 class Checked:
     """A password that was looked at: whether it was right, against which stored hash, and whether that is ``outdated``.
 
-    ``user_id``: whose it is; a directory may have named somebody whom the typed name alone did not. ``method``: who checked it.
-    ``away``: the directory could not be asked.
+    ``user_id``: whose it is; a directory may have named somebody whom the typed name alone did not. ``since``: when it was chosen.
+    ``method``: who checked it. ``away``: the directory could not be asked.
     """
 
     right: bool
     user_id: UUID
     against: str | None = None
+    since: datetime | None = None
     outdated: bool = False
     method: str = METHOD
     away: bool = False
@@ -39,7 +41,8 @@ async def check(tools: Tools, known: Known, password: str, source: str = "") -> 
     ``source`` waits its turn. Raises CannotDecide.
     """
     right, outdated = await tools.passwords.check(password, known.password_hash, domain.patience.source_prefix(source))
-    return Checked(right, known.user.user_id if known.user else domain.accounts.NO_ONE, known.password_hash, outdated)
+    user_id = known.user.user_id if known.user else domain.accounts.NO_ONE
+    return Checked(right, user_id, known.password_hash, known.password_at, outdated)
 
 
 async def check_anywhere(tools: Tools, known: Known, name: str, password: str, about: About, shown: ShownFactor | None) -> Checked:
@@ -59,7 +62,7 @@ async def confirm(uow: UnitOfWork, user: User | None, checked: Checked) -> bool:
     credential = await repository.factors.locked(uow.session, user.user_id if user else domain.accounts.NO_ONE)
     if checked.method == domain.directory.SOURCE:
         return checked.right and user is not None and user.source == domain.directory.SOURCE
-    return domain.passwords.still_right(credential, checked.right, checked.against)
+    return domain.passwords.still_right(credential, checked.right, checked.since)
 
 
 async def renew(tools: Tools, checked: Checked, password: str, source: str) -> None:
