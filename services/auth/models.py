@@ -25,7 +25,7 @@ class User(Table, table=True):
     ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
     person is at ``provider``. ``gone_at``: since when the directory does not let them in any more. ``factor_enrolled_at``: when they
     first had a second factor. ``vouched_at``: when an identity provider last said that it is they, or their directory (within 6 h) that it
-    lets them in.
+    lets them in. ``last_sign_in_at`` outlives the sessions; no fact tells it.
     """
 
     __tablename__ = "users"
@@ -47,6 +47,7 @@ class User(Table, table=True):
     directory_groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
     factor_enrolled_at: datetime | None = Field(default=None, sa_type=TIME)
     vouched_at: datetime | None = Field(default=None, sa_type=TIME)
+    last_sign_in_at: datetime | None = Field(default=None, sa_type=TIME)
 
 
 class Group(Table, table=True):

@@ -14,6 +14,7 @@ from contracts.events import ApiKey, Session, User, UserStatus
 from contracts.roles import ClusterRole
 from services.auth import domain
 from services.auth.models import Group
+from services.auth.service import sessions
 from tests.auth.people import PASSWORD, Account, begin, invite, join, present, refresh
 from tests.world import World, Worlds, administrator, person, reason
 
@@ -393,11 +394,21 @@ async def test_an_administrator_sees_what_somebody_signs_in_with_and_when_they_l
     answer = await world.get(f"/users/{ada.user_id}", administrator())
     assert answer.headers["etag"] == '"2"'
     detail = answer.json()
-    assert detail["last_sign_in_at"] is not None
+    assert (began := detail["last_sign_in_at"]) is not None
     assert detail["factors"]["recovery_codes_left"] == 10
     assert (detail["source"], detail["own_roles"], detail["groups"]) == ("local", ["auditor"], [])
     assert (await world.get(f"/users/{UUID(int=9)}", administrator())).status_code == 404
     assert (await world.get(f"/users/{ada.user_id}", ada.actor())).status_code == 403
+
+    await world.sql("UPDATE sessions SET ended_at = now() - interval '25 h'")
+    async with world.work() as uow:
+        await sessions.erase_ended(uow)
+    assert await world.sql("SELECT 1 FROM sessions") == []
+    await ada.sign_in(password="not the password")
+    detail = (await world.get(f"/users/{ada.user_id}", administrator())).json()
+    assert (detail["last_sign_in_at"], detail["version"]) == (began, 2)
+    await begin(ada)
+    assert (await world.get(f"/users/{ada.user_id}", administrator())).json()["last_sign_in_at"] > began
 
 
 async def test_roles_that_come_back_with_an_account_that_a_directory_deactivated_ask_for_a_fresh_factor(world: World) -> None:

@@ -63,8 +63,9 @@ async def test_the_client_gets_a_session_of_its_own_and_the_browsers_ends(world:
     over, new = await sessions(world)
     assert (str(over.session_id), over.live) == (browser["session_id"], False)
     assert (str(new.session_id), new.live, new.factor_at) == (answer.json()["session_id"], True, opened.factor_at)
-    rows = await world.sql("SELECT method, client, ended_because FROM sessions ORDER BY session_id")
-    assert [tuple(row) for row in rows] == [("password+totp", rows[0].client, "handed-over"), ("password+totp", "hortus/0.1", None)]
+    rows = await world.sql("SELECT method, client, ended_because, created_at FROM sessions ORDER BY session_id")
+    assert [tuple(row)[:3] for row in rows] == [("password+totp", rows[0].client, "handed-over"), ("password+totp", "hortus/0.1", None)]
+    assert [row.last_sign_in_at for row in await world.sql("SELECT last_sign_in_at FROM users")] == [rows[0].created_at]
 
 
 async def test_what_an_identity_provider_vouched_for_stays_so_and_ends_when_it_says(world: World) -> None:

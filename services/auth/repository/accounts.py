@@ -20,7 +20,6 @@ from services.auth.models import (
     Link,
     Passkey,
     RecoveryCode,
-    Session,
     User,
 )
 
@@ -152,22 +151,20 @@ async def to_be_told(session: AsyncSession, user_ids: Collection[UUID]) -> list[
 
 @dataclass(frozen=True)
 class Standing:
-    """What a person can sign in with, and when they last did."""
+    """What a person can sign in with."""
 
     totp: bool
     passkeys: int
     recovery_codes_left: int
-    last_sign_in_at: datetime | None
 
 
 async def standing(session: AsyncSession, user_id: UUID) -> Standing:
-    """What an account can sign in with, and when it last did."""
+    """What an account can sign in with."""
     totp = select(func.count()).where(col(Credential.user_id) == user_id, col(Credential.totp_sealed).is_not(None)).scalar_subquery()
     passkeys = select(func.count()).where(col(Passkey.user_id) == user_id).scalar_subquery()
     codes = select(func.count()).where(col(RecoveryCode.user_id) == user_id, col(RecoveryCode.used_at).is_(None)).scalar_subquery()
-    last = select(func.max(col(Session.created_at))).where(col(Session.user_id) == user_id).scalar_subquery()
-    row = (await session.execute(select(totp, passkeys, codes, last))).one()
-    return Standing(row[0] > 0, row[1], row[2], row[3])
+    row = (await session.execute(select(totp, passkeys, codes))).one()
+    return Standing(row[0] > 0, row[1], row[2])
 
 
 async def forget_ways_in(session: AsyncSession, user_id: UUID) -> None:

@@ -31,11 +31,13 @@ _USED = text("""WITH used AS (
 
 
 _COLUMNS = tuple(Session.model_fields)
-_OPEN = f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f'${n + 1}' for n in range(len(_COLUMNS)))})"  # noqa: S608 - our columns
+_PLACES = {name: f"${number}" for number, name in enumerate(_COLUMNS, 1)}
+_OPEN = f"""WITH person AS (UPDATE users SET last_sign_in_at = greatest(last_sign_in_at, {_PLACES["created_at"]}) WHERE user_id = {_PLACES["user_id"]})
+            INSERT INTO sessions ({", ".join(_COLUMNS)}) VALUES ({", ".join(_PLACES.values())})"""  # noqa: S608 - our columns
 
 
 async def add(session: AsyncSession, opened: Session) -> None:
-    """Store a new session."""
+    """Store a new session, and for longer than it when its person signed in; their account is locked."""
     await fetch(session, _OPEN, *[getattr(opened, name) for name in _COLUMNS])
 
 

@@ -72,7 +72,7 @@ async def read_user(user_id: UUID, uow: Uow) -> UserDetail:
     """An account, what it can sign in with, its groups, and when it last signed in."""
     user, standing = await accounts.read_user(uow, user_id)
     factors = FactorsView(totp=standing.totp, passkeys=standing.passkeys, recovery_codes_left=standing.recovery_codes_left)
-    return UserDetail.model_validate({**user.model_dump(), "factors": factors, "last_sign_in_at": standing.last_sign_in_at})
+    return UserDetail.model_validate({**user.model_dump(), "factors": factors})
 
 
 @router.patch("/users/{user_id}", dependencies=[may(Action.USER_CHANGE)])

@@ -140,7 +140,7 @@ async def list_users(uow: UnitOfWork, status: UserStatus | None, begins: str, af
 
 
 async def read_user(uow: UnitOfWork, user_id: UUID) -> tuple[User, repository.accounts.Standing]:
-    """An account, what it can sign in with, and when it last did. Raises NotFound."""
+    """An account, and what it can sign in with. Raises NotFound."""
     user = await repository.accounts.user(uow.session, user_id)
     if user is None:
         raise NotFound
