@@ -17,7 +17,7 @@ from contracts.events import ApiKey, Session, User
 from contracts.roles import ClusterRole
 from services.auth import repository
 from services.auth.routes import cookies
-from services.auth.service import groups, vouching
+from services.auth.service import accounts, groups, vouching
 from tests.auth.factors import register, shown
 from tests.auth.identity import ORIGIN, Browser, FakeProvider, RealProvider, Tls, faking, settings_for
 from tests.auth.passkeys import Authenticator
@@ -322,9 +322,27 @@ async def test_letters_go_to_the_address_that_the_provider_names_now(world: Worl
 async def test_an_address_that_somebody_else_has_by_now_changes_nothing(world: World, browser: Browser, tls: Tls) -> None:
     await browser.sign_in("alice")
     await world.sql("UPDATE users SET email = 'alice@old.example.org'")
-    await join(world, "alice@example.org")
+    other = await join(world, "alice@example.org")
     again = Browser(world, tls)
-    await again.sign_in("alice")
+    place = await again.sign_in_there("alice")
+    async with world.work(administrator()) as uow:
+        await repository.accounts.user(uow.session, other.user_id, lock=True)
+        async with asyncio.timeout(20):  # nobody waits for whoever holds the other's account: they may wait for this one
+            assert (await again.get(place)).status_code == 303
+    assert [row.email for row in await world.sql("SELECT email FROM users WHERE source = 'oidc'")] == ["alice@old.example.org"]
+    await again.close()
+
+
+async def test_an_address_that_somebody_else_is_given_at_this_moment_changes_nothing(world: World, browser: Browser, tls: Tls) -> None:
+    await browser.sign_in("alice")
+    await world.sql("UPDATE users SET email = 'alice@old.example.org'")
+    again = Browser(world, tls)
+    place = await again.sign_in_there("alice")
+    async with world.work(administrator()) as uow:
+        await accounts.invite(uow, world.runtime.extra["tools"], "alice@example.org", frozenset())
+        coming = asyncio.create_task(again.get(place))
+        await world.somebody_waits()
+    assert (await coming).status_code == 303
     assert [row.email for row in await world.sql("SELECT email FROM users WHERE source = 'oidc'")] == ["alice@old.example.org"]
     await again.close()
 

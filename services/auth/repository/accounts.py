@@ -94,9 +94,10 @@ def _known(rows: Sequence[Row]) -> Known:
     return Known(as_stored(User, account) if account["user_id"] else None, password_hash, password_at, now)
 
 
-async def user_with_email(session: AsyncSession, email: str) -> User | None:
-    """An account by its address, locked."""
-    return (await session.execute(select(User).where(col(User.email) == email).with_for_update())).scalar_one_or_none()
+async def user_with_email(session: AsyncSession, email: str, *, lock: bool = False) -> User | None:
+    """An account by its address."""
+    query = select(User).where(col(User.email) == email)
+    return (await session.execute(query.with_for_update() if lock else query)).scalar_one_or_none()
 
 
 async def users(session: AsyncSession, status: UserStatus | None, prefix: str, after: UUID | None, limit: int) -> list[User]:

@@ -41,6 +41,17 @@ async def free_username(uow: UnitOfWork, email: str) -> str:
     raise domain.accounts.EmailTaken
 
 
+async def new_address(uow: UnitOfWork, user: User, email: str | None) -> str | None:
+    """The address that an account gets in the place of its own, unless somebody has it; None where none comes.
+
+    Names are locked until the account has it, so whoever calls this holds no group and no account yet.
+    """
+    if email in (None, user.email):
+        return None
+    await repository.accounts.lock_names(uow.session)
+    return email if await repository.accounts.user_with_email(uow.session, str(email)) is None else None
+
+
 async def _groups_of(uow: UnitOfWork, user_id: UUID) -> list[Group]:
     """The groups that somebody is in."""
     return (await repository.groups.groups_of(uow.session, [user_id])).get(user_id, [])
@@ -62,7 +73,7 @@ async def invite(uow: UnitOfWork, tools: Tools, email: str, roles: frozenset[Clu
     await repository.accounts.lock_names(uow.session)
     token = vault.new_token()
     hashed = vault.token_hash(token)
-    user = await repository.accounts.user_with_email(uow.session, normal)
+    user = await repository.accounts.user_with_email(uow.session, normal, lock=True)
     if user is None:
         username = await free_username(uow, normal)
         user, invitation = domain.accounts.invite(uow.new_id(), username, normal, roles, hashed, uow.now)

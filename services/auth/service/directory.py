@@ -143,6 +143,7 @@ async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collec
     """Make an account what the directory says of its person now; whom an administrator deactivated stays as they are."""
     if user.status == UserStatus.DEACTIVATED and user.gone_at is None:
         return
+    address = await accounts.new_address(uow, user, somebody.email)
     await groups.set_from_directory(uow, user, found)
     locked = await repository.accounts.user(uow.session, user.user_id, lock=True)
     if locked is None:
@@ -151,8 +152,8 @@ async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collec
     if domain.directory.come_back(locked):
         uow.emit(domain.accounts.user_fact(locked))
         uow.note(user_id=locked.user_id, status=locked.status)
-    if somebody.email not in (None, locked.email) and await repository.accounts.user_with_email(uow.session, str(somebody.email)) is None:
-        locked.email = str(somebody.email)
+    if address is not None:
+        locked.email = address
         uow.note(user_id=locked.user_id)
 
 

@@ -169,15 +169,15 @@ async def _admit(
 
 
 async def _follow(uow: UnitOfWork, config: IdentityProvider, user: User, vouched: Vouched) -> User:
-    """Let somebody's groups and address be what the provider says. The account is locked after the groups."""
+    """Let somebody's groups and address be what the provider says. The account is locked after the names and the groups."""
     callers.acts(uow, user)
     uow.note(user_id=user.user_id, provider=config.name)
+    address = await accounts.new_address(uow, user, _address(vouched))
     if vouched.groups is not None:
         await groups.set_from_directory(uow, user, domain.oidc.group_names(vouched, config))
     locked = await repository.accounts.user(uow.session, user.user_id, lock=True) or user
-    email = _address(vouched)
-    if email not in (None, locked.email) and await repository.accounts.user_with_email(uow.session, str(email)) is None:
-        locked.email = str(email)
+    if address is not None:
+        locked.email = address
     return locked
 
 
