@@ -758,6 +758,19 @@ async def test_who_comes_back_is_active_again_unless_an_administrator_deactivate
     assert (await ada.sign_in()).status_code == 201
 
 
+async def test_links_of_whom_the_directory_drops_are_void_also_when_it_shows_them_again(world: World, slapd: Slapd) -> None:
+    ada = await enrol(world)
+    await enrol(world, "bob")
+    token = await reset(ada)
+    change(slapd, person("ada"), pwdAccountLockedTime="000001010000Z")
+    await sync(world)
+    change(slapd, person("ada"), pwdAccountLockedTime=None)
+    await sync(world)
+    assert (await row(world, ada.user_id)).status == "active"
+    late = await world.post("/factor-enrolments/acceptance", json={"token": token, "password": PASSWORD})
+    assert (late.status_code, reason(late)) == (404, "link-not-open")
+
+
 async def test_an_account_that_an_administrator_blocked_stays_blocked(world: World) -> None:
     ada = await enrol(world)
     version = (await row(world, ada.user_id)).version

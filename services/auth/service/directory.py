@@ -251,4 +251,5 @@ async def _let_go(tools: Tools, user: User) -> None:
         elif domain.directory.leave(locked, uow.now):
             uow.emit(domain.accounts.user_fact(locked))
         ended = await sessions.end_all(uow, locked.user_id, domain.directory.LEFT) + await keys.end_all(uow, locked.user_id)
+        await repository.accounts.forget_links(uow.session, locked.user_id)
         uow.note(user_id=locked.user_id, status=locked.status, ended=ended)
