@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
+from chassis import guard
 from services.auth.provider import BadProviderFile, read_file
 from services.auth.routes import cookies
 from services.auth.service import oidc
@@ -333,6 +334,17 @@ async def test_a_logout_token_counts_once_and_needs_no_session_to_end(world: Wor
     assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
     again = await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
     assert (again.status_code, reason(again)) == (400, "bad-logout-token")
+
+
+async def test_a_logout_token_that_does_not_hold_is_counted_and_recorded_although_whoever_shows_it_hangs_up(
+    world: World, browser: Browser, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "left", lambda _request: True)
+    token = fake.sign(fake.claims(events=LOGOUT))
+    await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
+    assert [row.failures for row in await world.sql("SELECT failures FROM attempts")] == [1]
+    (record,) = await world.recorded()
+    assert (record["action"], record["outcome"], record["reason"]) == ("oidc.logout", "refused", "bad-logout-token")
 
 
 async def test_a_form_without_one_logout_token_is_refused(world: World, browser: Browser) -> None:

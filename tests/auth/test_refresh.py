@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chassis import tokens
+from chassis import guard, tokens
 from chassis.errors import CannotDecide
 from contracts.events import Session as SessionFact
 from contracts.events import SigningKey, UserStatus
@@ -270,6 +270,7 @@ async def test_a_token_in_two_hands_ends_the_session_and_says_so(world: World) -
     assert (said.session_id, said.live, said.version) == (session_id, False, 2)
     (record,) = await world.recorded()
     assert (record["action"], record["actor"]["user_id"]) == ("session.refresh", str(ada_.user_id))
+    assert (record["outcome"], record["reason"]) == ("refused", "refresh-token-reused")
     assert record["resource"] == {"session_id": str(session_id), "user_id": str(ada_.user_id), "because": "refresh-token-reused"}
     assert [row.ended_because for row in await world.sql("SELECT ended_because FROM sessions ORDER BY session_id")] == [
         "refresh-token-reused",
@@ -281,6 +282,17 @@ async def test_a_token_in_two_hands_ends_the_session_and_says_so(world: World) -
     assert await world.said() == []
     listed = (await world.get("/sessions", ada_.actor())).json()["items"]
     assert [item["session_id"] for item in listed] == [str(other)]
+
+
+async def test_a_token_in_two_hands_ends_the_session_although_whoever_shows_it_hangs_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = await begin(await join(world))
+    await refresh(world, first)
+    await world.sql("UPDATE sessions SET rotated_at = rotated_at - interval '11 seconds'")
+    monkeypatch.setattr(guard, "left", lambda _request: True)
+    await refresh(world, first)
+    assert [row.ended_because for row in await world.sql("SELECT ended_because FROM sessions")] == ["refresh-token-reused"]
 
 
 async def test_the_owner_of_a_session_in_two_hands_gets_a_letter(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from fastapi import Response
 
+from chassis.errors import problem_response
 from chassis.guard import LaterUow, Uow, doors, may
 from chassis.pages import Page, Paging
 from contracts.policy import Action, Service
@@ -19,8 +20,8 @@ router = doors(Service.AUTH)
 @router.post("/registrations", status_code=202, response_class=Response, dependencies=[may(Action.REGISTRATION_ASK)])
 async def ask_for_account(asked: RegistrationAsked, later: LaterUow, here: Here, about: AboutRequest) -> Response:
     """Ask for an account, where that is switched on; the answer is the same whether the address is known or not."""
-    await registrations.ask(later, here, asked.email, asked.note, about)
-    return Response(status_code=202)
+    refused = await registrations.ask(later, here, asked.email, asked.note, about)
+    return problem_response(refused) if refused else Response(status_code=202)
 
 
 @router.get("/registrations", dependencies=[may(Action.REGISTRATION_LIST)])

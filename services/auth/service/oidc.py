@@ -307,8 +307,7 @@ async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: A
     if ended is None or not await repository.spent.spend(
         uow.session, vault.token_hash(f"{name} {ended.token_id}"), turn.now + 2 * domain.oidc.FLOW_LIFE
     ):
-        await turn.failed()
-        return domain.oidc.BadLogoutToken()
+        return await turn.refused(domain.oidc.BadLogoutToken())
     await turn.succeeded()
     over = await repository.oidc.sessions_of(uow.session, name, ended.subject, ended.session, turn.now)
     for each in over:

@@ -13,18 +13,23 @@ from services.auth.service import accounts, callers, letters, patience
 from services.auth.service.tools import About, Tools
 
 
-async def ask(later: OpenUow, tools: Tools, email: str, note: str, about: About) -> None:
-    """Note down somebody's request; no account is looked at. Raises RegistrationClosed, BadEmail, SlowDown, RegistrationsFull."""
+async def ask(later: OpenUow, tools: Tools, email: str, note: str, about: About) -> domain.registrations.RegistrationsFull | None:
+    """Note down somebody's request; no account is looked at.
+
+    That too many wait is returned, not raised, so that the wish it counts is committed. Raises RegistrationClosed, BadEmail, SlowDown.
+    """
     domain.registrations.demand_switched_on(tools.settings.registration)
     normal = domain.accounts.normal_email(email)
     watched = await patience.look(tools, patience.wishing(about))
     uow = await later()
-    await (await patience.take(uow, watched)).failed()
+    turn = await patience.take(uow, watched)
     if await repository.registrations.open_count(uow.session) >= domain.registrations.MOST_OPEN:
-        raise domain.registrations.RegistrationsFull
+        return await turn.refused(domain.registrations.RegistrationsFull())
+    await turn.failed()
     registration = domain.registrations.ask(uow.new_id(), normal, note, uow.now)
     if await repository.registrations.keep(uow.session, registration):
         uow.note(registration_id=registration.registration_id)
+    return None
 
 
 async def list_open(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Registration]:

@@ -169,7 +169,9 @@ async def refresh(uow: UnitOfWork, tools: Tools, shown: str | None) -> SignedIn 
     uow.note(session_id=session_id, user_id=user.user_id, because=domain.sessions.REUSED)
     about = {"source": session.source or "an unknown address", "client": session.client or "an unknown client"}
     await letters.write(uow, tools, user.user_id, user.email, Kind.SESSION_REUSE, **about)
-    return domain.sessions.RefreshTokenReused()
+    reused = domain.sessions.RefreshTokenReused()
+    uow.refuse(reused)
+    return reused
 
 
 async def list_sessions(uow: UnitOfWork, tools: Tools, user_id: UUID, after: UUID | None, limit: int) -> list[Session]:
