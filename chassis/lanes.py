@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -124,7 +125,10 @@ class Applier:
         return self.hears.raw_prefix is not None and topic.startswith(self.hears.raw_prefix)
 
     async def transaction(self, lane: Lane, records: Sequence[Any]) -> None:
-        """Apply records of one partition together with all of their effects, or none."""
+        """Apply records of one partition together with all of their effects, or none.
+
+        Facts have an order by key alone, so the keys come in the order in which others lock many rows.
+        """
         first = records[0]
         if self.is_raw(first.topic) and self.hears.raw_handler is not None:
             async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
@@ -132,12 +136,12 @@ class Applier:
                 await self.hears.raw_handler(raw, uow)
             return
         read = [(record.key.decode(), bus.read(record)) for record in records]
-        heard = [(key, said) for key, said in read if not isinstance(said, bus.Position)]
+        heard = sorted([(key, said) for key, said in read if not isinstance(said, bus.Position)], key=itemgetter(0))
         if not heard:
             return
-        newest = dict.fromkeys(sorted({key for key, _ in heard}), 0)
+        newest: dict[str, int] = {}
         for key, fact in heard:
-            newest[key] = max(newest[key], fact.version if fact is not None else 0)
+            newest[key] = max(newest.get(key, 0), fact.version if fact is not None else 0)
         tp = TopicPartition(first.topic, first.partition)
         async with unit_of_work(self.engine, self.service, f"hear.{lane.topic.name}") as uow:
             passed = await inbox.take(uow.session, tp, newest, lane.pass_number)

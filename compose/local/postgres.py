@@ -21,6 +21,7 @@ SETTINGS = {
     "port": str(PORT),
     "shared_buffers": "32MB",
     "max_connections": "300",
+    "deadlock_timeout": "50ms",  # two that wait for each other would stand for the whole second in which a lost right is gone everywhere
     "password_encryption": "scram-sha-256",
     "jit": "off",
     "max_wal_size": "256MB",

@@ -123,6 +123,16 @@ async def test_reordered_and_repeated_facts_have_their_effect_once(side: Make, w
         assert await until_applied(datasets, str(project), 5) == [1, 3, 4, 5]
 
 
+async def test_a_batch_goes_by_key_and_each_keys_facts_keep_their_order(side: Make) -> None:
+    datasets: Side = await side("datasets")
+    one, two = uuid7(), uuid7()
+    facts = [project_fact(two, 1), project_fact(one, 1), project_fact(two, 2), project_fact(one, 2)]
+    applier = Applier(datasets.engine, hears(), "datasets", retries=5)
+    assert await applier.apply(Lane(PROJECTS), [record_of(fact) for fact in facts]) == 4
+    rows = await datasets.sql("SELECT key, version FROM effect ORDER BY id")
+    assert [tuple(row) for row in rows] == [(str(one), 1), (str(one), 2), (str(two), 1), (str(two), 2)]
+
+
 async def test_a_crash_between_effect_and_offset_changes_nothing_twice(side: Make, writer: AIOKafkaProducer) -> None:
     class Dying(Applier):
         async def apply(self, lane: Any, records: Any) -> int:

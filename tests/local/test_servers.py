@@ -127,6 +127,10 @@ def test_it_is_postgresql_18_and_waits_for_the_disk_unless_told_not_to(suite: Su
     assert Postgres(suite.home).fsync
 
 
+def test_two_that_wait_for_each_other_are_parted_within_the_second_of_a_lost_right(suite: Suite) -> None:
+    assert suite.postgres.run_sql("SHOW deadlock_timeout") == "50ms"
+
+
 def produce(suite: Suite, tls: Path, topic: str) -> KafkaError | None:
     """Write one record with the certificate in ``tls``; the first problem that the client has with it, if any."""
     problems: list[KafkaError | None] = []
