@@ -89,7 +89,7 @@ class Knowledge:
 
     def sweep(self, wall: float, mono: float) -> list[Fact]:
         """Forget what was not met again, once everything was read; the facts that are known no more."""
-        if not self._unmet or not self._caught_up(wall, mono):
+        if not self._unmet or self.left(wall, mono) <= 0.0:
             return []
         unmet, self._unmet = self._unmet, {}
         return [self.facts[topic].pop(key) for topic, keys in unmet.items() for key in keys]
@@ -129,13 +129,12 @@ class Knowledge:
 
     def fresh(self, wall: float, mono: float) -> bool:
         """Whether everything committed more than a second ago is known."""
-        return not self._unmet and self._caught_up(wall, mono)
+        return not self._unmet and self.left(wall, mono) > 0.0
 
-    def _caught_up(self, wall: float, mono: float) -> bool:
-        if self.broken or self._oldest is None:
-            return False
-        at, born, most = self._oldest
-        return wall - at < FRESH_S and mono - born < FRESH_S and mono + most - wall < FRESH_S
+    def left(self, wall: float, mono: float) -> float:
+        """For how many seconds more, 0 or less for none, what is read now was committed at most a second ago."""
+        at, born, most = (-math.inf, -math.inf, math.inf) if self.broken or self._oldest is None else self._oldest
+        return FRESH_S - max(wall - at, mono - born, mono + most - wall)
 
     def missing(self, wall: float, mono: float) -> list[str]:
         """In words, what is in the way of a decision."""

@@ -59,7 +59,7 @@ class Gateway:
         self.spool = Spool(settings.state_dir / "spool")
         self.authority = Authority(self.projection, settings.step_up_s)
         self.activity = ActivityPublisher(settings, settings.source, settings.activity_s)
-        self.in_flight = InFlight(self.authority, self.projection.is_fresh, self.measures.cut, self.activity.used)
+        self.in_flight = InFlight(self.authority, self.projection, self.measures.cut, self.activity.used)
         self.authenticator = Authenticator(settings.trust_domain, self.authority.signing_keys)
         self.projection.on_change(self._changed)
         self.projection.on_erased(lambda gone: self._changed(gone, gone))

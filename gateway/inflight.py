@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Protocol
 
 from chassis.errors import TooManyRequests, Unauthenticated
-from chassis.projection import HOLD_S
+from chassis.projection import HOLD_S, Projection
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import POLICY, Action
 from gateway.authenticate import Credential, NotKnownYet
@@ -154,16 +154,14 @@ def network_of(peer: str) -> str:
 
 
 class InFlight:
-    """The registry. ``is_fresh`` says whether it is known now who may do what.
+    """The registry. ``projection``: what is known of who may do what.
 
     ``on_cut`` is told how many requests a lost right has just ended, ``on_use`` which session or API key is used.
     """
 
-    def __init__(
-        self, authority: Authority, is_fresh: Callable[[], bool], on_cut: Callable[[int], None], on_use: Callable[[str], None]
-    ) -> None:
+    def __init__(self, authority: Authority, projection: Projection, on_cut: Callable[[int], None], on_use: Callable[[str], None]) -> None:
         self._authority = authority
-        self._is_fresh = is_fresh
+        self._projection = projection
         self._fresh_at = math.inf
         self._flights: dict[str, set[Flight]] = {}
         self._on_cut = on_cut
@@ -241,12 +239,16 @@ class InFlight:
         return False
 
     def _lose(self, flight: Flight, cause: Fact | None) -> bool:
-        """End the request, or wait a moment for the answer that tells whether it did this itself; whether it was ended."""
-        if cause is not None and flight.changes and flight.quiet:
+        """End the request, or wait a moment for the answer that tells whether it did this itself; whether it was ended.
+
+        When the right was lost is not known, only that it was less than a second ago: the wait ends within that second.
+        """
+        wait = min(OWN_DEED_S, self._projection.knowledge.left(time.time(), time.monotonic()))
+        if cause is not None and flight.changes and flight.quiet and wait > 0.0:
             flight.lost = cause
             if flight.timer is not None:
                 flight.timer.cancel()
-            flight.timer = asyncio.get_running_loop().call_later(OWN_DEED_S, flight.end, CUT)
+            flight.timer = asyncio.get_running_loop().call_later(wait, flight.end, CUT)
             return False
         flight.end(CUT)
         return True
@@ -271,7 +273,7 @@ class InFlight:
         also those that wait for a client: what is buffered would go out as soon as it takes more.
         """
         wall = time.time()
-        if self._is_fresh():
+        if self._projection.is_fresh():
             self._fresh_at = now
         stale = now - self._fresh_at > HOLD_S
         for flight in self:

@@ -70,6 +70,15 @@ def test_freshness_ends_one_second_after_the_oldest_position() -> None:
     assert not knowledge.fresh(100.0 + FRESH_S, 100.0 + FRESH_S - 0.01)
 
 
+def test_how_long_knowledge_stays_fresh_is_what_its_oldest_position_leaves() -> None:
+    knowledge = fresh_at(100.0)
+    assert knowledge.left(100.25, 100.25) == FRESH_S - 0.25
+    knowledge.position("shares", 0, 200_000, at=100.5, mono=100.5)
+    assert knowledge.left(100.5, 100.5) == FRESH_S - 0.5
+    assert knowledge.left(101.5, 101.5) < 0
+    assert Knowledge([SHARES]).left(100.0, 100.0) < 0
+
+
 def test_one_stalled_partition_stops_decisions() -> None:
     knowledge = fresh_at(100.0)
     knowledge.position("shares", 0, 200_000, at=105.0, mono=105.0)

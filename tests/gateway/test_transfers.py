@@ -464,6 +464,24 @@ async def test_an_answer_outlives_its_right_only_when_the_request_itself_took_it
     assert (await client.get("/projects")).status_code == 401
 
 
+async def test_an_answer_is_not_waited_for_past_the_second_for_which_a_lost_right_may_be_used(stage: Stage) -> None:
+    ada = stage.signs_in()
+    session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
+
+    async def never_comes_to_its_answer(_scope: object, receive: Any, _send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    stage.answer = never_comes_to_its_answer
+    asking = asyncio.create_task((await stage.client(ada)).delete(f"/sessions/{ada.session_id}"))
+    await until(lambda: len(stage.seen) == 1)
+    stage.pulsing = False
+    await until(lambda: not stage.gateway.projection.is_fresh())
+    stage.tell(session.model_copy(update={"version": 2, "live": False}))
+    assert [flight.over for flight in stage.gateway.in_flight] == ["cut"]
+    assert (await asking).status_code == 401
+
+
 async def test_a_transfer_that_outlasts_the_drain_is_ended_and_recorded(certificates: Certificates, tmp_path: Path) -> None:
     async with opened(certificates, tmp_path) as stage:
         ada = stage.signs_in()
