@@ -127,8 +127,7 @@ async def forget(runtime: Runtime) -> None:
     while True:
         for issuer in service.office.office().issuers.signers:
             with contextlib.suppress(CannotDecide, NotFound):
-                async with unit_of_work(runtime.engine, Service.CA, "crl.renew") as uow:
-                    await service.status.newest_list(uow, issuer)
+                await service.status.newest_list(issuer)
         more = True
         while more:
             async with unit_of_work(runtime.engine, Service.CA, "certificate.forget") as uow:

@@ -83,9 +83,9 @@ async def create_service_certificate(order: CertificateOrder, request: Request, 
 
 
 @router.get("/crls/{issuer}", response_class=CrlResponse, dependencies=[may(Action.CRL_READ)])
-async def read_crl(issuer: str, uow: Uow, if_none_match: IfNoneMatch = None) -> Response:
+async def read_crl(issuer: str, if_none_match: IfNoneMatch = None) -> Response:
     """The issuer's list of revoked certificates; it names each that was revoked when this was asked."""
-    number, der = await service.status.newest_list(uow, issuer)
+    number, der = await service.status.newest_list(issuer)
     return _unless_known(CrlResponse(der), str(number), ASK_AGAIN, if_none_match)
 
 

@@ -227,7 +227,7 @@ async def test_two_replicas_that_are_asked_at_once_make_one_list(world: World, w
 async def test_whoever_comes_while_a_list_is_made_waits_for_it(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
     other = await worlds.open("ca", beside=world, **settings)
     async with world.work() as uow:
-        made, _ = await service.status.newest_list(uow, "people")
+        made, _ = await service.status.renew_list(uow, service.status.signer_of("people"))
         asked = asyncio.create_task(read(other))
         await world.somebody_waits()
         assert not asked.done()
@@ -237,7 +237,7 @@ async def test_whoever_comes_while_a_list_is_made_waits_for_it(world: World, wor
 async def test_making_a_list_is_recorded_and_reading_it_is_not(world: World) -> None:
     await read(world)
     [made] = await world.recorded()
-    assert (made["action"], made["resource"]) == ("crl.read", {"issuer": "people", "number": "1"})
+    assert (made["action"], made["resource"]) == ("crl.renew", {"issuer": "people", "number": "1"})
     await read(world)
     assert await world.recorded() == []
 

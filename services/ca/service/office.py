@@ -1,6 +1,7 @@
 """What issuing needs beside the database: the issuers, as they are now, and the terms."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -23,6 +24,7 @@ from services.ca.status_forms import IssuerName
 log = logger(__name__)
 SIGN_S = 2.0
 SIGN_THREADS = 4
+HANGS = "a key does not answer"
 Journal = Callable[[Sequence[Caller]], AbstractAsyncContextManager[list[UnitOfWork]]]
 """Transactions of their own, for intents."""
 
@@ -33,7 +35,8 @@ S = TypeVar("S")
 class Office:
     """``engine`` is for looks outside of transactions; ``issuing`` does for many at once what the door asks for; ``list_life`` and ``answer_life`` are how long what is said of revocations holds.
 
-    ``lists`` are the newest lists of revoked certificates that this process has seen, number and content by key.
+    ``lists`` are the newest lists of revoked certificates that this process has seen, number and content by key; one at a time is in
+    ``at_lists`` of a key, where it makes the next one.
     ``trouble`` says why nothing can be issued at this moment, ``unusable`` why issuers that came are not taken up, ``doubtful`` which of the keys that
     issue nothing cannot answer for what they signed.
     """
@@ -58,6 +61,7 @@ class Office:
         self.unusable = ""
         self.doubtful: Mapping[str, str] = {}
         self.lists: dict[str, tuple[int, bytes]] = {}
+        self.at_lists: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._threads = ThreadPoolExecutor(SIGN_THREADS, "signing")
         self.take(issuers)
 
@@ -83,6 +87,11 @@ class Office:
             log.warning("issuers", trouble=trouble) if trouble else log.info("the issuers sign again")
         self.trouble = trouble
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a key neither signed nor failed when one was last asked: whoever asks now would wait as long."""
+        return HANGS in self.trouble
+
     async def signed(self, sign: Callable[[B], S], made: Sequence[B]) -> list[S]:
         """What a signer makes of these: apart, where it waits for something else than this processor. Raises SignerAway."""
         if self.keys.slow:
@@ -95,7 +104,7 @@ class Office:
             async with asyncio.timeout(within_s or SIGN_S):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, sign)
         except TimeoutError as error:
-            self.notice("a key does not answer")
+            self.notice(HANGS)
             raise SignerAway(self.trouble, retry_after=1) from error
 
     def close(self) -> None:

@@ -7,12 +7,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chassis.errors import CannotDecide, NotFound
 from chassis.inbox import up_to_date
-from chassis.outbox import UnitOfWork
+from chassis.outbox import UnitOfWork, unit_of_work
 from contracts.events import MEMBERSHIPS, USERS
+from contracts.policy import Action, Service
 from services.ca import domain, repository, status_forms
 from services.ca.models import RevocationList
 from services.ca.service.office import office
-from services.ca.signer import Signer
+from services.ca.signer import Signer, SignerAway
 from services.ca.status_forms import NotNow, Question, Revoked
 
 LIST_S = 10.0
@@ -31,39 +32,59 @@ def signer_of(issuer: str) -> Signer:
     return found
 
 
-async def newest_list(uow: UnitOfWork, issuer: str) -> tuple[int, bytes]:
+async def newest_list(issuer: str) -> tuple[int, bytes]:
     """The number and content of the list of an issuer's revoked certificates (CRL).
 
-    It is made anew when it is half over or something was revoked since. Whoever makes one waits for whoever is at it, so that a number stands on
-    one list alone. Raises NotFound, SignerAway, and CannotDecide while it cannot be known who lost a right.
+    It is made anew when it is half over or something was revoked since. Whoever waits for the one who is at it holds no connection: a key may
+    take long, and rights end meanwhile. Raises NotFound, SignerAway, and CannotDecide while it cannot be known who lost a right.
     """
     desk, signer = office(), signer_of(issuer)
-    if not await up_to_date(uow.session, AUTHORITIES):
-        raise CannotDecide("The newest losses of rights are not known at this moment.", retry_after=1)
-    kept, revoked, now = await _kept(uow, signer.key_id)
-    if not domain.revocation.is_current(kept, revoked, now):
-        await repository.revocation.lock_list(uow.session, signer.key_id)
-        kept, revoked, now = await _kept(uow, signer.key_id)
-    if domain.revocation.is_current(kept, revoked, now):
-        if desk.lists.get(signer.key_id, (0, b""))[0] != kept.number:
-            desk.lists[signer.key_id] = await repository.revocation.content(uow.session, signer.key_id)
-        return desk.lists[signer.key_id]
+    async with unit_of_work(desk.engine, Service.CA, Action.CRL_READ) as uow:
+        found = await _current(uow, signer, *await _kept(uow, signer))
+    if found is None:
+        async with desk.at_lists[signer.key_id], unit_of_work(desk.engine, Service.CA, "crl.renew") as uow:
+            found = await renew_list(uow, signer)
+    return found
+
+
+async def renew_list(uow: UnitOfWork, signer: Signer) -> tuple[int, bytes]:
+    """The next list of a key, unless somebody has just made it: a number stands on one list alone. Raises SignerAway, CannotDecide."""
+    desk = office()
+    await repository.revocation.lock_list(uow.session, signer.key_id)
+    kept, revoked, now = await _kept(uow, signer)
+    found = await _current(uow, signer, kept, revoked, now)
+    if found is not None:
+        return found
+    if desk.hangs:  # who waited until it was given up does not wait for it again
+        raise SignerAway(desk.trouble, retry_after=1)
     rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
     entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing, now))]
     domain.revocation.renumber(kept, len(entries), now, desk.list_life)
     made = await asyncio.to_thread(status_forms.revocation_list, kept, entries, signer.certificate)  # one of very many takes long
     kept.der = await desk.apart(lambda: signer.sign_list(made).public_bytes(Encoding.DER), LIST_S)
-    uow.note(issuer=issuer, number=kept.number)
+    uow.note(issuer=signer.name, number=kept.number)
     await uow.session.flush()
     return kept.number, kept.der
 
 
-async def _kept(uow: UnitOfWork, issuer_key: str) -> tuple[RevocationList, int, datetime]:
-    found = await repository.revocation.newest_list(uow.session, issuer_key)
+async def _kept(uow: UnitOfWork, signer: Signer) -> tuple[RevocationList, int, datetime]:
+    if not await up_to_date(uow.session, AUTHORITIES):
+        raise CannotDecide("The newest losses of rights are not known at this moment.", retry_after=1)
+    found = await repository.revocation.newest_list(uow.session, signer.key_id)
     while found is None:
-        await repository.revocation.begin_list(uow.session, issuer_key)
-        found = await repository.revocation.newest_list(uow.session, issuer_key)
+        await repository.revocation.begin_list(uow.session, signer.key_id)
+        found = await repository.revocation.newest_list(uow.session, signer.key_id)
     return found
+
+
+async def _current(uow: UnitOfWork, signer: Signer, kept: RevocationList, revoked: int, now: datetime) -> tuple[int, bytes] | None:
+    """The list that is kept, where it can still be handed out."""
+    if not domain.revocation.is_current(kept, revoked, now):
+        return None
+    lists = office().lists
+    if lists.get(signer.key_id, (0, b""))[0] != kept.number:
+        lists[signer.key_id] = await repository.revocation.content(uow.session, signer.key_id)
+    return lists[signer.key_id]
 
 
 def asked(der: bytes) -> Question:
