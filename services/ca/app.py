@@ -108,17 +108,20 @@ async def end_in_time(runtime: Runtime) -> None:
 
 
 async def settle_waiting(runtime: Runtime) -> None:
-    """Issue to the runs that wait: an issuer's key was away, or two facts arrived at one moment and neither saw the other.
+    """Issue to the runs and agents that wait: an issuer's key was away, or two facts arrived at one moment and neither saw the other.
 
     Each has a transaction of its own: whoever loses a right meanwhile waits for one signature.
     """
     while True:
         if not service.office.office().trouble:
             async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
-                waiting = await service.parties.waiting(uow)
-            for run in waiting:
+                runs, agents = await service.parties.waiting(uow)
+            for run in runs:
                 async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
                     await service.parties.settle(uow, [run])
+            for agent_id in agents:
+                async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
+                    await service.parties.settle_agent(uow, agent_id)
         await asyncio.sleep(LONGEST_REST_S)
 
 

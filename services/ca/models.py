@@ -206,3 +206,12 @@ class Run(Table, table=True):
     fencing_token: int
     csr: str | None
     version: int
+
+
+class AgentRequest(Table, table=True):
+    """An agent's newest request that has no certificate yet."""
+
+    __tablename__ = "agent_requests"
+
+    agent_id: UUID = Field(primary_key=True)
+    csr: str

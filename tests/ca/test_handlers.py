@@ -136,7 +136,7 @@ async def test_while_nothing_waits_nothing_is_said_or_recorded(world: World) -> 
     await world.said()
     await world.recorded()
     async with world.work() as uow:
-        assert await service.parties.waiting(uow) == []
+        assert await service.parties.waiting(uow) == ([], [])
     assert (await world.said(), await world.recorded()) == ([], [])
 
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from cryptography import x509
@@ -12,17 +13,21 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 
+from chassis.csr import read_csr
+from chassis.lanes import Lane
 from compose.local.pki import Pki
-from services.ca import status_forms
+from contracts.events import AGENTS, Agent
+from services.ca import handlers, service, status_forms
 from services.ca.app import settle_waiting
 from services.ca.service import office, status
 from services.ca.signer import opening
 from services.ca.signer.files import KeyFiles
 from services.ca.signer.token import HALF, TokenKey
-from tests.ca.conftest import ADA, BOB, appears, csr, issued, membership, revoked, run, study
-from tests.world import OURS, World, Worlds, owner, reason, scientist
+from tests.ca.conftest import ADA, AGENT, BOB, agent_fact, appears, csr, issued, membership, new_key, revoked, run, study
+from tests.world import OURS, World, Worlds, owner, reason, record_of, scientist
 
 OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
+OTHER_AGENT = UUID("01900000-0000-7000-8000-0000000000d2")
 
 
 class Slow:
@@ -137,3 +142,84 @@ async def test_a_list_that_a_key_did_not_sign_is_not_tried_again_by_those_who_wa
     assert len(tries) == 1
     await signs_again(world, slow)
     assert (await world.get("/crls/people")).headers["ETag"] == '"1"'
+
+
+def another_agent(fact: Agent) -> Agent:
+    return fact.model_copy(update={"agent_id": OTHER_AGENT})
+
+
+async def live(world: World) -> list[UUID]:
+    """Whose certificates count of the agents, as often as they do."""
+    rows = await world.sql("SELECT agent_id FROM certificates WHERE kind = 'agent' AND state = 'live' ORDER BY agent_id")
+    return [row[0] for row in rows]
+
+
+async def waiting(world: World) -> list[str]:
+    return [row[0] for row in await world.sql("SELECT csr FROM agent_requests")]
+
+
+async def test_an_agent_that_waits_for_its_certificate_keeps_no_other_from_being_withdrawn(world: World, slow: Slow) -> None:
+    await world.hear(another_agent(agent_fact(csr())))
+    slow.goes.clear()
+    facts = [agent_fact(csr()), another_agent(agent_fact(None, version=2, live=False))]
+    assert await world.consumer.applier.apply(Lane(AGENTS), [record_of(fact) for fact in facts]) == 2
+    assert await live(world) == []
+    await signs_again(world, slow)
+    async with world.running(settle_waiting):
+        await appears(world, "SELECT 1 FROM certificates WHERE kind = 'agent' AND state = 'live'")
+    assert (await live(world), await waiting(world)) == ([AGENT], [])
+
+
+async def test_of_an_agent_that_asked_twice_while_it_waited_the_newer_request_is_answered_once(world: World, slow: Slow) -> None:
+    key = new_key()
+    slow.goes.clear()
+    await world.hear(agent_fact(csr()), agent_fact(csr(key), version=2), agent_fact(csr(key), version=3))
+    [last] = await waiting(world)
+    await signs_again(world, slow)
+    async with world.running(settle_waiting):
+        await appears(world, "SELECT 1 FROM certificates WHERE kind = 'agent' AND state = 'live'")
+    assert (await live(world), await waiting(world)) == ([AGENT], [])
+    await world.hear(agent_fact(last, version=4))
+    assert (await live(world), await waiting(world)) == ([AGENT], [])
+
+
+@pytest.mark.parametrize("erased", [False, True])
+async def test_an_agent_that_was_withdrawn_or_erased_while_it_waited_gets_no_certificate(world: World, slow: Slow, erased: bool) -> None:
+    slow.goes.clear()
+    await world.hear(agent_fact(csr()))
+    if erased:
+        async with world.work() as uow:
+            await handlers.hears.erasers[AGENTS.name](str(AGENT), uow)
+    else:
+        await world.hear(agent_fact(None, version=2, live=False))
+    assert await waiting(world) == []
+
+
+async def test_an_agent_that_is_withdrawn_while_it_gets_its_certificate_loses_it(world: World, slow: Slow) -> None:
+    slow.goes.clear()
+    await world.hear(agent_fact(csr()))
+    await signs_again(world, slow)
+    async with world.work() as uow:
+        await service.parties.settle_agent(uow, AGENT)
+        hearing = asyncio.create_task(world.hear(agent_fact(None, version=2, live=False)))
+        await world.somebody_waits()
+    await hearing
+    assert (await live(world), await waiting(world)) == ([], [])
+
+
+async def test_an_agent_that_asks_anew_while_it_gets_its_certificate_gets_the_newer_one_last(world: World, slow: Slow) -> None:
+    """The younger certificate is the one that stays, so it has to be that of the newer request."""
+    slow.goes.clear()
+    await world.hear(agent_fact(csr()))
+    await signs_again(world, slow)
+    newer = csr()
+    async with world.work() as uow:
+        await service.parties.settle_agent(uow, AGENT)
+        hearing = asyncio.create_task(world.hear(agent_fact(newer, version=2)))
+        await world.somebody_waits()
+    await hearing
+    assert await waiting(world) == [newer]
+    async with world.running(settle_waiting):
+        await appears(world, "SELECT 1 FROM certificates WHERE kind = 'agent' AND state = 'live' HAVING count(*) = 2")
+    [last] = await world.sql("SELECT csr_sha256 FROM certificates WHERE state = 'live' ORDER BY created_at DESC LIMIT 1")
+    assert last[0] == read_csr(newer).sha256

@@ -123,7 +123,9 @@ async def test_while_the_token_is_away_nothing_is_issued_readiness_says_why_and_
     await issued(world, SCIENTIST)
 
 
-async def test_rights_end_while_the_token_is_away_and_a_run_that_waited_gets_its_certificate(world: World, token: SoftToken) -> None:
+async def test_rights_end_while_the_token_is_away_and_a_run_and_an_agent_that_waited_get_their_certificates(
+    world: World, token: SoftToken
+) -> None:
     held = await issued(world, SCIENTIST)
     await world.said()
     token.take_away()
@@ -133,12 +135,14 @@ async def test_rights_end_while_the_token_is_away_and_a_run_that_waited_gets_its
         await world.hear(membership(BOB, version=2, role=None))
         assert [(fact.key, fact.live) for fact in await world.said()] == [(f"{held.serial_number:032x}", False)]  # type: ignore[attr-defined]
         await world.hear(membership(BOB, version=3))
-        assert await world.try_hear(agent_fact(csr())) == 0
+        await world.hear(agent_fact(csr()))
+        assert await world.said() == []
     finally:
         token.bring_back()
     await until(lambda: world.runtime.missing() == [])
     async with world.running(settle_waiting):
-        await appears(world, "SELECT 1 FROM certificates WHERE kind = 'job' AND state = 'live'")
+        for kind in ("job", "agent"):
+            await appears(world, f"SELECT 1 FROM certificates WHERE kind = '{kind}' AND state = 'live'")
 
 
 def test_a_wrong_pin_is_tried_once_and_again_when_its_file_changes(token: SoftToken, token_pki: Pki) -> None:

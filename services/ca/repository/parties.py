@@ -1,4 +1,4 @@
-"""What ca knows of projects, people, memberships and runs; an issuing locks them in this order, certificates last."""
+"""What ca knows of projects, people, memberships, runs and agents; an issuing locks them in this order, certificates last."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from chassis import db
 from contracts.events import CertificateKind
-from services.ca.models import Certificate, CertificateState, Member, Person, Project, Run, Table
+from services.ca.models import AgentRequest, Certificate, CertificateState, Member, Person, Project, Run, Table
 from services.ca.repository.reading import newest
 
 _LOCK = """SELECT (SELECT true FROM projects WHERE project_id = $1 FOR SHARE) AS project,
@@ -94,6 +94,28 @@ async def runs_without_certificate(session: AsyncSession) -> Sequence[Run]:
 async def run(session: AsyncSession, run_id: UUID) -> Run | None:
     """A run, locked."""
     return (await session.execute(newest(select(Run).where(col(Run.run_id) == run_id)).with_for_update())).scalar_one_or_none()
+
+
+async def agents_waiting(session: AsyncSession) -> Sequence[UUID]:
+    """The agents whose requests have no certificate yet."""
+    return (await session.execute(select(col(AgentRequest.agent_id)).order_by(col(AgentRequest.agent_id)))).scalars().all()
+
+
+async def agent_waits(session: AsyncSession, agent_id: UUID) -> bool:
+    """Whether a request of an agent has no certificate yet, or is getting it at this moment."""
+    found = select(col(AgentRequest.agent_id)).where(col(AgentRequest.agent_id) == agent_id)
+    return (await session.execute(found)).first() is not None
+
+
+async def agent_request(session: AsyncSession, agent_id: UUID) -> AgentRequest | None:
+    """The request of an agent that has no certificate yet, locked."""
+    found = select(AgentRequest).where(col(AgentRequest.agent_id) == agent_id)
+    return (await session.execute(newest(found).with_for_update())).scalar_one_or_none()
+
+
+async def forget_agent(session: AsyncSession, agent_id: UUID) -> None:
+    """Drop what an agent asked for."""
+    await session.execute(delete(AgentRequest).where(col(AgentRequest.agent_id) == agent_id))
 
 
 def _runs() -> Select[Run]:

@@ -1,18 +1,15 @@
 """Following what other services say of people, projects, runs and agents."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from uuid import UUID
 
 from chassis import deletion
 from chassis.csr import CsrRefused, Request, read_csr
-from chassis.hears import NotYetKnown
 from chassis.log import logger
 from chassis.outbox import UnitOfWork
 from contracts import events
 from services.ca import domain, repository
-from services.ca.domain.holders import Holder
-from services.ca.models import Ending, Member, Person, Project, Run
+from services.ca.models import AgentRequest, Ending, Member, Person, Project, Run
 from services.ca.service.ending import end
 from services.ca.service.issuing import Draft, issue
 from services.ca.signer import SignerAway
@@ -78,16 +75,14 @@ async def learn_run(uow: UnitOfWork, fact: events.Run) -> None:
 async def learn_agent(uow: UnitOfWork, fact: events.Agent) -> None:
     """An agent enrolled, has its certificate renewed, or was withdrawn. A renewal leaves the one before for a while: what runs goes on with it."""
     if not fact.live or fact.csr is None:
-        end(uow, await repository.certificates.live_of_agent(uow.session, fact.agent_id), Ending.AGENT_WITHDRAWN)
+        await forget_agent(uow, fact.agent_id)
         return
-    request = _readable(uow, fact.csr, agent_id=fact.agent_id)
-    if request is None:
+    if _readable(uow, fact.csr, agent_id=fact.agent_id) is None:
         return
-    if not await repository.certificates.was_issued_for_request(uow.session, fact.agent_id, request.sha256):
-        try:
-            await issue([Draft(uow, domain.holders.agent_holder(fact.agent_id), request)])
-        except SignerAway as away:
-            raise NotYetKnown("issuer", away.detail) from away
+    waits = await repository.parties.agent_waits(uow.session, fact.agent_id)
+    await repository.parties.put(uow.session, AgentRequest(agent_id=fact.agent_id, csr=fact.csr))
+    if not waits:  # else the request before may be getting its certificate now, and would have the younger one
+        await settle_agent(uow, fact.agent_id)
 
 
 async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
@@ -115,7 +110,8 @@ async def forget_run(uow: UnitOfWork, run_id: UUID) -> None:
 
 
 async def forget_agent(uow: UnitOfWork, agent_id: UUID) -> None:
-    """An agent was erased while this service slept."""
+    """An agent was withdrawn, or erased while this service slept."""
+    await repository.parties.forget_agent(uow.session, agent_id)  # waits for whoever issues to it now
     end(uow, await repository.certificates.live_of_agent(uow.session, agent_id), Ending.AGENT_WITHDRAWN)
 
 
@@ -150,20 +146,33 @@ async def settle(uow: UnitOfWork, runs: Iterable[Run]) -> None:
             if request is None:
                 run.csr = None
             else:
-                await _issue_to(uow, run, domain.holders.run_holder(project, member, run), request, member.ends_at)
+                await _issued(Draft(uow, domain.holders.run_holder(project, member, run), request, member.ends_at))
 
 
-async def _issue_to(uow: UnitOfWork, run: Run, holder: Holder, request: Request, ends_at: datetime | None) -> None:
-    """Issue to a run. While the issuer's key is away the run waits for it, and nothing waits for the run: others lose rights meanwhile."""
+async def settle_agent(uow: UnitOfWork, agent_id: UUID) -> None:
+    """Give an agent the certificate that it asked for, unless it has it or was withdrawn meanwhile."""
+    asked = await repository.parties.agent_request(uow.session, agent_id)
+    if asked is None:
+        return
+    request = read_csr(asked.csr)
+    has_it = await repository.certificates.was_issued_for_request(uow.session, agent_id, request.sha256)
+    if has_it or await _issued(Draft(uow, domain.holders.agent_holder(agent_id), request)):
+        await repository.parties.forget_agent(uow.session, agent_id)
+
+
+async def _issued(draft: Draft) -> bool:
+    """Issue to a run or an agent. While the issuer's key is away they wait for it, and nothing waits for them: others lose rights meanwhile."""
     try:
-        await issue([Draft(uow, holder, request, ends_at)])
+        await issue([draft])
     except SignerAway as away:
-        log.warning("a run waits for its certificate", run_id=str(run.run_id), reason=away.detail)
+        log.warning("a workload waits for its certificate", holder=str(draft.holder.run_id or draft.holder.agent_id), reason=away.detail)
+        return False
+    return True
 
 
-async def waiting(uow: UnitOfWork) -> Sequence[Run]:
-    """The runs that asked for a certificate and have had none."""
-    return await repository.parties.runs_without_certificate(uow.session)
+async def waiting(uow: UnitOfWork) -> tuple[Sequence[Run], Sequence[UUID]]:
+    """The runs and agents that asked for a certificate and have had none."""
+    return await repository.parties.runs_without_certificate(uow.session), await repository.parties.agents_waiting(uow.session)
 
 
 def _readable(uow: UnitOfWork, csr: str, **whose: UUID) -> Request | None:
