@@ -1057,6 +1057,37 @@ async def test_many_people_are_compared_page_by_page(source: Directory, slapd: S
     assert await source.look_up([]) == []
 
 
+async def test_others_have_their_turn_between_one_person_and_the_next_of_those_compared(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_group(world, "staff", group("staff"))
+    for name in openldap.NAMES:
+        await show(world, name)
+    turns = 0
+    looked_at: list[int] = []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def note(work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            looked_at.append(turns)
+            return work(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(domain.directory, "person", note(domain.directory.person))
+    monkeypatch.setattr(domain.groups, "called", note(domain.groups.called))
+    meanwhile = asyncio.create_task(others())
+    await sync(world)
+    meanwhile.cancel()
+    assert len(looked_at) == 2 * len(openldap.NAMES)
+    assert len(set(looked_at)) == len(looked_at)
+
+
 async def test_more_calls_than_there_is_room_for_are_refused_at_once(source: Directory) -> None:
     source._room = 2
     answers = await asyncio.gather(*[source.find("ada") for _ in range(5)], return_exceptions=True)

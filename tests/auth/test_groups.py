@@ -1,13 +1,14 @@
 """Groups: who may change them, and what follows for their people."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ldap3.utils.dn import escape_rdn
+from ldap3.utils.dn import escape_rdn, parse_dn
 
 from contracts.events import Fact, User
 from contracts.roles import NOBODY, Actor
@@ -17,6 +18,7 @@ from tests.auth.people import Account, join
 from tests.world import World, Worlds, administrator, agent, auditor, job, person, reason
 
 STAFF = "cn=staff,ou=groups,dc=example,dc=org"
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 def stale() -> Actor:
@@ -417,3 +419,20 @@ def test_escaped_values_are_never_taken_for_more_parts_or_others(one: list[str],
 @given(st.text(max_size=40))
 def test_any_text_has_one_form(name: str) -> None:
     assert domain.groups.compared(domain.groups.compared(name)) == domain.groups.compared(name)
+
+
+def test_the_name_of_a_group_is_parsed_once_however_many_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def note(name: str, **how: bool) -> Any:
+        parsed.append(name)
+        return parse_dn(name, **how)
+
+    monkeypatch.setattr(domain.groups, "parse_dn", note)
+    domain.groups.compared.cache_clear()
+    names = [f"cn=g{number},ou=groups,dc=example,dc=org" for number in range(40)]
+    groups = [domain.groups.create(UUID(int=number), f"g{number}", None, [], [name], NOW) for number, name in enumerate(names[:30])]
+    for somebody in range(50):
+        held = [names[(somebody + number) % 40] for number in range(20)]
+        assert domain.groups.called(groups, held) == {group.group_id for group in groups if group.external[0] in held}
+    assert sorted(parsed) == sorted(names)

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from uuid import UUID
 
 from ldap3.core.exceptions import LDAPInvalidDnError
@@ -16,6 +17,7 @@ from services.auth.domain.accounts import effective
 from services.auth.models import Group, User
 
 MOST_MEMBERS = 10_000
+REMEMBERED = 20_000
 ESCAPED = re.compile(r"((?:\\[0-9A-Fa-f]{2})+)|\\(.)", re.DOTALL)
 SPECIAL = re.compile(r'[,+"\\<>;=#\x00]')
 
@@ -48,10 +50,12 @@ class Membership:
     by_directory: bool
 
 
+@lru_cache(REMEMBERED)
 def compared(name: str) -> str:
     """A group's name in a directory or a claim, in the form in which it is compared.
 
-    A DN is one whatever its case, spacing and escapes (RFC 4514, RFC 4518); everything else counts as it is.
+    A DN is one whatever its case, spacing and escapes (RFC 4514, RFC 4518); everything else counts as it is. To parse one takes
+    long, and many people are in the same groups: so it is remembered.
     """
     try:
         parts = parse_dn(name, escape=False, strip=True)
@@ -78,6 +82,12 @@ def _unescape(found: re.Match[str]) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     return f"\\{ord(found[0]):02x}"
+
+
+def called(groups: Iterable[Group], names: Iterable[str]) -> set[UUID]:
+    """Those of the groups that directories know by one of these names."""
+    wanted = {compared(name) for name in names}
+    return {group.group_id for group in groups if not wanted.isdisjoint(group.external)}
 
 
 def create(

@@ -6,7 +6,8 @@ answer says whose a name is; nor do they say that a password is right to somebod
 directory is away, whatever is not right is answered with 503.
 """
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Collection, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -177,18 +178,25 @@ async def sync(tools: Tools, directory: Directory) -> None:
             directory.asked = True
             log.warning("directory away: nothing follows from it", directory=settings.name, error=str(error))
             return
-        now = datetime.now(UTC)
-        there: dict[str, tuple[Person, frozenset[str]]] = {}
-        for entry, found in shown:
-            somebody = domain.directory.person(entry.dn, entry.attributes, settings, now)
-            if somebody is not None and domain.directory.may_sign_in(somebody, found, settings):
-                there[somebody.external_id] = (somebody, found)
+        there = await _let_in(directory, shown)
         async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
             await repository.directory.vouch(
                 uow.session, [user.user_id for user in users if user.external_id in there], uow.now - VOUCH_AGAIN
             )
         directory.asked = True
         await _compare(tools, directory, users, there)
+
+
+async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[str]]]) -> dict[str, tuple[Person, frozenset[str]]]:
+    """Who of those shown may sign in, by their ids, with their groups. They may be thousands: after each, others have a turn."""
+    now = datetime.now(UTC)
+    there: dict[str, tuple[Person, frozenset[str]]] = {}
+    for entry, found in shown:
+        await asyncio.sleep(0)
+        somebody = domain.directory.person(entry.dn, entry.attributes, directory.settings, now)
+        if somebody is not None and domain.directory.may_sign_in(somebody, found, directory.settings):
+            there[somebody.external_id] = (somebody, found)
+    return there
 
 
 async def _compare(tools: Tools, directory: Directory, users: list[User], there: dict[str, tuple[Person, frozenset[str]]]) -> None:
@@ -211,10 +219,11 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
         known = await repository.directory.groups_with_names(session)
         has = await repository.directory.groups_by_directory(session, directory.settings.name)
     for user in users:
+        await asyncio.sleep(0)
         if user.external_id not in there:
             continue
         somebody, found = there[user.external_id]
-        wanted = {group.group_id for group in known if set(group.external) & {domain.groups.compared(name) for name in found}}
+        wanted = domain.groups.called(known, found)
         if user.status == UserStatus.DEACTIVATED and user.gone_at is None:
             continue
         if wanted != has[user.user_id] or user.gone_at is not None or somebody.email not in (None, user.email):
