@@ -1213,6 +1213,13 @@ def test_what_a_directory_gave_is_in_doubt_when_it_lacks_somebody_for_days_or_is
     assert not domain.directory.is_in_doubt(user, settings, NOW)
 
 
+def test_whom_an_administrator_deactivated_while_they_were_missed_does_not_come_back_by_the_directory() -> None:
+    user = somebody("deactivated")
+    domain.directory.miss(user, NOW)
+    assert not domain.directory.come_back(user)
+    assert (user.status, user.gone_at) == ("deactivated", None)
+
+
 def test_every_status_leaves_and_comes_back_as_it_should() -> None:
     for status in UserStatus:
         user = somebody(status.value)

@@ -198,6 +198,18 @@ async def test_nobody_and_no_group_are_not_found(world: World) -> None:
     assert (await world.get(f"/groups/{uuid4()}/members", administrator())).status_code == 404
 
 
+async def test_whom_an_administrator_deactivated_while_a_directory_was_asked_is_put_into_no_group(world: World) -> None:
+    ada = await join(world)
+    await make(world, external=[STAFF], cluster_roles=["auditor"])
+    await world.sql("UPDATE users SET source = 'ldap', provider = 'main', external_id = 'ada' WHERE user_id = :id", id=ada.user_id)
+    left = await world.patch(f"/users/{ada.user_id}", administrator(), json={"status": "deactivated"}, version=2)
+    assert left.status_code == 200, left.text
+    await world.said()
+    await from_directory(world, ada, STAFF)
+    assert await world.said() == []
+    assert await world.sql("SELECT 1 FROM group_members") == []
+
+
 async def test_somebody_who_left_is_put_into_no_group(world: World) -> None:
     ada = await join(world)
     group = await make(world)

@@ -133,9 +133,15 @@ def account(user_id: UUID, username: str, email: str, somebody: Person, settings
     )
 
 
+def stays_out(user: User) -> bool:
+    """Whether an administrator deactivated the account, and no directory: it takes nothing from one, and does not come back by one."""
+    return user.status == UserStatus.DEACTIVATED and user.gone_at is None
+
+
 def miss(user: User, now: datetime) -> None:
     """The directory does not let somebody in any more, and their account stays for now: a passkey alone does not let them in either."""
-    user.gone_at = user.gone_at or now
+    if not stays_out(user):
+        user.gone_at = user.gone_at or now
 
 
 def leave(user: User, now: datetime) -> bool:

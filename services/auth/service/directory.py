@@ -142,7 +142,7 @@ async def _make(uow: UnitOfWork, directory: Directory, somebody: Person) -> User
 
 async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collection[str]) -> None:
     """Make an account what the directory says of its person now; whom an administrator deactivated stays as they are."""
-    if user.status == UserStatus.DEACTIVATED and user.gone_at is None:
+    if domain.directory.stays_out(user):
         return
     address = await accounts.new_address(uow, user, somebody.email)
     await groups.set_from_directory(uow, user, found)
@@ -224,7 +224,7 @@ async def _compare(tools: Tools, directory: Directory, users: list[User], there:
             continue
         somebody, found = there[user.external_id]
         wanted = domain.groups.called(known, found)
-        if user.status == UserStatus.DEACTIVATED and user.gone_at is None:
+        if domain.directory.stays_out(user):
             continue
         if wanted != has[user.user_id] or user.gone_at is not None or somebody.email not in (None, user.email):
             await _follow(tools, user, somebody, found)

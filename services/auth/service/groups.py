@@ -114,8 +114,8 @@ async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[s
     """Let somebody be in those groups that a directory or an identity provider names, and in no other by its word.
 
     Where that changes nothing, nothing is locked; else the groups are locked before the account, so whoever calls this holds no
-    account yet, or came by ``lock_one``. A group that is full takes nobody. The last administrator stays in the groups that make
-    them one, and leaves the others.
+    account yet, or came by ``lock_one``. A group that is full takes nobody, and whom an administrator deactivated meanwhile is put into
+    none. The last administrator stays in the groups that make them one, and leaves the others.
     """
     names = {domain.groups.compared(name) for name in external}
     if await repository.groups.called(uow.session, names) == await repository.groups.by_directory(uow.session, user.user_id):
@@ -124,6 +124,8 @@ async def set_from_directory(uow: UnitOfWork, user: User, external: Collection[s
     await repository.groups.lock(uow.session)
     people, administrators = await repository.groups.lock_people(uow.session, [user.user_id])
     locked = people[user.user_id]
+    if domain.directory.stays_out(locked):
+        return
     wanted = await repository.groups.called(uow.session, names)
     has = await repository.groups.by_directory(uow.session, user.user_id)
     taking = {each for each in wanted - has if len(await repository.groups.member_ids(uow.session, each)) < domain.groups.MOST_MEMBERS}
