@@ -741,19 +741,26 @@ async def test_who_is_gone_or_locked_in_the_directory_is_deactivated_and_their_s
 
 
 async def test_who_comes_back_is_active_again_unless_an_administrator_deactivated_them_too(world: World, slapd: Slapd) -> None:
+    await make_group(world, "everybody", group("all"))
     ada, bob = await enrol(world), await enrol(world, "bob")
+    await register(bob, Authenticator())
     locked = {"pwdAccountLockedTime": "000001010000Z"}
     for name in ("ada", "bob"):
         change(slapd, person(name), **locked)
     await sync(world)
     version = (await row(world, bob.user_id)).version
-    await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "deactivated"}, version=version)
+    await world.recorded()
+    left = await world.patch(f"/users/{bob.user_id}", administrator(), json={"status": "deactivated"}, version=version)
+    assert (left.status_code, left.json()["groups"]) == (200, []), left.text
+    assert [(record["action"], record["resource"]["status"]) for record in await world.recorded()] == [("user.change", "deactivated")]
+    for table in ("credentials", "passkeys", "links", "group_members"):
+        assert await world.sql(f"SELECT 1 FROM {table} WHERE user_id = :id", id=bob.user_id) == [], table
     await sync(world)
     await world.said()
     for name in ("ada", "bob"):
         change(slapd, person(name), pwdAccountLockedTime=None)
     await sync(world)
-    assert people(await world.said()) == [("active", [], [])]
+    assert people(await world.said()) == [("active", ["everybody"], [])]
     assert ((await row(world, ada.user_id)).status, (await row(world, bob.user_id)).status) == ("active", "deactivated")
     assert (await ada.sign_in()).status_code == 201
 

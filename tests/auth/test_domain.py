@@ -273,8 +273,30 @@ def test_an_account_is_changed(case: Case) -> None:
 @pytest.mark.parametrize(("status", "roles"), [(None, None), (UserStatus.ACTIVE, None), (None, frozenset[ClusterRole]())])
 def test_a_change_to_what_is_already_so_is_none(status: UserStatus | None, roles: frozenset[ClusterRole] | None) -> None:
     same = user()
+    same.gone_at = NOW
     assert not domain.accounts.change(same, status, roles, [], [EVE])
-    assert same.version == 1
+    assert (same.version, same.gone_at) == (1, NOW), "whom their directory lacks is not missed anew by this"
+
+
+def test_only_another_status_is_a_word_over_the_directorys() -> None:
+    missed = user()
+    missed.gone_at = NOW
+    assert domain.accounts.change(missed, UserStatus.ACTIVE, frozenset({ClusterRole.AUDITOR}), [], [EVE])
+    assert (missed.version, missed.gone_at) == (2, NOW)
+    assert domain.accounts.change(missed, UserStatus.BLOCKED, None, [], [EVE])
+    assert missed.version == 3
+    assert missed.gone_at is None
+
+
+def test_whom_a_directory_deactivated_an_administrator_deactivates_once_more_and_for_good() -> None:
+    gone = user(UserStatus.DEACTIVATED)
+    gone.source, gone.gone_at, gone.factor_enrolled_at = "ldap", NOW, NOW
+    gone.groups = gone.directory_groups = ["staff"]
+    assert domain.accounts.change(gone, UserStatus.DEACTIVATED, None, [], [EVE])
+    assert (gone.status, gone.version) == ("deactivated", 2)
+    assert [gone.gone_at, gone.factor_enrolled_at] == [None, None]
+    assert (gone.groups, gone.directory_groups) == ([], [])
+    assert not domain.accounts.change(gone, UserStatus.DEACTIVATED, None, [], [EVE])
 
 
 def test_an_account_is_not_made_active_by_somebody_else() -> None:

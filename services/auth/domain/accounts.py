@@ -229,19 +229,18 @@ def change(
 ) -> bool:
     """Block, unblock, deactivate, activate again, or give cluster roles; whether that changed anything.
 
-    ``groups`` are the person's, ``administrators`` the active ones. Who never confirmed becomes invited again by being
-    unblocked; who was deactivated comes back as somebody new: invited, without roles and groups, or active where it is not
-    Hortus that knows who they are. From here on it is the administrator's word that counts, not that of a directory.
-    Raises NotConfirmedYet, HasLeft, LastAdministratorStays.
+    ``groups`` are the person's, ``administrators`` the active ones. Who never confirmed becomes invited again by being unblocked; whom an
+    administrator deactivated, also after a directory, comes back as somebody new: invited, without roles and groups, or active where others
+    know who they are. Another status is an administrator's word over a directory's. Raises NotConfirmedYet, HasLeft, LastAdministratorStays.
     """
     wanted_status = _next_status(user, status)
-    user.gone_at = user.gone_at if status is None else None
     leaves, left = wanted_status is UserStatus.DEACTIVATED, user.status == UserStatus.DEACTIVATED
+    erases = status is UserStatus.DEACTIVATED and user.gone_at is not None
     if leaves and left and roles:
         raise HasLeft
     wanted_own = [] if leaves else user.own_roles if roles is None else _sorted(roles)
     wanted_roles = [] if leaves else effective(wanted_own, groups)
-    if (wanted_status.value, wanted_own, wanted_roles) == (user.status, user.own_roles, user.cluster_roles):
+    if not erases and (wanted_status.value, wanted_own, wanted_roles) == (user.status, user.own_roles, user.cluster_roles):
         return False
     if wanted_status is not UserStatus.ACTIVE or ClusterRole.ADMINISTRATOR not in wanted_roles:
         demand_administrator_stays(administrators, [user.user_id])
@@ -249,6 +248,7 @@ def change(
         user.groups = user.directory_groups = []
         user.confirmed_at = None if user.source == LOCAL else user.confirmed_at
         user.factor_enrolled_at = None
+    user.gone_at = user.gone_at if wanted_status.value == user.status and not erases else None
     user.status = wanted_status.value
     user.own_roles = wanted_own
     user.cluster_roles = wanted_roles
