@@ -886,6 +886,11 @@ async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_sai
         slapd.add_person(root, names[0])
     await sync(world)  # a person with the same name is another person: six are still gone
     assert await world.said() == []
+    with slapd.root() as root:
+        root.delete(person(names[6]))
+    await sync(world)  # one who leaves meanwhile is no part of what is not believed
+    assert people(await world.said()) == [("deactivated", [], [])]
+    assert (await warnings(world))[0].startswith("directory: it lacks 6 of 10")
     await world.sql("UPDATE users SET status = 'blocked' WHERE username IN ('p0000000', 'p1000000')")
     await sync(world)
     assert [status for status, _, _ in people(await world.said())] == ["deactivated"] * 4
@@ -1180,6 +1185,25 @@ def test_a_directory_lets_in_whom_it_has_not_disabled_for_good(attributes: dict[
 @pytest.mark.parametrize(("leaving", "active", "too_much"), [(9, 9, False), (5, 10, False), (6, 10, True), (0, 10, False), (51, 100, True)])
 def test_more_than_half_of_ten_or_more_is_too_much(leaving: int, active: int, too_much: bool) -> None:
     assert domain.directory.is_too_much(leaving, active) is too_much
+
+
+@pytest.mark.parametrize(
+    ("missing", "fresh", "active", "stay"),
+    [
+        (0, 5, 10, "nobody"),
+        (0, 6, 10, "everybody"),
+        (6, 0, 10, "the missing"),
+        (6, 1, 10, "the missing"),
+        (6, 4, 10, "the missing"),
+        (40, 31, 100, "everybody"),
+        (40, 30, 100, "the missing"),
+        (3, 2, 10, "nobody"),
+    ],
+)
+def test_who_was_missing_before_does_not_keep_who_leaves_later(missing: int, fresh: int, active: int, stay: str) -> None:
+    leaving = [somebody(user_id=UUID(int=number), gone_at=NOW if number < missing else None) for number in range(missing + fresh)]
+    expected = {"nobody": 0, "the missing": missing, "everybody": missing + fresh}[stay]
+    assert domain.directory.staying(leaving, active) == {UUID(int=number) for number in range(expected)}
 
 
 def test_a_failed_bind_counts_for_a_device_or_the_person_and_apart_for_who_shows_the_second_factor(source: Directory) -> None:

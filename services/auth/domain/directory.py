@@ -182,3 +182,14 @@ def is_in_doubt(user: User, settings: DirectorySettings | None, now: datetime) -
 def is_too_much(leaving: int, active: int) -> bool:
     """Whether so many leave at once that the answer is not to be believed: more than half of ten or more."""
     return active >= FEW and 2 * leaving > active
+
+
+def staying(leaving: Collection[User], active: int) -> set[UUID]:
+    """Who of the ``active`` people that the directory does not let in any more stays for now, for they are too many to be believed.
+
+    Where those who were missing before make them too many, these stay, and whoever leaves now is judged among the others.
+    """
+    if not is_too_much(len(leaving), active):
+        return set()
+    missing = {user.user_id for user in leaving if user.gone_at is not None}
+    return {user.user_id for user in leaving} if is_too_much(len(leaving) - len(missing), active - len(missing)) else missing

@@ -162,7 +162,8 @@ async def sync(tools: Tools, directory: Directory) -> None:
     """Compare all accounts of the directory with it, and let follow what has changed; one replica at a time does.
 
     When it cannot be asked or shows nobody, nothing follows. When it lacks so many that this is not to be believed, they stay for now,
-    without a way in, until they are shown again or ``vouching.end_doubtful`` ends what they have; the others are followed as ever.
+    without a way in, until they are shown again or ``vouching.end_doubtful`` ends what they have; the others are followed as ever, also
+    those who leave afterwards.
     ``directory.trouble`` says so, and so do the log and the readiness.
     """
     settings = directory.settings
@@ -201,19 +202,18 @@ async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[s
 
 async def _compare(tools: Tools, directory: Directory, users: list[User], there: dict[str, tuple[Person, frozenset[str]]]) -> None:
     gone = [user for user in users if user.external_id not in there]
-    active = [user for user in users if user.status == UserStatus.ACTIVE]
-    leaving = [user for user in gone if user.status == UserStatus.ACTIVE]
+    active = sum(user.status == UserStatus.ACTIVE for user in users)
+    staying = domain.directory.staying([user for user in gone if user.status == UserStatus.ACTIVE], active)
     directory.trouble = None
-    if domain.directory.is_too_much(len(leaving), len(active)):
+    if staying:
         days = directory.settings.missing_days
-        directory.trouble = f"directory: it lacks {len(leaving)} of {len(active)} people; they stay, without API keys after {days} days"
-        log.error("too many would be deactivated at once: they stay", directory=directory.settings.name, count=len(leaving))
-        for user in leaving:
+        directory.trouble = f"directory: it lacks {len(staying)} of {active} people; they stay, without API keys after {days} days"
+        log.error("too many would be deactivated at once: they stay", directory=directory.settings.name, count=len(staying))
+    for user in gone:
+        if user.user_id in staying:
             if user.gone_at is None:
                 await _miss(tools, user)
-        gone = [user for user in gone if user.status != UserStatus.ACTIVE]
-    for user in gone:
-        if user.status == UserStatus.ACTIVE or (user.gone_at is None and user.status != UserStatus.DEACTIVATED):
+        elif user.status == UserStatus.ACTIVE or (user.gone_at is None and user.status != UserStatus.DEACTIVATED):
             await _let_go(tools, user)
     async with repository.reading(tools.engine) as session:
         known = await repository.directory.groups_with_names(session)
