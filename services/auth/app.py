@@ -49,7 +49,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
     office = post.Post(runtime.settings) if letters.possible(tools) else None
     runtime.extra |= {"tools": tools, "waits_for": waits_for, "post": office}
     runtime.checks.append(lambda: list(waits_for))
-    runtime.warnings.append(lambda: [source.trouble] if source and source.trouble else [])
+    runtime.warnings.append(lambda: list(source.troubles) if source else [])
     notices.open_desk(tools)
     try:
         yield

@@ -83,12 +83,12 @@ def value(text: str | bytes) -> str:
 class Directory:
     """A directory server, or several of one directory, asked in the order of the urls.
 
-    ``trouble``: why what it showed last was not followed, for whoever operates Hortus. ``asked``: whether this process ever compared with it.
+    ``troubles``: why what it showed last was not followed, for whoever operates Hortus. ``asked``: whether this process ever compared with it.
     """
 
     def __init__(self, settings: DirectorySettings) -> None:
         self.settings = settings
-        self.trouble: str | None = None
+        self.troubles: list[str] = []
         self.asked = False
         self._context = tls_context(str(settings.trust_file) if settings.trust_file else None)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="ldap")

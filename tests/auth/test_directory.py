@@ -857,13 +857,13 @@ async def warnings(world: World) -> list[str]:
     return list((await world.client.get("/readyz")).json()["warnings"])
 
 
-async def ten(world: World, slapd: Slapd) -> list[str]:
-    """Ten people, p0 to p9, who came once; p8 and p9 are in the group mri."""
+async def ten(world: World, slapd: Slapd, in_mri: int = 2) -> list[str]:
+    """Ten people, p0 to p9, who came once; the last of them are in the group mri."""
     names = [f"p{number}" for number in range(10)]
     with slapd.root() as root:
         for name in names:
             slapd.add_person(root, name)
-        root.add(group("mri"), ["groupOfNames"], {"member": [person("p8"), person("p9")]})
+        root.add(group("mri"), ["groupOfNames"], {"member": [person(name) for name in names[-in_mri:]]})
     await make_group(world, "mri", group("mri"))
     for name in names:
         assert reason(await show(world, name)) == "factor-enrolment-needed"
@@ -894,6 +894,30 @@ async def test_more_than_half_of_ten_are_not_deactivated_at_once_and_that_is_sai
     await world.sql("UPDATE users SET status = 'blocked' WHERE username IN ('p0000000', 'p1000000')")
     await sync(world)
     assert [status for status, _, _ in people(await world.said())] == ["deactivated"] * 4
+    assert await warnings(world) == []
+
+
+async def test_who_is_suddenly_in_no_group_with_most_others_stays_in_theirs_and_that_is_said(world: World, slapd: Slapd) -> None:
+    """As an account that looks sees it when it may not see groups any more."""
+    names = await ten(world, slapd, in_mri=10)
+    await world.sql("UPDATE users SET vouched_at = now() - interval '7 hours'")
+    with slapd.root() as root:
+        root.delete(group("mri"))
+    with capture_logs() as logs:
+        await sync(world)
+    assert await world.said() == []
+    assert any("too many would leave all of their groups" in line["event"] for line in logs)
+    shown_in_none = "directory: it shows 10 of 10 people who are in groups by it in no group at all; they stay in theirs"
+    assert await warnings(world) == [shown_in_none]
+    hours = await world.sql("SELECT DISTINCT round(extract(epoch FROM now() - vouched_at) / 3600) AS old FROM users")
+    assert [each.old for each in hours] == [7]
+    assert reason(await show(world, names[0])) == "factor-enrolment-needed"
+    assert people(await world.said()) == [("active", [], [])]  # a sign-in asks about one person alone
+    (mri,) = (await world.get("/groups", administrator())).json()["items"]
+    answer = await world.patch(f"/groups/{mri['group_id']}", administrator(), json={"external": []}, version=mri["version"])
+    assert answer.status_code == 200, answer.text
+    assert people(await world.said()) == [("active", [], [])] * 9
+    await sync(world)
     assert await warnings(world) == []
 
 
@@ -1187,25 +1211,6 @@ def test_more_than_half_of_ten_or_more_is_too_much(leaving: int, active: int, to
     assert domain.directory.is_too_much(leaving, active) is too_much
 
 
-@pytest.mark.parametrize(
-    ("missing", "fresh", "active", "stay"),
-    [
-        (0, 5, 10, "nobody"),
-        (0, 6, 10, "everybody"),
-        (6, 0, 10, "the missing"),
-        (6, 1, 10, "the missing"),
-        (6, 4, 10, "the missing"),
-        (40, 31, 100, "everybody"),
-        (40, 30, 100, "the missing"),
-        (3, 2, 10, "nobody"),
-    ],
-)
-def test_who_was_missing_before_does_not_keep_who_leaves_later(missing: int, fresh: int, active: int, stay: str) -> None:
-    leaving = [somebody(user_id=UUID(int=number), gone_at=NOW if number < missing else None) for number in range(missing + fresh)]
-    expected = {"nobody": 0, "the missing": missing, "everybody": missing + fresh}[stay]
-    assert domain.directory.staying(leaving, active) == {UUID(int=number) for number in range(expected)}
-
-
 def test_a_failed_bind_counts_for_a_device_or_the_person_and_apart_for_who_shows_the_second_factor(source: Directory) -> None:
     buckets = [
         domain.patience.for_bind(source.settings, "ada", device, factor=factor) for device in ("d", None) for factor in (True, False)
@@ -1261,3 +1266,30 @@ def test_every_status_leaves_and_comes_back_as_it_should() -> None:
         assert user.status == status
         assert user.gone_at is None
         assert not domain.directory.come_back(user)
+
+
+@pytest.mark.parametrize(
+    ("without", "grouped", "stay"), [(1, 1, False), (9, 9, False), (5, 10, False), (6, 10, True), (10, 10, True), (51, 100, True)]
+)
+def test_more_than_half_of_ten_or_more_do_not_leave_all_groups_at_once(without: int, grouped: int, stay: bool) -> None:
+    named = {UUID(int=number): [] if number < without else ["cn=staff"] for number in range(grouped)}
+    assert domain.directory.doubted(named) == {UUID(int=number) for number in range(without if stay else 0)}
+
+
+@pytest.mark.parametrize(
+    ("missing", "fresh", "active", "stay"),
+    [
+        (0, 5, 10, "nobody"),
+        (0, 6, 10, "everybody"),
+        (6, 0, 10, "the missing"),
+        (6, 1, 10, "the missing"),
+        (6, 4, 10, "the missing"),
+        (40, 31, 100, "everybody"),
+        (40, 30, 100, "the missing"),
+        (3, 2, 10, "nobody"),
+    ],
+)
+def test_who_was_missing_before_does_not_keep_who_leaves_later(missing: int, fresh: int, active: int, stay: str) -> None:
+    leaving = [somebody(user_id=UUID(int=number), gone_at=NOW if number < missing else None) for number in range(missing + fresh)]
+    expected = {"nobody": 0, "the missing": missing, "everybody": missing + fresh}[stay]
+    assert domain.directory.staying(leaving, active) == {UUID(int=number) for number in range(expected)}

@@ -193,3 +193,12 @@ def staying(leaving: Collection[User], active: int) -> set[UUID]:
         return set()
     missing = {user.user_id for user in leaving if user.gone_at is not None}
     return {user.user_id for user in leaving} if is_too_much(len(leaving) - len(missing), active - len(missing)) else missing
+
+
+def doubted(named: Mapping[UUID, Collection[str]]) -> set[UUID]:
+    """Whose groups are not followed for now, for too many whom a directory put into groups are in none at all by what it has ``named``.
+
+    An account that looks and lost its rights to see groups sees just that, and no error.
+    """
+    without = {user_id for user_id, names in named.items() if not names}
+    return without if is_too_much(len(without), len(named)) else set()

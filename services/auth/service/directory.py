@@ -7,7 +7,7 @@ directory is away, whatever is not right is answered with 503.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from services.auth.service.tools import Tools
 
 log = logger(__name__)
 VOUCH_AGAIN = timedelta(hours=6)
+There = dict[str, tuple[Person, frozenset[str]]]
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,8 @@ async def sync(tools: Tools, directory: Directory) -> None:
 
     When it cannot be asked or shows nobody, nothing follows. When it lacks so many that this is not to be believed, they stay for now,
     without a way in, until they are shown again or ``vouching.end_doubtful`` ends what they have; the others are followed as ever, also
-    those who leave afterwards.
-    ``directory.trouble`` says so, and so do the log and the readiness.
+    those who leave afterwards. When too many of those whom it put into groups are in none by what it shows, they stay as they are, and it
+    has not vouched for them. ``directory.troubles`` say so, and so do the log and the readiness.
     """
     settings = directory.settings
     async with repository.directory.alone(tools.engine) as mine:
@@ -175,23 +176,31 @@ async def sync(tools: Tools, directory: Directory) -> None:
         try:
             shown = await directory.look_up([domain.directory.raw_id(str(user.external_id), settings) for user in users])
         except Away as error:
-            directory.trouble = f"directory: nothing follows from it: {error}"
+            directory.troubles = [f"directory: nothing follows from it: {error}"]
             directory.asked = True
             log.warning("directory away: nothing follows from it", directory=settings.name, error=str(error))
             return
         there = await _let_in(directory, shown)
+        async with repository.reading(tools.engine) as session:
+            has = await repository.directory.groups_by_directory(session, settings.name)
+        gone = [user for user in users if user.external_id not in there]
+        active = sum(user.status == UserStatus.ACTIVE for user in users)
+        staying = domain.directory.staying([user for user in gone if user.status == UserStatus.ACTIVE], active)
+        named = {user.user_id: there[user.external_id][1] for user in users if user.external_id in there and has[user.user_id]}
+        doubted = domain.directory.doubted(named)
+        directory.troubles = list(_troubles(directory, len(staying), active, len(doubted), len(named)))
+        believed = [user for user in users if user.external_id in there and user.user_id not in doubted]
         async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
-            await repository.directory.vouch(
-                uow.session, [user.user_id for user in users if user.external_id in there], uow.now - VOUCH_AGAIN
-            )
+            await repository.directory.vouch(uow.session, [user.user_id for user in believed], uow.now - VOUCH_AGAIN)
         directory.asked = True
-        await _compare(tools, directory, users, there)
+        await _part_from(tools, gone, staying)
+        await _follow_all(tools, directory, believed, there)
 
 
-async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[str]]]) -> dict[str, tuple[Person, frozenset[str]]]:
+async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[str]]]) -> There:
     """Who of those shown may sign in, by their ids, with their groups. They may be thousands: after each, others have a turn."""
     now = datetime.now(UTC)
-    there: dict[str, tuple[Person, frozenset[str]]] = {}
+    there: There = {}
     for entry, found in shown:
         await asyncio.sleep(0)
         somebody = domain.directory.person(entry.dn, entry.attributes, directory.settings, now)
@@ -200,29 +209,33 @@ async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[s
     return there
 
 
-async def _compare(tools: Tools, directory: Directory, users: list[User], there: dict[str, tuple[Person, frozenset[str]]]) -> None:
-    gone = [user for user in users if user.external_id not in there]
-    active = sum(user.status == UserStatus.ACTIVE for user in users)
-    staying = domain.directory.staying([user for user in gone if user.status == UserStatus.ACTIVE], active)
-    directory.trouble = None
+def _troubles(directory: Directory, staying: int, active: int, doubted: int, grouped: int) -> Iterator[str]:
+    """What of an answer is not believed, for whoever operates Hortus; the log has it as well."""
+    name, days = directory.settings.name, directory.settings.missing_days
     if staying:
-        days = directory.settings.missing_days
-        directory.trouble = f"directory: it lacks {len(staying)} of {active} people; they stay, without API keys after {days} days"
-        log.error("too many would be deactivated at once: they stay", directory=directory.settings.name, count=len(staying))
+        log.error("too many would be deactivated at once: they stay", directory=name, count=staying)
+        yield f"directory: it lacks {staying} of {active} people; they stay, without API keys after {days} days"
+    if doubted:
+        log.error("too many would leave all of their groups at once: they stay", directory=name, count=doubted)
+        yield f"directory: it shows {doubted} of {grouped} people who are in groups by it in no group at all; they stay in theirs"
+
+
+async def _part_from(tools: Tools, gone: Iterable[User], staying: Collection[UUID]) -> None:
     for user in gone:
         if user.user_id in staying:
             if user.gone_at is None:
                 await _miss(tools, user)
         elif user.status == UserStatus.ACTIVE or (user.gone_at is None and user.status != UserStatus.DEACTIVATED):
             await _let_go(tools, user)
+
+
+async def _follow_all(tools: Tools, directory: Directory, users: Iterable[User], there: There) -> None:
     async with repository.reading(tools.engine) as session:
         known = await repository.directory.groups_with_names(session)
         has = await repository.directory.groups_by_directory(session, directory.settings.name)
     for user in users:
         await asyncio.sleep(0)
-        if user.external_id not in there:
-            continue
-        somebody, found = there[user.external_id]
+        somebody, found = there[str(user.external_id)]
         wanted = domain.groups.called(known, found)
         if domain.directory.stays_out(user):
             continue
