@@ -973,8 +973,9 @@ async def test_for_whom_a_directory_that_is_away_has_not_vouched_for_long_keys_e
 ) -> None:
     monkeypatch.setattr("services.auth.directory.QUIET_S", 0.0)
     await make_group(world, "staff", group("staff"))
-    ada, authenticator = await enrol(world), Authenticator()
+    ada, bob, authenticator = await enrol(world), await enrol(world, "bob"), Authenticator()
     await register(ada, authenticator)
+    await register(bob, Authenticator())
     await make_key(ada)
     file = written(configuration(slapd, tmp_path, vouch_days=5), tmp_path)
     again = await worlds.open("auth", beside=world, **(settings | {"ldap_file": file, "smtp_url": "smtps://localhost:1"}))
@@ -991,12 +992,17 @@ async def test_for_whom_a_directory_that_is_away_has_not_vouched_for_long_keys_e
         await world.sql("UPDATE users SET vouched_at = now() - interval '121 hours'")
         await letters(again)
         await again.said()
+        await again.recorded()
         facts = await end_doubtful(again)
         assert people(facts) == [("active", [], [])]
         assert [fact.live for fact in facts if isinstance(fact, ApiKey | Session)] == [False, False]
-        (letter,) = await letters(again)
-        assert "has not confirmed your account" in letter["text"]
-        assert await end_doubtful(again) == []
+        told = {letter["address"]: letter["text"] for letter in await letters(again)}
+        assert "Your API keys (1) and sessions (1) ended" in told["ada@example.org"]
+        assert "a passkey alone does not let you in" in told["bob@example.org"], "who had nothing else is told all the same"
+        records = [record["resource"] for record in await again.recorded()]
+        ended = {UUID(each["user_id"]): (each["keys"], each["sessions"]) for each in records}
+        assert ended == {ada.user_id: ("1", "1"), bob.user_id: ("0", "0")}
+        assert (await end_doubtful(again), await letters(again), await again.recorded()) == ([], [], [])
         assert await passkey_alone(again, authenticator) == 401
     await sync(again)
     assert people(await again.said()) == [("active", ["staff"], [])]

@@ -40,6 +40,7 @@ VALUES: dict[str, object] = {
     "client": "a browser",
     "left": 9,
     "keys": 2,
+    "sessions": 1,
     "name": "nightly",
     "expires": "2026-12-24",
     "who": "root0000",

@@ -108,10 +108,10 @@ _TEXTS = {
     Kind.NOT_VOUCHED: (
         "Your access to Hortus has to be confirmed",
         (
-            "Your organisation has not confirmed your account {username} for a long time. Your API keys ended ({keys}), and you are "
-            "no longer in the groups that your organisation had put you into.\n\n"
-            "Sign in once more by your organisation to be in these groups again, and make new keys where programs need them. If you have left, "
-            "there is nothing to do."
+            "Your organisation has not confirmed your account {username} for a long time. Your API keys ({keys}) and sessions ({sessions}) "
+            "ended, you are no longer in the groups that your organisation had put you into, and a passkey alone does not let you in.\n\n"
+            "Sign in once more by your organisation to have these groups and your passkey's way in again, and make new keys where programs "
+            "need them. If you have left, there is nothing to do."
         ),
     ),
     Kind.RECOVERED: (

@@ -42,13 +42,14 @@ async def _end(tools: Tools, user_id: UUID) -> None:
         user = await groups.lock_one(uow, user_id)
         if user is None or not _is_in_doubt(tools, user, uow.now):
             return
-        version = user.version
+        before = user.version, user.gone_at
         await groups.set_from_directory(uow, user, ())
-        ended = await keys.end_all(uow, user_id)
+        ended, closed = await keys.end_all(uow, user_id), 0
         if user.source == domain.directory.SOURCE:
             domain.directory.miss(user, uow.now)
             if await repository.sessions.open_sessions(uow.session, user_id):
-                await sessions.end_all(uow, user_id, domain.directory.LEFT)
-        if ended or user.version != version:
-            uow.note(user_id=user_id, provider=user.provider, keys=ended)
-            await letters.write(uow, tools, user_id, user.email, Kind.NOT_VOUCHED, username=user.username, keys=ended)
+                closed = await sessions.end_all(uow, user_id, domain.directory.LEFT)
+        if ended or closed or (user.version, user.gone_at) != before:
+            uow.note(user_id=user_id, provider=user.provider, keys=ended, sessions=closed)
+            told = {"username": user.username, "keys": ended, "sessions": closed}
+            await letters.write(uow, tools, user_id, user.email, Kind.NOT_VOUCHED, **told)
