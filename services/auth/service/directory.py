@@ -266,12 +266,20 @@ async def _let_go(tools: Tools, user: User) -> None:
         await repository.groups.lock(uow.session)
         people, administrators = await repository.groups.lock_people(uow.session, [user.user_id])
         locked = people[user.user_id]
+        before = locked.version, locked.gone_at
         if administrators == [locked.user_id]:
             log.error("the directory would deactivate the last administrator; the account stays", user_id=str(user.user_id))
             await groups.set_from_directory(uow, locked, ())
             domain.directory.miss(locked, uow.now)
         elif domain.directory.leave(locked, uow.now):
             uow.emit(domain.accounts.user_fact(locked))
+        if (locked.version, locked.gone_at) == before and not await _has_something(uow, locked.user_id):
+            return
         ended = await sessions.end_all(uow, locked.user_id, domain.directory.LEFT) + await keys.end_all(uow, locked.user_id)
         await repository.accounts.forget_links(uow.session, locked.user_id)
         uow.note(user_id=locked.user_id, status=locked.status, ended=ended)
+
+
+async def _has_something(uow: UnitOfWork, user_id: UUID) -> bool:
+    """Whether somebody has an open session or API key."""
+    return bool(await repository.sessions.open_sessions(uow.session, user_id) or await repository.keys.open_keys(uow.session, user_id))
