@@ -318,6 +318,28 @@ async def test_the_last_administrator_does_not_leave_either(world: World) -> Non
     assert (await root.sign_in()).status_code == 201
 
 
+async def test_an_administrator_whom_the_directory_does_not_let_in_is_not_the_one_who_stays(world: World) -> None:
+    root, missed = await join(world, "root@example.org", ["administrator"]), await join(world, EMAIL, ["administrator"])
+    group = (await world.post("/groups", administrator(), json={"name": "it", "cluster_roles": ["administrator"]})).json()["group_id"]
+    await world.sql("UPDATE users SET source = 'ldap', provider = 'main', external_id = 'x', gone_at = now() WHERE email = :e", e=EMAIL)
+    changes: list[dict[str, Any]] = [{"status": "deactivated"}, {"status": "blocked"}, {"cluster_roles": []}]
+    for wanted in changes:
+        answer = await world.patch(f"/users/{root.user_id}", root.actor(), json=wanted, version=2)
+        assert (answer.status_code, reason(answer)) == (409, "last-administrator-stays"), wanted
+    await world.put(f"/groups/{group}/members/{root.user_id}", administrator())
+    assert (await world.patch(f"/users/{root.user_id}", root.actor(), json={"cluster_roles": []}, version=3)).status_code == 200
+    answer = await world.delete(f"/groups/{group}/members/{root.user_id}", administrator())
+    assert (answer.status_code, reason(answer)) == (409, "last-administrator-stays")
+    assert (await world.patch(f"/users/{missed.user_id}", root.actor(), json={"status": "deactivated"}, version=2)).status_code == 200
+
+
+async def test_of_administrators_whom_the_directory_does_not_let_in_one_stays_too(world: World) -> None:
+    missed = [await join(world, email, ["administrator"]) for email in (EMAIL, "eve@example.org")]
+    await world.sql("UPDATE users SET source = 'ldap', provider = 'main', external_id = email, gone_at = now()")
+    answers = [await world.patch(f"/users/{each.user_id}", administrator(), json={"status": "deactivated"}, version=2) for each in missed]
+    assert [answer.status_code for answer in answers] == [200, 409]
+
+
 async def test_taking_a_persons_own_role_leaves_what_their_group_gives(world: World) -> None:
     root = await join(world, "root@example.org", ["administrator"])
     group = (await world.post("/groups", administrator(), json={"name": "it", "cluster_roles": ["administrator"]})).json()["group_id"]

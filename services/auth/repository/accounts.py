@@ -1,6 +1,6 @@
 """The SQL of accounts and invitations."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -123,9 +123,13 @@ async def user_and_administrators(session: AsyncSession, user_id: UUID) -> tuple
     administers = (col(User.status) == UserStatus.ACTIVE.value) & col(User.cluster_roles).contains([ClusterRole.ADMINISTRATOR.value])
     query = select(User).where(or_(col(User.user_id) == user_id, administers)).order_by(col(User.user_id)).with_for_update()
     rows = list((await session.execute(query.execution_options(populate_existing=True))).scalars())
-    found = next((row for row in rows if row.user_id == user_id), None)
-    active = [row.user_id for row in rows if row.status == UserStatus.ACTIVE and ClusterRole.ADMINISTRATOR in row.cluster_roles]
-    return found, active
+    return next((row for row in rows if row.user_id == user_id), None), who_administer(rows)
+
+
+def who_administer(rows: Iterable[User]) -> list[UUID]:
+    """The active administrators among these accounts. Whom their directory does not let in counts only where there is nobody else."""
+    active = [row for row in rows if row.status == UserStatus.ACTIVE and ClusterRole.ADMINISTRATOR in row.cluster_roles]
+    return [row.user_id for row in active if row.gone_at is None] or [row.user_id for row in active]
 
 
 async def has_administrator(session: AsyncSession) -> bool:

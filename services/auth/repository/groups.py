@@ -13,6 +13,7 @@ from sqlmodel import col
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth.models import Group, GroupMember, RemovedGroup, User
+from services.auth.repository import accounts
 
 GROUPS_LOCK = 0x67726F75
 
@@ -76,8 +77,7 @@ async def lock_people(session: AsyncSession, user_ids: Collection[UUID]) -> tupl
     wanted = col(User.user_id) == any_(cast(list(user_ids), ARRAY(Uuid)))
     query = select(User).where(or_(wanted, administers)).order_by(col(User.user_id)).with_for_update()
     rows = {row.user_id: row for row in (await session.execute(query.execution_options(populate_existing=True))).scalars()}
-    active = [row.user_id for row in rows.values() if row.status == UserStatus.ACTIVE and ClusterRole.ADMINISTRATOR in row.cluster_roles]
-    return rows, active
+    return rows, accounts.who_administer(rows.values())
 
 
 async def groups_of(session: AsyncSession, user_ids: Collection[UUID]) -> dict[UUID, list[Group]]:
