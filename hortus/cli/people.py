@@ -146,7 +146,7 @@ def deactivate_user(user: Who, machine: Json = False) -> None:
 
 @users.command("reactivate")
 def reactivate_user(user: Who, machine: Json = False) -> None:
-    """Invite somebody whose account was deactivated anew; what they had before counts no longer."""
+    """Invite somebody whose account was deactivated anew; what they had before counts no longer, unless only a directory deactivated it."""
     _set_status(user, Status.active, machine)
 
 
