@@ -273,10 +273,10 @@ async def _let_go(tools: Tools, user: User) -> None:
             domain.directory.miss(locked, uow.now)
         elif domain.directory.leave(locked, uow.now):
             uow.emit(domain.accounts.user_fact(locked))
+        await repository.accounts.forget_links(uow.session, locked.user_id)
         if (locked.version, locked.gone_at) == before and not await _has_something(uow, locked.user_id):
             return
         ended = await sessions.end_all(uow, locked.user_id, domain.directory.LEFT) + await keys.end_all(uow, locked.user_id)
-        await repository.accounts.forget_links(uow.session, locked.user_id)
         uow.note(user_id=locked.user_id, status=locked.status, ended=ended)
 
 
