@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
 
+from chassis.outbox import UnitOfWork
 from contracts.events import Fact, ProjectState, ShareState, UserStatus
 from contracts.roles import Role
 from services.jobs import app, service
@@ -81,6 +83,43 @@ async def test_a_withdrawn_share_ends_the_runs_that_it_alone_allowed(scene: Scen
     own = await scene.submitted()
     assert await told_twice(scene, share(theirs, ShareState.WITHDRAWN, 2)) == ["cancelled"]
     assert [(await scene.run_of(job)).state for job in (shared, own)] == ["cancelled", "queued"]
+
+
+@pytest.mark.parametrize("last", ["the job", "the fact"])
+@pytest.mark.parametrize("fact", ["a share is withdrawn", "a dataset is deleted"])
+async def test_a_job_that_is_submitted_while_its_input_goes_ends_all_the_same(scene: Scene, fact: str, last: str) -> None:
+    world, theirs = scene.world, uuid7()
+    await world.hear(dataset(theirs, THEIRS), share(theirs, ShareState.ACCEPTED, 1))
+    withdrawn = share(theirs, ShareState.WITHDRAWN, 2)
+    gone = dataset(theirs, THEIRS, deleted=True, version=2)
+
+    async def goes(uow: UnitOfWork) -> None:
+        await (service.heard.know_share(uow, withdrawn) if fact == "a share is withdrawn" else service.heard.know_dataset(uow, gone))
+
+    async def submit(uow: UnitOfWork) -> None:
+        job: dict[str, Any] = {"name": "train", "program": "print(1)", "environment": "python", "inputs": [theirs], "arguments": []}
+        await service.jobs.submit(uow, OURS, **job, wall_seconds=60, memory_mib=64, cores=1)
+
+    first, second = (goes, submit) if last == "the fact" else (submit, goes)
+    async with world.running(app.end_what_is_over):
+        async with world.work(scene.scientist) as outer:
+            await first(outer)
+            async with world.work(scene.scientist) as inner:
+                await second(inner)
+        async with asyncio.timeout(10):
+            while (await world.sql("SELECT state FROM runs"))[0].state != "cancelled":
+                await asyncio.sleep(0.02)
+    (run,) = await world.sql("SELECT reason FROM runs")
+    assert run.reason == "An input is not shared with the project any more."
+
+
+async def test_what_is_over_ends_no_run_whose_inputs_can_be_read(scene: Scene) -> None:
+    theirs = uuid7()
+    await scene.world.hear(dataset(theirs, THEIRS), share(theirs, ShareState.ACCEPTED, 1))
+    for inputs in ([], [str(scene.dataset_id)], [str(scene.dataset_id), str(theirs)]):
+        await scene.submitted(inputs=inputs)
+    async with scene.world.work() as uow:
+        assert await service.leases.end_what_is_over(uow, Terms(5, 2)) == 0
 
 
 async def test_a_deleted_dataset_ends_the_runs_over_it(scene: Scene) -> None:

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from chassis.db import fetch
-from contracts.events import ProjectState, RunState, UserStatus
-from services.jobs.models import Job, Member, Person, Project, Run
+from contracts.events import ProjectState, RunState, ShareState, UserStatus
+from services.jobs.models import Dataset, Job, Member, Person, Project, Run, Share
 
 LIVE = (RunState.QUEUED, RunState.LEASED, RunState.RUNNING)
 # Most who lose a right have no run: whoever is next in the batch does not wait for more than this.
@@ -84,6 +84,30 @@ async def unentitled(session: AsyncSession, now: datetime, limit: int) -> list[t
         select(Job, Run)
         .join(Run, col(Run.job_id) == col(Job.job_id))
         .where(col(Run.state).in_(LIVE), ~_entitled(now))
+        .limit(limit)
+        .with_for_update(of=(Job, Run), skip_locked=True)
+    )
+    return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+
+
+async def unreadable(session: AsyncSession, limit: int) -> list[tuple[Job, Run]]:
+    """Live runs with an input that their project cannot read: the same rule as ``domain.submitting.inputs_are_readable``. Locked."""
+    into_it = (col(Share.dataset_id) == col(Dataset.dataset_id), col(Share.target_project_id) == col(Job.project_id))
+    shared = exists().where(*into_it, col(Share.state) == ShareState.ACCEPTED).correlate(Dataset, Job)
+    readable = (
+        select(func.count())
+        .select_from(Dataset)
+        .where(
+            col(Dataset.dataset_id) == any_(col(Job.inputs)),
+            ~col(Dataset.deleted),
+            or_(col(Dataset.project_id) == col(Job.project_id), shared),
+        )
+        .scalar_subquery()
+    )
+    query = (
+        select(Job, Run)
+        .join(Run, col(Run.job_id) == col(Job.job_id))
+        .where(col(Run.state).in_(LIVE), func.cardinality(col(Job.inputs)) > readable)
         .limit(limit)
         .with_for_update(of=(Job, Run), skip_locked=True)
     )

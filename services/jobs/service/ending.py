@@ -7,6 +7,7 @@ from services.jobs import domain, repository
 from services.jobs.models import Job, Run
 
 BATCH = 100
+NOT_READABLE = "An input is not shared with the project any more."
 
 
 async def tell(uow: UnitOfWork, job: Job, run: Run) -> None:

@@ -8,7 +8,7 @@ from contracts import events
 from contracts.events import CertificateKind, ProjectState, ShareState, UserStatus
 from services.jobs import domain, repository
 from services.jobs.models import Dataset, Member, Person, Project, Share
-from services.jobs.service.ending import cancel_runs
+from services.jobs.service.ending import NOT_READABLE, cancel_runs
 
 
 async def know_person(uow: UnitOfWork, fact: events.User) -> None:
@@ -115,14 +115,15 @@ async def forget_share(uow: UnitOfWork, share_id: UUID) -> None:
 
 
 async def _end_unreadable(uow: UnitOfWork, dataset_id: UUID) -> None:
-    """Cancel the live runs over a dataset that their project cannot read any more."""
+    """Cancel the live runs over a dataset that their project cannot read any more; one submitted at this moment ends by the timer, at once."""
     datasets = await repository.heard.datasets(uow.session, [dataset_id])
     for job, run in await repository.jobs.live_runs_over(uow.session, dataset_id):
         shares = await repository.heard.shares_into(uow.session, job.project_id, [dataset_id])
         try:
             domain.submitting.inputs_are_readable(job.project_id, [dataset_id], datasets, shares)
         except domain.submitting.InputNotReadable:
-            await cancel_runs(uow, [(job, run)], "An input is not shared with the project any more.")
+            await cancel_runs(uow, [(job, run)], NOT_READABLE)
+    await repository.changes.wake(uow.session)
 
 
 async def know_certificate(uow: UnitOfWork, fact: events.Certificate) -> None:

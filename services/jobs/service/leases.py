@@ -12,7 +12,7 @@ from contracts.events import RunState
 from services.jobs import domain, repository
 from services.jobs.models import Job, Run
 from services.jobs.service.agents import calling_agent
-from services.jobs.service.ending import BATCH, cancel_runs, tell
+from services.jobs.service.ending import BATCH, NOT_READABLE, cancel_runs, tell
 from services.jobs.service.known import demand_known
 
 LOOK_S = 0.1
@@ -137,14 +137,19 @@ async def wait_for_news(engine: Any, run_id: UUID, seen: int, seconds: float) ->
 
 
 async def end_what_is_over(uow: UnitOfWork, terms: Terms) -> int:
-    """Requeue or fail runs whose lease ran out, cancel those whose person may not work any more; how many it was."""
+    """Requeue or fail runs whose lease ran out, cancel those whose person may not work or whose project may not read any more; how many.
+
+    The latter are those that were submitted at the moment at which it was heard, which did not see one another.
+    """
     overdue = await repository.jobs.overdue(uow.session, BATCH)
     for job, run in overdue:
         domain.leases.expire(run, terms.most, uow.now)
         await tell(uow, job, run)
     unentitled = await repository.jobs.unentitled(uow.session, uow.now, BATCH)
     await cancel_runs(uow, unentitled, "The person who submitted it has no role in the project any more.")
-    return len(overdue) + len(unentitled)
+    unreadable = await repository.jobs.unreadable(uow.session, BATCH)
+    await cancel_runs(uow, unreadable, NOT_READABLE)
+    return len(overdue) + len(unentitled) + len(unreadable)
 
 
 async def unannounced(uow: UnitOfWork) -> list[UUID]:
