@@ -211,7 +211,7 @@ class Erasure(TypedDict):
 
 
 class BreakGlassCounts(TypedDict):
-    """How many break-glass in a project are open now, and how many wait for a review."""
+    """How many break-glass in a project are open now, and how many wait for the caller's review."""
 
     open: int
     to_review: int

@@ -373,6 +373,11 @@ async def test_the_role_by_a_group_comes_back_when_it_ends(study: Study) -> None
     await ended(study, made)
     row = await study.member(ROOT)
     assert (row.by_group, row.break_glass_id, row.ends_at) == ("staff", None, None)
+    lines = (await world.get(f"{study.path}/activity", study.owner)).json()["items"][:2]
+    assert [(line["deed"], line["subject"], line["details"]) for line in lines] == [
+        ("member.followed_group", "root0000", {"role": "data_scientist", "group": "staff"}),
+        ("break_glass.ended", "root0000", {}),
+    ]
 
 
 async def test_who_becomes_a_member_after_it_ended_unsaid_ends_it_all_the_same(study: Study) -> None:

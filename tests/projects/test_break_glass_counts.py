@@ -104,13 +104,23 @@ async def test_the_owner_s_own_review_ends_the_notice(study: Study) -> None:
     assert await told(study) == NOTHING
 
 
-async def test_an_appointment_waits_for_its_review(study: Study) -> None:
+async def test_an_appointment_waits_for_the_review_of_somebody_else(study: Study) -> None:
     world = study.world
-    bob = uuid7()
-    await world.hear(user("bob00000", bob), user("ada00000", study.ada, status=UserStatus.DEACTIVATED, version=2))
+    bob, cyd = uuid7(), uuid7()
+    await world.hear(user("bob00000", bob), user("cyd00000", cyd), user("ada00000", study.ada, status=UserStatus.DEACTIVATED, version=2))
     answer = await world.post("/owner-appointments", root(), json={"project": "wdbc", "username": "bob00000", "reason": "The owner left"})
     assert answer.status_code == 201, answer.text
-    assert await told(study, study.as_owner(bob)) == OVER
+    await world.post(f"{study.path}/members", study.as_owner(bob), json={"username": "cyd00000", "role": "data_owner"})
+    assert [await told(study, study.as_owner(each)) for each in (bob, cyd)] == [NOTHING, OVER]
+
+
+async def test_who_opened_a_project_and_owns_it_later_is_not_asked_for_the_review(study: Study) -> None:
+    made = await opened(study)
+    await ended(study, made)
+    await study.world.post(f"{study.path}/members", study.owner, json={"username": "root0000", "role": "data_owner"})
+    assert await told(study, study.as_owner(ROOT)) == NOTHING
+    assert await told_in_list(study.world, person(ROOT, projects={study.project_id: Role.DATA_OWNER})) == {"wdbc": NOTHING}
+    assert await told(study) == OVER
 
 
 async def test_data_scientists_and_strangers_are_told_no_numbers(study: Study) -> None:

@@ -54,11 +54,12 @@ async def page(
     return list((await session.execute(query)).scalars())
 
 
-async def counted_in(session: AsyncSession, project_ids: Collection[UUID], now: datetime) -> dict[UUID, tuple[int, int]]:
-    """How many are open in each of these projects, and how many are over and have no review."""
+async def counted_in(session: AsyncSession, project_ids: Collection[UUID], reviewer: UUID, now: datetime) -> dict[UUID, tuple[int, int]]:
+    """How many are open in each of these projects, and how many are over and have no review that ``reviewer`` could give."""
     is_open = and_(col(BreakGlass.ended_at).is_(None), col(BreakGlass.ends_at) > now)
+    by_another = and_(col(BreakGlass.user_id) != reviewer, col(BreakGlass.appointed_id).is_distinct_from(reviewer))
     query = (
-        select(col(BreakGlass.project_id), func.count().filter(is_open), func.count().filter(~is_open))
+        select(col(BreakGlass.project_id), func.count().filter(is_open), func.count().filter(~is_open, by_another))
         .where(col(BreakGlass.project_id).in_(project_ids), col(BreakGlass.reviewed_at).is_(None))
         .group_by(col(BreakGlass.project_id))
     )

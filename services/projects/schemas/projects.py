@@ -143,7 +143,7 @@ class ListedErasureView(BaseModel):
 
 
 class BreakGlassCounts(BaseModel):
-    """How many break-glass in a project are open now, and how many are over, or were appointments, and wait for a review."""
+    """How many break-glass in a project are open now, and how many are over, or were appointments, and wait for the caller's review."""
 
     open: int
     to_review: int

@@ -108,12 +108,14 @@ async def list_of_project(uow: UnitOfWork, project_id: UUID, reviewed: bool | No
 
 
 async def counted_for(uow: UnitOfWork, roles: Iterable[tuple[UUID, Role]]) -> dict[UUID, tuple[int, int]]:
-    """How many are open, and how many are over and wait for a review, in those of the caller's projects whose break-glass they may list.
+    """How many are open, and how many are over and wait for the caller's review, in those of their projects whose break-glass they may list.
 
     ``roles``: the projects, each with the caller's role in it.
     """
     listable = [project_id for project_id, role in roles if domain.break_glass.may_list(uow.actor, role)]
-    return await repository.break_glass.counted_in(uow.session, listable, uow.now) if listable else {}
+    if not listable:
+        return {}
+    return await repository.break_glass.counted_in(uow.session, listable, callers.caller(uow), uow.now)
 
 
 async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID) -> BreakGlass:
@@ -126,12 +128,15 @@ async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID)
     if opened is None:
         raise NotFound
     member = await repository.projects.membership(uow.session, opened.project_id, opened.user_id, lock=True)
-    if member is not None and member.break_glass_id == break_glass_id:
+    is_theirs = member is not None and member.break_glass_id == break_glass_id
+    if member is not None and is_theirs:
         by_group = await group_roles.by_group(uow, opened.project_id, opened.user_id, uow.now)
         uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, uow.now)))
     if opened.ended_at is None:
         domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)
         await _tell(uow, opened, Deed.BREAK_GLASS_ENDED)
+    if member is not None and is_theirs and member.by_group is not None:
+        group_roles.write_followed(uow, member)
     return opened
 
 

@@ -62,16 +62,17 @@ async def follow_person(uow: UnitOfWork, person: Person, groups: Collection[str]
     for project in await repository.group_roles.projects_of_groups(uow.session, groups):
         inside = uow.inside(project.project_id)
         for member in await _follow(inside, project, [person]):
-            _write_followed(inside, member)
+            write_followed(inside, member)
 
 
 async def follow_project(uow: UnitOfWork, project: Project) -> None:
     """Let in who is in the groups of a project that takes changes again; the caller has the lock of the groups."""
     for member in await _follow(uow, project, await repository.group_roles.people_of_project(uow.session, project.project_id)):
-        _write_followed(uow, member)
+        write_followed(uow, member)
 
 
-def _write_followed(uow: UnitOfWork, member: Membership) -> None:
+def write_followed(uow: UnitOfWork, member: Membership) -> None:
+    """Tell in the feed what somebody is by their groups now."""
     subject, said = domain.activity.of_member(member), domain.activity.standing(member)
     activity.write(uow, member.project_id, Deed.MEMBER_FOLLOWED, subject, **said)
 
