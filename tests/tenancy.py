@@ -8,7 +8,7 @@ nowhere, also to whoever wants to change it (``like_nothing``; ``doors_hide`` fo
 
 import json as jsons
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,8 @@ OK = 200
 NOWHERE = "01900000-0000-7000-8000-00000000dead"
 NOTHING = (b"", b'{"items":[],"next":null}')
 Elsewhere = UUID | str | tuple[UUID | str, ...]
+Asks = Actor | Callable[[UUID], Actor]
+"""Who asks, or how the gateway would name them in the project that they ask for."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Snapshot:
 
 async def like_nothing(
     world: World,
-    actor: Actor,
+    actor: Asks,
     template: str,
     elsewhere: Iterable[Elsewhere],
     *,
@@ -76,11 +78,12 @@ async def like_nothing(
 
 
 async def _compare(
-    world: World, actor: Actor, template: str, elsewhere: Iterable[Elsewhere], method: str, json: Any, status: int, nowhere: str
+    world: World, actor: Asks, template: str, elsewhere: Iterable[Elsewhere], method: str, json: Any, status: int, nowhere: str
 ) -> None:
     async def answer(ids: tuple[UUID | str, ...]) -> tuple[int, bytes, Any]:
         body = jsons.loads(jsons.dumps(json).replace('"{}"', f'"{ids[0]}"'))
-        given = await world.request(method, template.format(*ids), actor, json=body, version=1 if method == "PATCH" else None)
+        asks = actor if isinstance(actor, Actor) else actor(UUID(str(ids[0])))
+        given = await world.request(method, template.format(*ids), asks, json=body, version=1 if method == "PATCH" else None)
         content = given.content
         for each in ids:
             content = content.replace(str(each).encode(), b"{}")
