@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from contracts.roles import Role
+from contracts.roles import Actor, Role
 from services.projects import domain
 from services.projects.domain.bounds import LongerThanYours, OwnersByGroupMakeNone, RaisesYourself
 from services.projects.models import GroupRole
@@ -127,6 +127,11 @@ async def dated_owner(study: Study, ends: str) -> UUID:
     return UUID((await study.add("bob00000", Role.DATA_OWNER, ends_at=ends))["user_id"])
 
 
+def stale(actor: Actor) -> Actor:
+    """The same person, who showed their second factor long ago."""
+    return actor.model_copy(update={"factor_fresh": False})
+
+
 def later(hours: float) -> str:
     return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
 
@@ -188,6 +193,19 @@ async def test_a_member_leaves_by_themselves(world: World) -> None:
     assert record["action"] == "member.leave"
 
 
+async def test_an_owner_leaves_with_a_fresh_factor_only(world: World) -> None:
+    study = await found(world)
+    bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
+    cyd = UUID((await study.add("cyd00000"))["user_id"])
+    await world.said()
+    leave = f"{study.path}/members/me"
+    answer = await world.delete(leave, stale(study.as_owner(bob)))
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
+    assert await world.said() == []
+    assert (await world.delete(leave, study.as_owner(bob))).status_code == 204
+    assert (await world.delete(leave, stale(study.as_scientist(cyd)))).status_code == 204
+
+
 async def test_the_last_owner_does_not_leave(world: World) -> None:
     study = await found(world)
     await dated_owner(study, later(1))
@@ -218,6 +236,40 @@ async def test_a_scientist_does_not_become_an_owner_by_leaving(world: World) -> 
     answer = await world.delete(f"{study.path}/members/me", study.as_scientist(bob))
     assert (answer.status_code, reason(answer)) == (403, "raises-yourself")
     assert (await world.delete(f"{study.path}/members/{bob}", study.owner)).json()["role"] == "data_owner"
+
+
+async def test_ending_a_role_that_leaves_an_owner_by_a_group_makes_one(world: World) -> None:
+    """By taking it away, or by an end: it asks for what making one asks for."""
+    study = await found(world)
+    bob = UUID((await study.add("bob00000"))["user_id"])
+    dated = UUID((await study.add("cyd00000", Role.DATA_OWNER, ends_at=later(2)))["user_id"])
+    by_group = uuid7()
+    await world.hear(user("bob00000", bob, groups=["leads"], version=2), user("dan00000", by_group, groups=["leads"]))
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "leads", "role": "data_owner"})
+    await world.said()
+    path = f"{study.path}/members/{bob}"
+    for actor, status, slug in (
+        (stale(study.owner), 401, "factor-too-old"),
+        (study.as_owner(dated), 403, "longer-than-yours"),
+        (study.as_owner(by_group), 403, "owners-by-group-make-none"),
+    ):
+        for method, body in (("DELETE", None), ("PATCH", {"ends_at": later(1)})):
+            answer = await world.request(method, path, actor, json=body, version=1)
+            assert (answer.status_code, reason(answer)) == (status, slug), method
+    assert await world.said() == []
+    assert (await world.patch(path, stale(study.owner), json={"purpose": "Checks"}, version=1)).status_code == 200
+    assert (await world.patch(path, study.owner, json={"ends_at": later(1)}, version=2)).status_code == 200
+    assert (await world.delete(path, study.owner)).json()["role"] == "data_owner"
+
+
+async def test_an_owner_by_a_group_is_made_less_with_a_fresh_factor_only(world: World) -> None:
+    study = await found(world)
+    await world.hear(user("bob00000", groups=["leads"]))
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "leads", "role": "data_owner"})
+    body = {"username": "bob00000", "role": "data_scientist"}
+    answer = await world.post(f"{study.path}/members", stale(study.owner), json=body)
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
+    assert (await world.post(f"{study.path}/members", study.owner, json=body)).status_code == 201
 
 
 async def test_two_owners_who_leave_at_once_by_themselves_leave_one(world: World) -> None:
@@ -278,8 +330,9 @@ async def test_from_any_sequence_of_ones_own_deeds_ones_own_right_never_grows(wo
     names = {"me": f"mee{number:05}", "other": f"oth{number:05}", "third": f"thi{number:05}"}
     ids = {who: uuid7() for who in names}
     groups = {"staff", "leads"}
+    theirs = {"other": {"leads"}, "third": set[str]()}
     for who, name in names.items():
-        await world.hear(user(name, ids[who], groups=groups if who == "me" else []))
+        await world.hear(user(name, ids[who], groups=groups if who == "me" else theirs[who]))
     now = await world.now()
     if own is not None:
         body = {"username": names["me"], "role": own[0], "ends_at": instant(now, own[1])}
@@ -300,8 +353,8 @@ async def test_from_any_sequence_of_ones_own_deeds_ones_own_right_never_grows(wo
         after = await rights(world, study, ids["me"], groups)
         assert all(new <= old for new, old in zip(after, before, strict=True)), (deed, before, after)
         before = after
-    for who in ("other", "third"):
-        made = await rights(world, study, ids[who])
+    for who, in_groups in theirs.items():
+        made = await rights(world, study, ids[who], in_groups)
         assert all(its < RANK["data_owner"] or own == RANK["data_owner"] for its, own in zip(made, own_first, strict=True)), (
             made,
             own_first,

@@ -98,6 +98,8 @@ async def add_member(
     domain.bounds.demand_within_own_time(giver, role, ends_at, None)
     before = await repository.projects.membership(uow.session, project_id, person.user_id, lock=True)
     domain.projects.demand_fresh_factor_for(role, ends_at, None, fresh=uow.actor.factor_fresh)
+    if before is not None and domain.projects.is_held(before, uow.now):
+        domain.projects.demand_fresh_factor_for(None, None, before, fresh=uow.actor.factor_fresh)
     member = domain.projects.join(project, person, before, role, purpose, starts_at, ends_at, uow.now)
     uow.session.add(member)
     await invitations.end_of_member(uow, project_id, person.user_id)
@@ -131,6 +133,8 @@ async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, versio
         domain.bounds.demand_no_more(member, role, ends_at)
     domain.bounds.demand_within_own_time(giver, role, ends_at, member)
     domain.projects.demand_fresh_factor_for(role, ends_at, member, fresh=uow.actor.factor_fresh)
+    if ends_at is not None and domain.bounds.lasts_longer(member.ends_at, ends_at):
+        _demand_remaining(uow, giver, member, await group_roles.by_group(uow, project_id, user_id, ends_at))
     others = await repository.projects.others(uow.session, project_id, user_id)
     if domain.projects.change(member, role, purpose if isinstance(purpose, str) else member.purpose, ends_at, others, uow.now):
         await _tell(uow, member, Deed.MEMBER_CHANGED)
@@ -140,37 +144,46 @@ async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, versio
 async def remove_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> Membership | None:
     """Take somebody's own role away; their membership where a group's role takes its place.
 
-    Raises NotFound, FactorTooOld, RoleComesByGroup, LastOwnerStays.
+    Raises NotFound, FactorTooOld, OwnersByGroupMakeNone, LongerThanYours, RoleComesByGroup, LastOwnerStays.
     """
-    await callers.as_owner(uow, project_id)
-    member = await repository.projects.membership(uow.session, project_id, user_id)
-    if member is not None and domain.projects.is_held(member, uow.now):
-        domain.projects.demand_fresh_factor_for(None, None, member, fresh=uow.actor.factor_fresh)
-    return await _end_own_role(uow, project_id, user_id, Deed.MEMBER_REMOVED)
+    _, giver = await callers.owner(uow, project_id)
+    return await _end_own_role(uow, giver, user_id, Deed.MEMBER_REMOVED)
 
 
 async def leave(uow: UnitOfWork, project_id: UUID) -> Membership | None:
     """Give one's own role up; the membership where a group's role takes its place.
 
-    Raises NotFound, RaisesYourself, RoleComesByGroup, LastOwnerStays.
+    Raises NotFound, FactorTooOld, RaisesYourself, RoleComesByGroup, LastOwnerStays.
     """
-    user_id = callers.caller(uow)
-    if await repository.projects.project(uow.session, project_id, lock=True) is None:
+    await repository.projects.project(uow.session, project_id, lock=True)
+    own = await repository.projects.membership(uow.session, project_id, callers.caller(uow))
+    if own is None or not domain.projects.counts(own, uow.now):
         raise NotFound
-    domain.projects.role_of(await repository.projects.membership(uow.session, project_id, user_id), uow.now)
-    return await _end_own_role(uow, project_id, user_id, Deed.MEMBER_LEFT)
+    return await _end_own_role(uow, own, own.user_id, Deed.MEMBER_LEFT)
 
 
-async def _end_own_role(uow: UnitOfWork, project_id: UUID, user_id: UUID, deed: Deed) -> Membership | None:
+async def _end_own_role(uow: UnitOfWork, giver: Membership, user_id: UUID, deed: Deed) -> Membership | None:
+    """End the own role of somebody in the project of ``giver``, the caller's row."""
+    project_id = giver.project_id
     member = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
     others = await repository.projects.others(uow.session, project_id, user_id)
     by_group = await group_roles.by_group(uow, project_id, user_id, uow.now)
-    if member is not None and user_id == callers.caller(uow):
-        domain.bounds.demand_leaving_lessens(member, by_group)
+    if member is not None and domain.projects.is_held(member, uow.now):
+        domain.projects.demand_fresh_factor_for(None, None, member, fresh=uow.actor.factor_fresh)
+        if user_id == giver.user_id:
+            domain.bounds.demand_leaving_lessens(member, by_group)
+        _demand_remaining(uow, giver, member, by_group)
     left = domain.projects.leave(member, others, by_group, uow.now)
     await invitations.end_of_member(uow, project_id, user_id)
     await _tell(uow, left, deed)
     return left if by_group is not None else None
+
+
+def _demand_remaining(uow: UnitOfWork, giver: Membership, member: Membership, by_group: GroupRole | None) -> None:
+    """Whoever makes somebody a Data Owner by ending the role that kept them from being one ``by_group`` is asked what makers of owners are."""
+    if by_group is not None and member.role != Role.DATA_OWNER:
+        domain.projects.demand_fresh_factor_for(Role(by_group.role), by_group.ends_at, None, fresh=uow.actor.factor_fresh)
+        domain.bounds.demand_within_own_time(giver, Role(by_group.role), by_group.ends_at, None)
 
 
 async def end_memberships(uow: UnitOfWork) -> int:
