@@ -95,14 +95,13 @@ def add_member(
     role: Annotated[RoleName, typer.Argument(help="What they become.")],
     project: ProjectOption,
     purpose: Purpose = None,
-    starts: Annotated[str | None, typer.Option("--starts", help="When the role begins (RFC 3339); now if not given.")] = None,
     ends: Ends = None,
     machine: Json = False,
 ) -> None:
-    """Give a person a role in a project (Data Owners)."""
+    """Give a person a role in a project from now on (Data Owners); `invite` offers one that begins later."""
     with signed_in() as client:
         project = project_id(client, project)
-        member = client.members.add(project, user, role.value, purpose=purpose, starts_at=starts, ends_at=ends)
+        member = client.members.add(project, user, role.value, purpose=purpose, ends_at=ends)
     show.one(member, MEMBER, machine=machine)
 
 

@@ -88,11 +88,10 @@ class Members:
         role: Role,
         *,
         purpose: str | None = None,
-        starts_at: str | None = None,
         ends_at: str | None = None,
     ) -> Member:
-        """Give a person a role, from ``starts_at`` (default now) until ``ends_at`` (default open), RFC 3339."""
-        body = given(username=username, role=role, purpose=purpose, starts_at=starts_at, ends_at=ends_at)
+        """Give a person a role from now until ``ends_at`` (default open), RFC 3339; an invitation offers one that begins later."""
+        body = given(username=username, role=role, purpose=purpose, ends_at=ends_at)
         return cast("Member", self._wire.call("POST", f"/projects/{project_id}/members", body))
 
     def list(self, project_id: str) -> Iterator[Member]:

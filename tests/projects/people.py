@@ -55,6 +55,16 @@ class Study:
         member: dict[str, Any] = answer.json()
         return member
 
+    async def invite(self, username: str, user_id: UUID, **more: Any) -> dict[str, Any]:
+        """Let auth say somebody new, who is invited and accepts; the member as answered."""
+        await self.world.hear(user(username, user_id))
+        body = {"username": username, "role": "data_scientist", **more}
+        invitation = (await self.world.post(f"{self.path}/invitations", self.owner, json=body)).json()["invitation_id"]
+        answer = await self.world.post(f"/project-invitations/{invitation}/acceptance", person(user_id, username))
+        assert answer.status_code == 200, answer.text
+        member: dict[str, Any] = answer.json()
+        return member
+
     async def member(self, user_id: UUID | str) -> Any:
         """A membership's row."""
         rows = await self.world.sql(

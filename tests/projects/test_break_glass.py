@@ -182,6 +182,16 @@ async def test_who_is_a_member_already_opens_nothing(study: Study) -> None:
     assert reason(await world.post("/break-glass", root(), json=body)) == "already-a-member"
 
 
+async def test_a_role_that_begins_later_keeps_nobody_out_of_an_emergency(world: World) -> None:
+    study = await found(world)
+    await study.invite("root0000", ROOT, starts_at="2999-01-01T00:00:00Z")
+    await world.hear(user("root0000", ROOT, cluster_roles=[ClusterRole.ADMINISTRATOR], version=2))
+    made = await opened(study)
+    assert (await world.get(study.path, study.as_scientist(ROOT))).json()["role"] == "data_scientist"
+    await ended(study, made)
+    assert (await study.member(ROOT)).role is None, "the role that was to begin is given anew"
+
+
 @pytest.mark.parametrize(("state", "status"), [(ProjectState.ARCHIVED, 201), (ProjectState.CLOSING, 409), (ProjectState.PURGING, 409)])
 async def test_an_archived_project_can_be_opened_and_one_that_goes_cannot(study: Study, state: ProjectState, status: int) -> None:
     await study.world.sql("UPDATE projects SET state = :state", state=state.value)

@@ -239,7 +239,7 @@ async def test_who_asked_who_owned_administrators_and_auditors_read_the_certific
     study = await found(world)
     co_owner = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
     worker = UUID((await study.add("eve00000"))["user_id"])
-    begins_later = UUID((await study.add("fay00000", Role.DATA_OWNER, starts_at="2100-01-01T00:00:00Z"))["user_id"])
+    begins_later = UUID((await study.invite("fay00000", uuid7(), role="data_owner", starts_at="2100-01-01T00:00:00Z"))["user_id"])
     await world.post(f"{study.path}/deletion", study.owner, json={"name": "wdbc"})
     path = f"/erasure-certificates/{study.project_id}"
     assert (await world.get(path, study.owner)).status_code == 404

@@ -267,10 +267,37 @@ async def test_who_is_there_by_a_group_is_not_put_out_by_a_role_that_begins_late
     await world.hear(user("bob00000", bob, groups=["staff"]))
     await world.said()
     later = {"username": "bob00000", "role": "data_owner", "starts_at": soon(3600)}
-    for door in ("members", "invitations"):
-        answer = await world.post(f"{study.path}/{door}", study.owner, json=later)
-        assert (answer.status_code, reason(answer)) == (409, "is-there-already")
+    answer = await world.post(f"{study.path}/invitations", study.owner, json=later)
+    assert (answer.status_code, reason(answer)) == (409, "is-there-already")
     assert await world.said() == []
+    assert (await study.member(bob)).by_group == "staff"
+
+
+@pytest.mark.parametrize("first", ["the role", "the person"])
+async def test_a_role_that_begins_later_gives_way_to_the_groups(world: World, first: str) -> None:
+    study = await found(world)
+    bob = uuid7()
+    await study.invite("bob00000", bob, role="data_owner", starts_at=soon(3600))
+    comes = user("bob00000", bob, groups=["staff"], version=2)
+    if first == "the person":
+        await world.hear(comes)
+        assert (await study.member(bob)).version == 1
+    await give(study)
+    await world.hear(comes)
+    row = await study.member(bob)
+    assert (row.role, row.by_group, row.version) == ("data_scientist", "staff", 2)
+    assert (await world.get(study.path, study.as_scientist(bob))).status_code == 200
+
+
+async def test_an_archived_project_lets_nobody_in_by_a_group_before_their_own_role_begins(world: World) -> None:
+    study = await found(world)
+    await give(study)
+    bob = uuid7()
+    await study.invite("bob00000", bob, starts_at=soon(3600))
+    await world.post(f"{study.path}/archive", study.owner)
+    await world.hear(user("bob00000", bob, groups=["staff"], version=2))
+    assert (await study.member(bob)).by_group is None
+    await world.post(f"{study.path}/restoration", study.owner, json={})
     assert (await study.member(bob)).by_group == "staff"
 
 
@@ -423,11 +450,11 @@ rows = st.one_of(
         username=st.just("bob00000"),
         role=st.sampled_from([None, *(role.value for role in Role)]),
         purpose=st.just(""),
-        starts_at=st.just(NOW - HOUR),
+        starts_at=st.sampled_from([NOW - HOUR, NOW + HOUR / 2]),
         ends_at=st.one_of(st.none(), st.timedeltas(-HOUR, HOUR).map(lambda delta: NOW + delta)),
         version=st.just(3),
         by_group=st.sampled_from([None, "a", "b"]),
-    ),
+    ).filter(lambda row: row.by_group is None or row.starts_at <= NOW),
 )
 
 
@@ -437,7 +464,7 @@ def test_nobody_has_more_by_their_groups_than_the_best_of_them_and_nobody_less(
 ) -> None:
     project, _ = domain.projects.found(OURS, "wdbc", "", "", UUID(int=1), "ada00000", NOW)
     somebody = Person(user_id=UUID(int=2), username="bob00000", status="active", groups=sorted(mine))
-    own = row is not None and row.by_group is None and domain.projects.is_held(row, NOW)
+    own = row is not None and row.by_group is None and domain.projects.counts(row, NOW)
     before = row.model_dump() if row else None
     best = domain.group_roles.strongest(there, mine, NOW)
     changed = domain.group_roles.follow(row, project, somebody, best, NOW)

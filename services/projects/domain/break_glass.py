@@ -17,7 +17,6 @@ from services.projects.domain.projects import (
     become,
     counts,
     has_owner,
-    is_held,
 )
 from services.projects.models import BreakGlass, Membership, Person, Project
 
@@ -88,7 +87,7 @@ def open_for(
     review_within: timedelta,
     now: datetime,
 ) -> tuple[BreakGlass, Membership]:
-    """A break-glass from now on, and the membership that it gives; ``before`` is the administrator's own row.
+    """A break-glass from now on, and the membership that it gives; ``before`` is the administrator's own row, which gives way if it begins later.
 
     ``unreviewed``: something that they opened there before waits for its review. Raises TooLong, ProjectNotActive, AlreadyAMember,
     ReviewIsMissing.
@@ -97,7 +96,7 @@ def open_for(
         raise TooLong(f"At most {longest}.")
     if project.state not in OPEN_TO:
         raise ProjectNotActive
-    if before is not None and is_held(before, now):
+    if before is not None and counts(before, now):
         raise AlreadyAMember
     if unreviewed:
         raise ReviewIsMissing

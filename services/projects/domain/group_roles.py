@@ -7,7 +7,7 @@ from uuid import UUID
 from chassis.errors import Conflict
 from contracts.events import ProjectState
 from contracts.roles import Role
-from services.projects.domain.projects import EndsBeforeItBegins, demand_active, end, is_held, take
+from services.projects.domain.projects import EndsBeforeItBegins, counts, demand_active, end, is_held, take
 from services.projects.models import GroupRole, Membership, Person, Project
 
 FOR_GOOD = datetime.max.replace(tzinfo=UTC)
@@ -61,11 +61,12 @@ def strongest(given: Iterable[GroupRole], groups: Collection[str], now: datetime
 def follow(membership: Membership | None, project: Project, person: Person, best: GroupRole | None, now: datetime) -> Membership | None:
     """What a person's groups make of their membership: the row where that changes it, or None.
 
-    Whoever was made a member themselves stays what they are. A project that takes no changes lets nobody in by a group.
+    Whoever was made a member themselves stays what they are; a role of their own that begins later gives way. A project that takes no
+    changes lets nobody in by a group.
     """
-    held = membership is not None and is_held(membership, now)
-    if membership is not None and held and membership.by_group is None:
+    if membership is not None and membership.by_group is None and counts(membership, now):
         return None
+    held = membership is not None and membership.by_group is not None and is_held(membership, now)
     if best is None:
         return end(membership, None, now) if membership is not None and held else None
     if not held and project.state != ProjectState.ACTIVE:

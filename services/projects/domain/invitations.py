@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from chassis.errors import Conflict, NotFound
+from chassis.errors import Conflict, NotFound, Unprocessable
 from contracts.roles import Role
 from services.projects.domain.bounds import demand_within_own_time
 from services.projects.domain.projects import (
@@ -23,6 +23,12 @@ class AlreadyInvited(Conflict):
     """The person has an invitation that they have not answered: withdraw it first."""
 
     title = "This person is invited already"
+
+
+class BeginsLater(Unprocessable):
+    """Nobody is added for a time to come, unseen by themselves: it is offered to them."""
+
+    title = "A role that begins later is offered by an invitation"
 
 
 class InviterIsGone(Conflict):
@@ -72,6 +78,12 @@ def invite(
         created_at=now,
         expires_at=expires_at if ends_at is None else min(expires_at, ends_at),
     )
+
+
+def demand_at_once(starts_at: datetime | None, now: datetime) -> None:
+    """Whoever is added without acceptance is there from now on, and sees it. Raises BeginsLater."""
+    if starts_at is not None and starts_at > now:
+        raise BeginsLater
 
 
 def is_open(invitation: Invitation, now: datetime) -> bool:

@@ -73,7 +73,7 @@ class Restoration(Request):
 
 
 class NewMember(Request):
-    """Somebody to add; without ``starts_at`` from now, without ``ends_at`` for good."""
+    """Somebody to add or invite; without ``starts_at`` from now, without ``ends_at`` for good. Who is to begin later is invited."""
 
     username: Username
     role: Role

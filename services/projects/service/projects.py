@@ -87,12 +87,13 @@ async def add_member(
 ) -> Membership:
     """Give somebody a role.
 
-    Raises FactorTooOld, OnlyByInvitation, RaisesYourself, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson, AlreadyAMember,
-    IsThereAlready, EndsBeforeItBegins.
+    Raises FactorTooOld, OnlyByInvitation, BeginsLater, RaisesYourself, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson,
+    AlreadyAMember, EndsBeforeItBegins.
     """
     project, giver = await callers.owner(uow, project_id)
     if not settings.direct_add:
         raise domain.projects.OnlyByInvitation
+    domain.invitations.demand_at_once(starts_at, uow.now)
     person = domain.projects.demand_person(await repository.projects.person(uow.session, username))
     domain.bounds.demand_somebody_else(giver.user_id, person.user_id)
     domain.bounds.demand_within_own_time(giver, role, ends_at, None)
