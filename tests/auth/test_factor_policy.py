@@ -3,13 +3,14 @@
 import itertools
 from typing import Any
 
+import pyotp
 import pytest
 
 from services.auth import domain
 from services.auth.domain.factors import AFactorStays, Factor, Factors, Policy, Verdict
 from tests.auth.factors import recovery_codes, register, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import another_code, join
+from tests.auth.people import another_code, join, passing_by
 from tests.world import World, reason
 
 OPENS, REFUSED, ENROLS = Verdict.OPENS, Verdict.REFUSED, Verdict.ENROLS
@@ -150,3 +151,23 @@ async def test_who_came_to_need_a_passkey_sets_one_up_and_keeps_the_authenticato
     refused = await ada.sign_in()
     assert (refused.status_code, reason(refused)) == (401, "sign-in-refused")
     assert (await world.get("/users/me/factors", ada.actor())).json()["totp"] is not None
+
+
+@pytest.mark.parametrize("kind", ["authenticator", "passkey"])
+async def test_a_first_factor_that_was_set_up_in_a_session_is_no_more_to_be_had_by_the_password(world: World, kind: str) -> None:
+    ada = await join(world)
+    await under(ada, "optional")
+    await world.sql("UPDATE credentials SET totp_sealed = NULL, totp_at = NULL")
+    await world.sql("UPDATE users SET factor_enrolled_at = NULL")
+    if kind == "passkey":
+        await register(ada, Authenticator())
+    else:
+        async with passing_by(ada) as actor:
+            secret = (await world.post("/users/me/totp", actor)).json()["totp_secret"]
+            confirmed = await world.post("/users/me/totp/confirmation", actor, json={"code": pyotp.TOTP(secret).now()})
+            assert confirmed.status_code == 200, confirmed.text
+    await world.sql("UPDATE groups SET factor_policy = 'required'")
+    assert reason(await sign_in(ada)) == "sign-in-refused"
+    await world.sql("DELETE FROM passkeys")
+    await world.sql("UPDATE credentials SET totp_sealed = NULL")
+    assert reason(await sign_in(ada)) == "sign-in-refused"

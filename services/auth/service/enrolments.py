@@ -118,7 +118,6 @@ async def confirm(uow: UnitOfWork, tools: Tools, token: str, code: str | None, p
         await passkeys.add(uow, tools, user, *passkey)
     else:
         await totp.confirm_for(uow, tools, user, code or "")
-    user.factor_enrolled_at = user.factor_enrolled_at or uow.now
     await repository.links.forget_links(uow.session, user.user_id, domain.links.TO_ENROL)
     await sessions.end_all(uow, user.user_id, "factor-enrolled")
     await factors.changed(uow, tools, user, "a second factor was set up with a one-time link", factor=factor.value)

@@ -192,7 +192,7 @@ async def forget_spent(uow: UnitOfWork) -> None:
 
 async def _standing(session: repository.Reading, tools: Tools, user: User | None) -> tuple[Policy, Factors]:
     policies, totp, count = await repository.factors.standing(session, _id(user))
-    has = Factors(totp=totp, passkeys=count, ever=user is not None and user.factor_enrolled_at is not None)
+    has = Factors(totp=totp, passkeys=count, ever=totp or count > 0 or (user is not None and user.factor_enrolled_at is not None))
     return domain.factors.policy_of(policies, tools.settings.factor_policy), has
 
 

@@ -61,6 +61,7 @@ async def add(uow: UnitOfWork, tools: Tools, user: User, shown: ShownPasskey, na
     if not await _spend(uow, opened):
         raise domain.passkeys.WrongPasskey
     uow.session.add(made)
+    user.factor_enrolled_at = user.factor_enrolled_at or now
     return made
 
 

@@ -41,7 +41,7 @@ async def start_for(uow: UnitOfWork, tools: Tools, user: User) -> SecondFactor:
 
 
 async def confirm_for(uow: UnitOfWork, tools: Tools, user: User, code: str) -> None:
-    """Make the new secret the authenticator by showing that it works. Raises TotpNotBegun, WrongCode."""
+    """Make the new secret the authenticator by showing that it works; the account is locked. Raises TotpNotBegun, WrongCode."""
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None or credential.pending_totp_sealed is None:
         raise domain.factors.TotpNotBegun
@@ -49,6 +49,7 @@ async def confirm_for(uow: UnitOfWork, tools: Tools, user: User, code: str) -> N
     now = await repository.clock(uow.session)
     step = domain.factors.matching_step(tools.vault.open_totp(sealed, user.user_id), code, now, last_step=-1)
     domain.factors.set_totp(credential, sealed, step, now)
+    user.factor_enrolled_at = user.factor_enrolled_at or now
 
 
 async def start(uow: UnitOfWork, tools: Tools) -> SecondFactor:
