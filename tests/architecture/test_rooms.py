@@ -32,7 +32,7 @@ PAST_GUIDE = {
     "hortus/client/shapes.py": 434,
     "services/auth/directory.py": 313,
     "services/auth/domain/accounts.py": 308,
-    "services/auth/domain/oidc.py": 392,
+    "services/auth/domain/oidc.py": 360,
     "services/auth/service/oidc.py": 318,
     "services/jobs/sandbox/cage.py": 359,
     "services/projects/domain/projects.py": 377,

@@ -306,9 +306,9 @@ class Browser:
     async def post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
         return await self.client.post(f"/api/v1{path}", json=body)
 
-    async def begin(self, to: str = "/api/v1/sign-in", provider: str = "hospital") -> httpx2.Response:
+    async def begin(self, to: str = "/api/v1/sign-in", provider: str = "hospital", **asked: str) -> httpx2.Response:
         """Press the provider's link on the page."""
-        return await self.client.get(f"/api/v1/oidc/{provider}/start", params={"to": to})
+        return await self.client.get(f"/api/v1/oidc/{provider}/start", params={"to": to, **asked})
 
     async def sign_in_there(self, login: str, answer: httpx2.Response | None = None) -> str:
         """Follow the provider's redirects and forms; the address that it sends the browser back to."""
@@ -326,9 +326,9 @@ class Browser:
                 answer = await self.client.post(urljoin(str(answer.url), html.unescape(action[1])), data={"login": login})
         raise AssertionError("the provider never sends the browser back")
 
-    async def sign_in(self, login: str, to: str = "/api/v1/sign-in") -> httpx2.Response:
+    async def sign_in(self, login: str, to: str = "/api/v1/sign-in", **asked: str) -> httpx2.Response:
         """All of it: Hortus' last answer."""
-        return await self.get(await self.sign_in_there(login, await self.begin(to)))
+        return await self.get(await self.sign_in_there(login, await self.begin(to, **asked)))
 
     def cookie(self, name: str) -> str | None:
         return next((cookie.value for cookie in self.client.cookies.jar if cookie.name == name), None)

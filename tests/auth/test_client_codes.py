@@ -14,7 +14,7 @@ from contracts.events import Session, UserStatus
 from contracts.roles import NOBODY, Actor
 from services.auth import repository
 from services.auth.domain import client_codes
-from services.auth.domain.oidc import s256
+from services.auth.domain.flows import s256
 from services.auth.service import accounts
 from services.auth.service import client_codes as service
 from tests.auth.people import Account, join

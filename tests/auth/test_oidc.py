@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 from uuid import UUID
 
 import pyotp
@@ -169,17 +169,19 @@ async def test_a_pending_sign_in_is_good_for_five_minutes_and_only_for_who_began
 
 @pytest.mark.parametrize("told", [{"trusts_factor": ["gold", "otp"]}])
 @pytest.mark.parametrize("login", ["gold", "otp"])
-async def test_a_second_factor_of_the_provider_counts_where_that_is_configured(
+async def test_a_second_factor_of_the_provider_counts_where_that_is_configured_and_is_fresh_after_a_new_sign_in(
     world: World, browser: Browser, told: dict[str, Any], login: str
 ) -> None:
     answer = await browser.sign_in(login)
     assert answer.headers["location"] == "/api/v1/sign-in#signed-in"
     (session,) = sessions(await world.said())
-    assert session.live
-    assert abs(session.factor_at.timestamp() - time.time()) < 60
+    assert (session.live, session.factor_at.year) == (True, 1970)
     (row,) = await world.sql("SELECT method FROM sessions")
     assert row.method == "oidc:hospital"
     assert browser.cookie(cookies.REFRESH) is not None
+    assert (await browser.sign_in(login, fresh="true")).headers["location"] == "/api/v1/sign-in#signed-in"
+    (session,) = sessions(await world.said())
+    assert abs(session.factor_at.timestamp() - time.time()) < 60
 
 
 @pytest.mark.parametrize("told", [{"trusts_factor": ["gold"]}])
@@ -197,15 +199,29 @@ async def test_where_groups_ask_for_a_passkey_the_providers_factor_is_not_enough
     assert sessions(await world.said()) == []
 
 
-async def test_where_no_factor_is_asked_for_the_session_has_none(
+async def test_who_has_no_factor_signs_in_anew_at_the_provider_to_step_up_and_gets_their_first_one(
     worlds: Worlds, world: World, settings: Any, tmp_path: Path, tls: Tls
 ) -> None:
     given = world.runtime.settings.model_dump(include={"oidc_file", "origins"})
     optional = await worlds.open("auth", beside=world, **settings, **given, factor_policy="optional")
     browser = Browser(optional, tls)
-    assert (await browser.sign_in("alice")).headers["location"] == "/api/v1/sign-in#signed-in"
+    for _ in range(2):  # the second time the provider knows the browser, and asks nothing
+        assert (await browser.sign_in("alice")).headers["location"] == "/api/v1/sign-in#signed-in"
+        (session,) = sessions(await world.said())
+        assert session.factor_at.year == 1970
+    page = await browser.begin(fresh="true")
+    while page.is_redirect:
+        page = await browser.get(urljoin(str(page.url), page.headers["location"]))
+    assert 'name="login"' in page.text
+    before = await world.now()
+    assert (await browser.get(await browser.sign_in_there("alice", page))).headers["location"] == "/api/v1/sign-in#signed-in"
     (session,) = sessions(await world.said())
-    assert session.factor_at.year == 1970
+    assert session.factor_at > before - timedelta(seconds=2)  # the provider counts in seconds
+    (user,) = await world.sql("SELECT user_id, username FROM users")
+    alice = Account(optional, {"user_id": str(user.user_id), "username": user.username, "cluster_roles": []}, pyotp.TOTP("A" * 32))
+    authenticator = Authenticator()
+    assert (await register(alice, authenticator)).status_code == 201
+    assert (await browser.sign_in("alice", fresh="true")).headers["location"] == "/api/v1/sign-in#pending"
     await browser.close()
 
 

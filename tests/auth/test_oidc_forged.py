@@ -49,9 +49,9 @@ async def browser(world: World, tls: Tls) -> AsyncIterator[Browser]:
     await made.close()
 
 
-async def asked_of(browser: Browser) -> dict[str, str]:
+async def asked_of(browser: Browser, **how: str) -> dict[str, str]:
     """Begin; what the browser is sent to the provider with."""
-    answer = await browser.begin()
+    answer = await browser.begin(**how)
     assert answer.status_code == 303, answer.text
     return {name: values[0] for name, values in parse_qs(urlsplit(answer.headers["location"]).query).items()}
 
@@ -60,9 +60,16 @@ async def come_back(browser: Browser, state: str, **other: str) -> Any:
     return await browser.client.get("/api/v1/oidc/hospital/callback", params={"state": state, "code": "c0de", **other})
 
 
-async def sign_in_with(browser: Browser, fake: FakeProvider, header: dict[str, Any] | None = None, key: Any = None, **claims: Any) -> Any:
+async def sign_in_with(
+    browser: Browser,
+    fake: FakeProvider,
+    header: dict[str, Any] | None = None,
+    key: Any = None,
+    how: dict[str, str] | None = None,
+    **claims: Any,
+) -> Any:
     """Sign in, the provider answering with these claims in place of the right ones."""
-    asked = await asked_of(browser)
+    asked = await asked_of(browser, **(how or {}))
     token = fake.sign(fake.claims(**{"nonce": asked["nonce"], **claims}), header, key)
     fake.answers["/token"] = lambda _: (200, {"id_token": token, "access_token": ACCESS, "token_type": "Bearer"})
     return await come_back(browser, asked["state"])
@@ -141,6 +148,11 @@ WRONG_CLAIMS: list[dict[str, Any]] = [
     {"sub": 5},
     {"at_hash": half_hash("another token")},
     {"sid": 5},
+    {"auth_time": NOW + 3600},
+    {"auth_time": -1},
+    {"auth_time": -1e300},
+    {"auth_time": float("nan")},
+    {"auth_time": "now"},
 ]
 
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from chassis.errors import NotFound, TooManyRequests
-from services.auth.domain.oidc import return_path
+from services.auth.domain.flows import return_path
 from services.auth.routes.pages import problem_page
 from tests.world import World
 

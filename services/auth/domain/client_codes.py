@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from chassis.errors import FactorTooOld
 from contracts.policy import STEP_UP_S
-from services.auth.domain.oidc import s256
+from services.auth.domain.flows import s256
 from services.auth.models import ClientCode, Session
 
 LIFE = timedelta(seconds=60)

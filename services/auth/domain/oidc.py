@@ -1,17 +1,18 @@
-"""The rules of signing in by an identity provider (OpenID Connect Core 1.0, RFC 7636, RFC 9207)."""
+"""The rules of signing in by an identity provider (OpenID Connect Core 1.0, RFC 9207)."""
 
 import base64
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 from chassis.errors import CannotDecide, Conflict, Forbidden, NotFound, Problem
 from contracts.events import UserStatus
+from services.auth.domain.flows import Flow
 from services.auth.models import User
 from services.auth.settings import VOUCH_DAYS, IdentityProvider, is_https
 
@@ -23,8 +24,6 @@ OLDEST_S = 600
 LONGEST_SUBJECT = 255
 LONGEST_GROUP = 256
 MOST_GROUPS = 5_000
-LONGEST_RETURN = 1024
-SIGN_IN_PATH = "/api/v1/sign-in"
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 HASHES = {"RS256": hashlib.sha256, "ES256": hashlib.sha256, "PS256": hashlib.sha256}
 
@@ -115,18 +114,6 @@ class Metadata:
 
 
 @dataclass(frozen=True)
-class Flow:
-    """A sign-in that a browser began: it carries this, sealed, in a cookie. ``to``: where it goes on afterwards."""
-
-    provider: str
-    state: str
-    nonce: str
-    verifier: str
-    to: str
-    at: float
-
-
-@dataclass(frozen=True)
 class Answer:
     """What came back through the browser."""
 
@@ -138,13 +125,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Vouched:
-    """What a provider says of somebody. ``groups`` is None where no claim for them is configured."""
+    """What a provider says of somebody.
+
+    ``groups`` is None where no claim for them is configured; ``signed_in_at``, when they last signed in there themselves, where it does not say.
+    """
 
     subject: str
     session: str | None
     email: str | None
     groups: frozenset[str] | None
     factor: bool
+    signed_in_at: datetime | None
 
 
 def metadata(document: object, issuer: str) -> Metadata:
@@ -164,36 +155,6 @@ def metadata(document: object, issuer: str) -> Metadata:
         raise NotBelieved("an address that every provider has")
     names_itself = document.get("authorization_response_iss_parameter_supported") is True
     return Metadata(authorization, token, keys, places["userinfo_endpoint"], places["end_session_endpoint"], names_itself)
-
-
-def return_path(to: str | None) -> str:
-    """Where a browser goes after signing in: the page for signing in, with the query that it had.
-
-    Nothing else: a token follows behind ``#``, and browsers carry that along when the next page sends them on.
-    """
-    if to is None or len(to) > LONGEST_RETURN or not to.isascii() or not to.isprintable() or set(to) & set("\\# "):
-        return SIGN_IN_PATH
-    return to if to.partition("?")[0] == SIGN_IN_PATH else SIGN_IN_PATH
-
-
-def s256(verifier: str) -> str:
-    """The challenge that a verifier answers (RFC 7636 section 4.2)."""
-    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-
-
-def question(place: str, provider: IdentityProvider, redirect_uri: str, flow: Flow) -> str:
-    """The address that sends a browser to the provider."""
-    asked = {
-        "response_type": "code",
-        "client_id": provider.client_id,
-        "redirect_uri": redirect_uri,
-        "scope": " ".join(provider.scopes),
-        "state": flow.state,
-        "nonce": flow.nonce,
-        "code_challenge": s256(flow.verifier),
-        "code_challenge_method": "S256",
-    }
-    return f"{place}{'&' if '?' in place else '?'}{urlencode(asked)}"
 
 
 def known(providers: Mapping[str, P], name: str) -> P:
@@ -258,18 +219,24 @@ def _text(value: object, what: str, longest: int = LONGEST_SUBJECT) -> str:
 
 
 def demand_id_token(
-    claims: Mapping[str, Any], algorithm: str, provider: IdentityProvider, nonce: str, access_token: str | None, now: datetime
+    claims: Mapping[str, Any], algorithm: str, provider: IdentityProvider, flow: Flow, access_token: str | None, now: datetime
 ) -> None:
-    """The claims of an id_token whose signature is right (OpenID Connect Core 1.0 section 3.1.3.7). Raises NotBelieved."""
+    """The claims of an id_token whose signature is right (OpenID Connect Core 1.0 section 3.1.3.7). Raises NotBelieved.
+
+    Where the person was to sign in at the provider anew, it has to say that they did, after they were sent there.
+    """
     _common(claims, provider, now)
     _text(claims.get("sub"), "sub")
     _want("exp" in claims, "exp")
     told = claims.get("nonce")
-    _want(isinstance(told, str) and hmac.compare_digest(told.encode(), nonce.encode()), "nonce")
+    _want(isinstance(told, str) and hmac.compare_digest(told.encode(), flow.nonce.encode()), "nonce")
     if "at_hash" in claims and access_token is not None:
         digest = HASHES[algorithm](access_token.encode()).digest()
         right = base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
         _want(claims["at_hash"] == right, "at_hash")
+    if flow.fresh or "auth_time" in claims:
+        oldest = flow.at - LEEWAY_S if flow.fresh else 0
+        _want(oldest <= _time(claims, "auth_time") <= now.timestamp() + LEEWAY_S, "auth_time")
 
 
 def wants_userinfo(claims: Mapping[str, Any], provider: IdentityProvider) -> bool:
@@ -293,6 +260,7 @@ def vouched(claims: Mapping[str, Any], userinfo: Mapping[str, Any], provider: Id
         email=email if believed else None,
         groups=groups,
         factor=_trusted(claims, provider.trusts_factor),
+        signed_in_at=datetime.fromtimestamp(_time(claims, "auth_time"), UTC) if "auth_time" in claims else None,
     )
 
 

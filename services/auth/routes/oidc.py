@@ -35,9 +35,9 @@ async def list_providers(here: Here) -> Page[ProviderView]:
 
 
 @browsers.get("/oidc/{provider}/start", status_code=303, response_class=RedirectResponse, dependencies=[may(Action.OIDC_START)])
-async def start(provider: Name, here: Here, to: Told = None) -> Response:
-    """Begin to sign in by a provider: the browser is sent there."""
-    begun = await oidc.start(here, provider, to)
+async def start(provider: Name, here: Here, to: Told = None, fresh: bool = False) -> Response:
+    """Begin to sign in by a provider: the browser is sent there; ``fresh``: to sign in there anew, although it may know the person still."""
+    begun = await oidc.start(here, provider, to, fresh=fresh)
     response = RedirectResponse(begun.place, 303)
     # The provider's answer is a navigation from another site, which brings no cookie that is Strict.
     cookies.keep(response, cookies.OIDC, begun.cookie, int(FLOW_LIFE.total_seconds()), "lax")

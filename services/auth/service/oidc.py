@@ -14,7 +14,7 @@ from chassis.outbox import UnitOfWork
 from contracts.events import UserStatus
 from services.auth import domain, provider, repository, vault
 from services.auth.domain.factors import Policy, Verdict
-from services.auth.domain.oidc import Answer, Flow, Vouched
+from services.auth.domain.oidc import Answer, Vouched
 from services.auth.models import User
 from services.auth.provider import Provider
 from services.auth.service import accounts, callers, factors, groups, keys, measures, patience, sessions
@@ -61,8 +61,8 @@ def _problem(at: str, error: Exception) -> Problem:
     return domain.oidc.ProviderAway(retry_after=5) if isinstance(error, provider.Away) else domain.oidc.ProviderNotBelieved()
 
 
-async def start(tools: Tools, name: str, to: str | None) -> Begun:
-    """Send a browser to a provider, with a state, a nonce and a challenge of its own. Raises UnknownProvider, ProviderAway."""
+async def start(tools: Tools, name: str, to: str | None, *, fresh: bool = False) -> Begun:
+    """Send a browser to a provider, with secrets of its own; ``fresh``: to sign in there anew. Raises UnknownProvider, ProviderAway."""
     asked = domain.oidc.known(tools.providers, name)
     async with repository.reading(tools.engine) as session:
         now = await repository.clock(session)
@@ -70,26 +70,25 @@ async def start(tools: Tools, name: str, to: str | None) -> Begun:
         places = domain.oidc.metadata(await asked.discovery(), asked.config.issuer)
     except NOT_TAKEN as error:
         raise _problem(name, error) from error
-    flow = Flow(
-        name, vault.new_token("state"), vault.new_token("nonce"), vault.new_verifier(), domain.oidc.return_path(to), now.timestamp()
-    )
-    place = domain.oidc.question(places.authorization, asked.config, redirect_uri(tools, name), flow)
+    state, nonce, verifier = vault.new_token("state"), vault.new_token("nonce"), vault.new_verifier()
+    flow = domain.flows.Flow(name, state, nonce, verifier, domain.flows.return_path(to), now.timestamp(), fresh)
+    place = domain.flows.question(places.authorization, asked.config, redirect_uri(tools, name), flow)
     return Begun(place, tools.vault.carry(FLOW, json.dumps(asdict(flow)).encode()))
 
 
-def _flow(tools: Tools, cookie: str | None) -> Flow | None:
+def _flow(tools: Tools, cookie: str | None) -> domain.flows.Flow | None:
     carried = tools.vault.carried(FLOW, cookie) if cookie else None
-    return Flow(**json.loads(carried)) if carried is not None else None
+    return domain.flows.Flow(**json.loads(carried)) if carried is not None else None
 
 
-async def _ask(tools: Tools, asked: Provider, flow: Flow, answer: Answer, now: datetime) -> tuple[Vouched, str]:
+async def _ask(tools: Tools, asked: Provider, flow: domain.flows.Flow, answer: Answer, now: datetime) -> tuple[Vouched, str]:
     """Exchange the code and read what the provider says; with the id_token itself. Raises what ``NOT_TAKEN`` names, ProviderRefused."""
     config = asked.config
     places = domain.oidc.metadata(await asked.discovery(), config.issuer)
     code = domain.oidc.demand_code(answer, config, places.names_itself)
     token, access = await asked.exchange(places.token, code, flow.verifier, redirect_uri(tools, config.name))
     claims, algorithm = await asked.read_token(places.keys, token)
-    domain.oidc.demand_id_token(claims, algorithm, config, flow.nonce, access, now)
+    domain.oidc.demand_id_token(claims, algorithm, config, flow, access, now)
     userinfo: dict[str, Any] = {}
     if access is not None and places.userinfo is not None and domain.oidc.wants_userinfo(claims, config):
         userinfo = await asked.userinfo(places.userinfo, access)
@@ -132,9 +131,9 @@ async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie
 
 
 async def _admit(
-    uow: UnitOfWork, tools: Tools, asked: Provider, flow: Flow, told: tuple[Vouched, str], about: About, now: datetime
+    uow: UnitOfWork, tools: Tools, asked: Provider, flow: domain.flows.Flow, told: tuple[Vouched, str], about: About, now: datetime
 ) -> Finished | Problem:
-    """Let in whom the provider vouches for, or say why not."""
+    """Let in whom the provider vouches for, or say why not. It may know them still and ask nothing: what they showed is as old as it says."""
     config, (vouched, token) = asked.config, told
     user = await repository.oidc.user_of(uow.session, config.name, vouched.subject)
     if user is not None:
@@ -154,14 +153,15 @@ async def _admit(
         return refused
     except Problem as refused:
         return refused
-    method = f"oidc:{config.name}"
     from_provider = About(about.client, about.source, about.device, config.name, vouched.session, token)
-    if vouched.factor and await factors.policy(uow, tools, user) is not Policy.PASSKEY:
-        signed_in = await sessions.open_session(uow, tools, user, method, now, from_provider, factor_at=now)
-        return Finished(f"{flow.to}#signed-in", signed_in=signed_in)
+    policy, has = await factors.standing(uow, tools, user)
+    trusted = vouched.factor and policy is not Policy.PASSKEY
     weighed = await factors.weigh(uow, tools, user, ShownFactor(), now)
-    if weighed.verdict is Verdict.OPENS:
-        return Finished(f"{flow.to}#signed-in", signed_in=await sessions.open_session(uow, tools, user, method, now, from_provider))
+    if trusted or weighed.verdict is Verdict.OPENS:
+        shown = trusted or domain.factors.may_do_without(policy, has, await factors.codes_left(uow, user))
+        factor_at = min(vouched.signed_in_at, now) if shown and vouched.signed_in_at else None
+        signed_in = await sessions.open_session(uow, tools, user, f"oidc:{config.name}", now, from_provider, factor_at=factor_at)
+        return Finished(f"{flow.to}#signed-in", signed_in=signed_in)
     pending = _pending(tools, user, config.name, vouched.session, token, now)
     if weighed.verdict is Verdict.ENROLS:
         return Finished(f"{flow.to}#enrolment={await factors.enrolment(uow, user)}", pending=pending)
