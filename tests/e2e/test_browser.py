@@ -214,30 +214,24 @@ async def test_the_policy_of_the_page_stops_what_is_not_its_own(world: World, st
     assert len(window.policy_complaints()) >= 1
 
 
-ADD_PASSKEY = """async ([token, password]) => {
-    const call = async (path, body) => {
-        const answer = await fetch('/api/v1' + path, {method: 'POST', body: JSON.stringify(body),
-            headers: {'Content-Type': 'application/json', Authorization: 'Bearer ' + token}});
-        if (!answer.ok) throw new Error(await answer.text());
-        return answer.json();
-    };
-    const {challenge, options} = await call('/users/me/passkeys/options', {});
-    const publicKey = PublicKeyCredential.parseCreationOptionsFromJSON(options.publicKey ?? options);
-    const credential = await navigator.credentials.create({publicKey});
-    return call('/users/me/passkeys', {challenge, credential: credential.toJSON(), name: 'test'});
-}"""
+async def add_passkey(page: Page, name: str) -> None:
+    """Name a new passkey and press Enter, as who uses the keyboard does."""
+    await page.get_by_label("Name for a new passkey").fill(name)
+    await page.get_by_label("Name for a new passkey").press("Enter")
 
 
 async def test_a_passkey_is_added_and_signs_in_alone(world: World, stage: Stage, window: Window) -> None:
     ada = await join(world)
     page = window.page
     await window.has_authenticator()
-    await page.goto(f"{stage.people}{API}/sign-in")
-    async with page.expect_response(lambda answer: answer.url.endswith("/sessions")) as opened_session:
-        await enter(page, ada)
-    token = (await (await opened_session.value).json())["access_token"]
-    added = await page.evaluate(ADD_PASSKEY, [token, PASSWORD])
-    assert added["name"] == "test"
+    await page.goto(f"{stage.people}{API}/sign-in?fresh=true")
+    await enter(page, ada)
+    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await add_passkey(page, "laptop")
+    await page.get_by_role("alert").get_by_text("The passkey “laptop” counts from now on.").wait_for()
+    await add_passkey(page, "once more")
+    await page.get_by_role("alert").get_by_text("This device holds a passkey of yours already.").wait_for()
+    assert [row.name for row in await world.sql("SELECT name FROM passkeys")] == ["laptop"]
     await page.goto(f"{stage.people}{API}/sign-in?again")
     await page.get_by_role("button", name="Sign in with a passkey alone").click()
     await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
@@ -299,6 +293,27 @@ async def test_a_second_factor_of_the_provider_that_counts_is_enough(world_with_
     await at_the_provider(window.page, stage, "gold")
     await window.page.get_by_role("heading", name="You are signed in as gold0000").wait_for()
     assert window.page.url == f"{stage.people}{API}/sign-in"
+    assert window.policy_complaints() == []
+
+
+async def test_who_has_no_factor_is_sent_to_the_provider_once_more_and_adds_a_passkey_then(
+    world_with_provider: World, stage: Stage, window: Window
+) -> None:
+    free = {"name": "free", "factor_policy": "optional", "external": ["hospital:staff"]}
+    assert (await world_with_provider.post("/groups", administrator(), json=free)).status_code == 201
+    await window.has_authenticator()
+    page = window.page
+    await at_the_provider(page, stage)
+    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    await add_passkey(page, "laptop")
+    await page.get_by_role("alert").get_by_text("sign in once more").wait_for()
+    await page.get_by_role("link", name="The hospital").click()
+    await page.get_by_label("Login").fill("alice")  # asked for once more, although the provider knows the browser
+    await page.get_by_role("button", name="Continue").click()
+    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    await add_passkey(page, "laptop")
+    await page.get_by_role("alert").get_by_text("The passkey “laptop” counts from now on.").wait_for()
+    assert [row.name for row in await world_with_provider.sql("SELECT name FROM passkeys")] == ["laptop"]
     assert window.policy_complaints() == []
 
 

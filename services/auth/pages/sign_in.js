@@ -2,7 +2,7 @@ const API = "/api/v1";
 const SENTENCES = {
   "sign-in-refused": "That was not right. Try again.",
   "slow-down": "Too many failed attempts; wait a moment.",
-  "factor-too-old": "This took too long. Load the page again and sign in once more.",
+  "factor-too-old": "This needs a sign-in of the last 5 minutes: sign in once more, then do it again.",
   "wrong-code": "This code is not right. Wait for the next one.",
   "link-not-open": "This link was used, is too old, or is not known.",
   "invitation-not-open": "This invitation was used, is too old, or is not known.",
@@ -13,6 +13,7 @@ const arrived = new URLSearchParams(location.hash.slice(1));
 const linkToken = location.hash.slice(1);
 history.replaceState(null, "", location.pathname + location.search);
 let signedIn = null;
+let fresh = asked.has("fresh");
 
 function say(sentence) {
   byId("message").textContent = sentence;
@@ -64,14 +65,19 @@ async function withPasskey(work) {
   if (!window.PublicKeyCredential) throw new Error("This browser knows no passkeys.");
   try {
     return credentialAsJson(await work());
-  } catch {
-    throw new Error("No passkey was shown.");
+  } catch (error) {
+    throw new Error(error.name === "InvalidStateError" ? "This device holds a passkey of yours already." : "No passkey was shown.");
   }
 }
 
 async function passkey() {
   const { challenge, options } = (await call("POST", "/passkey-challenges", {})).content;
   return { challenge, credential: await withPasskey(() => navigator.credentials.get({ publicKey: requestOptions(options) })) };
+}
+
+async function newPasskey({ challenge, options }, name) {
+  const credential = await withPasskey(() => navigator.credentials.create({ publicKey: creationOptions(options) }));
+  return { challenge, credential, name };
 }
 
 async function factorIn(form) {
@@ -101,6 +107,7 @@ async function attempt(work) {
     await work();
   } catch (error) {
     if (error.slug === "factor-enrolment-needed" && error.content.enrolment) await enrol(error.content.enrolment);
+    else if (error.slug === "factor-too-old") await beginAnew(error.message);
     else say(error instanceof TypeError ? "Hortus does not answer." : error.message);
   } finally {
     for (const button of buttons) button.disabled = false;
@@ -176,9 +183,7 @@ on("enrolment-form", "submit", async () => {
   await enrolled({ code }, "Your second factor is set up. Sign in with the next code that it shows.");
 });
 on("enrolment-passkey", "click", async () => {
-  const { challenge, options } = enrolment.passkey;
-  const credential = await withPasskey(() => navigator.credentials.create({ publicKey: creationOptions(options) }));
-  await enrolled({ passkey: { challenge, credential, name: "passkey" } }, "Your passkey is set up. Sign in with it.");
+  await enrolled({ passkey: await newPasskey(enrolment.passkey, "passkey") }, "Your passkey is set up. Sign in with it.");
 });
 on("first-factor-form", "submit", async () => enrol(linkToken, byId("first-factor-password").value));
 on("new-password-form", "submit", async () => {
@@ -203,13 +208,20 @@ on("client-no", "click", async () => {
   await call("DELETE", `/sessions/${signedIn.session_id}`);
   location.replace(`http://127.0.0.1:${port}/?${new URLSearchParams({ error: "access_denied", state })}`);
 });
+on("new-passkey-form", "submit", async () => {
+  const field = byId("new-passkey-name");
+  const given = (await call("POST", "/users/me/passkeys/options", {})).content;
+  const { name } = (await call("POST", "/users/me/passkeys", await newPasskey(given, field.value))).content;
+  field.value = "";
+  say(`The passkey “${name}” counts from now on.`);
+});
 on("sign-out", "click", signOut);
 
 async function offerProviders() {
   const { items } = (await call("GET", "/oidc")).content;
-  const back = encodeURIComponent(location.pathname + location.search);
+  const query = new URLSearchParams({ to: location.pathname + location.search, ...(fresh && { fresh }) });
   const entries = items.map(({ name, title }) => {
-    const link = Object.assign(document.createElement("a"), { textContent: title, href: `${API}/oidc/${name}/start?to=${back}` });
+    const link = Object.assign(document.createElement("a"), { textContent: title, href: `${API}/oidc/${name}/start?${query}` });
     const entry = document.createElement("li");
     entry.append(link);
     return entry;
@@ -221,6 +233,13 @@ async function offerProviders() {
 async function begin() {
   show("sign-in");
   await offerProviders().catch(() => say("Hortus does not answer."));
+}
+
+async function beginAnew(because) {
+  signedIn = null;
+  fresh = true;
+  await begin();
+  say(because);
 }
 
 if (client() === undefined) {
