@@ -99,7 +99,9 @@ def _advice(error: HortusError) -> str:
     if not isinstance(error, Refused):
         return ""
     if isinstance(error, FactorTooOld):
-        return "Show it with `hortus confirm` (with a passkey: `hortus login --browser`), then do this again."
+        return (
+            "Show it with `hortus confirm` (a passkey, or an identity provider: `--browser`; no factor: `--password`), then do this again."
+        )
     if error.retry_after and error.status == 429:
         return f"Try again in {error.retry_after:.0f} s."
     if error.status != 401 or error.slug == "sign-in-refused":

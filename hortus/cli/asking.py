@@ -75,9 +75,8 @@ def factor(shown: str) -> dict[str, Any]:
 def fresh_factor() -> dict[str, Any]:
     """Ask for a second factor because a door wants a fresh one."""
     show.say("This needs a second factor that was shown less than 5 minutes ago: a code of your authenticator, or a recovery code.")
-    show.say(
-        "With a passkey, stop here and run `hortus login --browser`. Without a second factor, press Enter to be asked for your password."
-    )
+    show.say("With a passkey, or without any at an identity provider, stop here and run `hortus confirm --browser`.")
+    show.say("Without a second factor, press Enter to be asked for your password.")
     shown = code(needed=False)
     return factor(shown) if shown else {"password": secret("Password", "HORTUS_PASSWORD")}
 

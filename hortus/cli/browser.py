@@ -20,26 +20,33 @@ from hortus.client import HortusError
 HOST = "127.0.0.1"
 CONNECTION_S = 10
 LONGEST_CODE = 256
+FRESH = {"fresh": "true"}
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Hortus</title></head>
 <body><h1>Hortus</h1><p>{said}</p></body></html>
 """
 
 
-def sign_in(address: str, *, opens: bool, seconds: float) -> tuple[str, str]:
+def sign_in(address: str, *, opens: bool, seconds: float, fresh: bool = False) -> tuple[str, str]:
     """Have somebody sign in in their browser; the code that their browser was given, and its verifier.
 
-    Raises HortusError when nothing comes within ``seconds``, or the browser says that it was declined.
+    ``fresh``: at an identity provider they sign in anew, although it may know them still. Raises HortusError when nothing comes within
+    ``seconds``, or the browser says that it was declined.
     """
     verifier = secrets.token_urlsafe(48)
     state = secrets.token_urlsafe(24)
     with _Loopback(state) as loopback:
-        asked = urlencode({"client_port": loopback.server_port, "challenge": challenge(verifier), "state": state})
-        page = f"{address}/api/v1/sign-in?{asked}"
-        show.say(f"Sign in in your browser, on this machine: {page}")
-        if opens and _has_browser():
-            webbrowser.open(page)
+        asked = {"client_port": str(loopback.server_port), "challenge": challenge(verifier), "state": state}
+        go("Sign in in your browser, on this machine", address, asked | (FRESH if fresh else {}), opens=opens)
         return loopback.code(seconds), verifier
+
+
+def go(said: str, address: str, asked: dict[str, str], *, opens: bool) -> None:
+    """Say where the page for signing in is, and open it."""
+    page = f"{address}/api/v1/sign-in?{urlencode(asked)}"
+    show.say(f"{said}: {page}")
+    if opens and _has_browser():
+        webbrowser.open(page)
 
 
 def challenge(verifier: str) -> str:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import asking, show, signin
-from hortus.cli.options import Address, Json, PasswordFile, Svg, Trust, project_id, signed_in
+from hortus.cli import asking, browser, show, signin
+from hortus.cli.options import Address, Json, NoOpen, PasswordFile, Svg, Trust, project_id, signed_in
 from hortus.client import Refused, write_private
 
 factors = typer.Typer(no_args_is_help=True, help="Your second factors: authenticator, passkeys, recovery codes.")
@@ -57,9 +57,18 @@ def remove_totp() -> None:
     show.say("The authenticator counts no longer.")
 
 
+@factors.command("add-passkey")
+def add_passkey(no_open: NoOpen = False) -> None:
+    """Add a passkey in the browser, which holds it: sign in there, then give the new passkey a name.
+
+    Opens the page and ends; `hortus factors list` shows the passkey when it is there.
+    """
+    browser.go("Add it in your browser", signin.settle().address, browser.FRESH, opens=not no_open)
+
+
 @factors.command("remove-passkey")
 def remove_passkey(passkey: Annotated[str, typer.Argument(help="The passkey: its name or id.")]) -> None:
-    """Let a passkey count no longer. New ones are added in the browser, which holds them."""
+    """Let a passkey count no longer."""
     with signed_in() as client:
         ids = [known["passkey_id"] for known in client.factors.list()["passkeys"] if passkey in (known["name"], known["passkey_id"])]
         if len(ids) != 1:

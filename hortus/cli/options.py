@@ -31,6 +31,7 @@ RecoveryCode = Annotated[
     bool, typer.Option("--recovery-code", help="Use a recovery code in its place (HORTUS_RECOVERY_CODE, else a prompt); it is used up.")
 ]
 Svg = Annotated[Path | None, typer.Option("--svg", help="Write the QR code for your authenticator to this file.", show_default=False)]
+NoOpen = Annotated[bool, typer.Option("--no-open", help="For the browser: print the address, and open no window.")]
 Dataset = Annotated[str, typer.Argument(help="The dataset: its name or id.")]
 
 

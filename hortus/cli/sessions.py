@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from hortus.cli import asking, browser, notices, show, signin
-from hortus.cli.options import Address, Code, Json, PasswordFile, RecoveryCode, Svg, Trust, signed_in
-from hortus.client import Client, Refused, SignIn
+from hortus.cli.options import Address, Code, Json, NoOpen, PasswordFile, RecoveryCode, Svg, Trust, signed_in
+from hortus.client import Client, HortusError, Refused, SignIn
 from hortus.client.shapes import Session
 
 sessions = typer.Typer(no_args_is_help=True, help="Your sign-ins, on this machine and elsewhere.")
@@ -18,6 +18,7 @@ SESSION = ("session_id", "method", "client", "source", "created_at", "last_used_
 ENROLMENT_NEEDED = "factor-enrolment-needed"
 BROWSER_S = 300.0
 NEVER = 0.0
+Timeout = Annotated[float, typer.Option(help="For the browser: how many seconds to wait.", min=1.0, max=3600.0)]
 
 
 def login(
@@ -34,8 +35,8 @@ def login(
     through_browser: Annotated[
         bool, typer.Option("--browser", help="Sign in in the browser: with a passkey, or at an identity provider.")
     ] = False,
-    no_open: Annotated[bool, typer.Option("--no-open", help="With --browser: print the address, and open no window.")] = False,
-    timeout: Annotated[float, typer.Option(help="With --browser: how many seconds to wait.", min=1.0, max=3600.0)] = BROWSER_S,
+    no_open: NoOpen = False,
+    timeout: Timeout = BROWSER_S,
     svg: Svg = None,
     machine: Json = False,
 ) -> None:
@@ -54,7 +55,7 @@ def login(
         else:
             session = _typed(client, kept, username, password_file, code, recovery_code, svg, machine)
     if machine:
-        show.as_json({name: value for name, value in session.items() if name != "access_token"})
+        show.as_json(_without_token(session))
         return
     show.say(f"Signed in as {session['user']['username']} until {show.moment(session['session_expires_at'])}.")
     left = session.get("recovery_codes_left")
@@ -78,14 +79,33 @@ def logout() -> None:
     show.say("Signed out.")
 
 
-def confirm(code: Code = None, recovery_code: RecoveryCode = False, machine: Json = False) -> None:
+def confirm(
+    code: Code = None,
+    recovery_code: RecoveryCode = False,
+    by_password: Annotated[bool, typer.Option("--password", help="You have no second factor: show your password.")] = False,
+    password_file: PasswordFile = None,
+    through_browser: Annotated[
+        bool, typer.Option("--browser", help="Sign in anew in the browser: with a passkey, or at an identity provider.")
+    ] = False,
+    no_open: NoOpen = False,
+    timeout: Timeout = BROWSER_S,
+    machine: Json = False,
+) -> None:
     """Show your second factor once more, for what asks for one that is less than 5 minutes old.
 
-    With a passkey sign in anew instead: `hortus login --browser`.
+    Who has none shows the password once more, or signs in anew at the identity provider.
     """
+    if through_browser:
+        session = _anew(opens=not no_open, seconds=timeout)
+        if machine:
+            show.as_json(_without_token(session))
+        else:
+            show.say(f"Signed in anew as {session['user']['username']}.")
+        return
     with signin.own() as client:
-        shown = _factor(code, recovery_code)
-        stepped = client.sessions.step_up(shown.get("code"), recovery_code=shown.get("recovery_code"))
+        by_password = by_password or password_file is not None
+        shown = {"password": asking.password(password_file)} if by_password else _factor(code, recovery_code)
+        stepped = client.sessions.step_up(shown.get("code"), recovery_code=shown.get("recovery_code"), password=shown.get("password"))
     if machine:
         show.as_json(stepped)
     else:
@@ -154,6 +174,23 @@ def _typed(
     asking.show_factor(client.enrolments.accept(enrolment), svg, machine=machine)
     client.enrolments.confirm(enrolment, asking.code())
     return client.sessions.create(name, password, asking.code("The next code"))
+
+
+def _anew(*, opens: bool, seconds: float) -> Session:
+    """A new sign-in in the browser, in the place of the one that is kept, by the same person. Raises HortusError."""
+    kept = signin.held()
+    with signin.entering(kept) as client:
+        client_code, verifier = browser.sign_in(kept.address, opens=opens, seconds=seconds, fresh=True)
+        session = client.sessions.create(client_code=client_code, verifier=verifier)
+        if session["user"]["user_id"] != kept.user_id:
+            client.sessions.end(session["session_id"])
+            raise HortusError(f"In the browser {session['user']['username']} signed in; here {kept.username} still is.")
+    return session
+
+
+def _without_token(session: Session) -> dict[str, object]:
+    """A sign-in as it is printed."""
+    return {name: value for name, value in session.items() if name != "access_token"}
 
 
 def _factor(code: str | None, recovery_code: bool, *, needed: bool = True) -> dict[str, str]:

@@ -111,11 +111,17 @@ def client(certificate: Path | None = None, factor: Callable[[], Shown] | None =
     return own(factor)
 
 
-def own(factor: Callable[[], Shown] | None = None) -> Client:
-    """A client for who is signed in. ``factor`` is asked for a second factor where a door wants a fresh one."""
+def held() -> SignIn:
+    """The sign-in that is kept. Raises NotSignedIn where there is none."""
     kept = load()
     if not kept.token:
         raise NotSignedIn("You are not signed in: run `hortus login`.")
+    return kept
+
+
+def own(factor: Callable[[], Shown] | None = None) -> Client:
+    """A client for who is signed in. ``factor`` is asked for a second factor where a door wants a fresh one."""
+    kept = held()
     return Client(kept.address, kept.trust, refresh=keeper(), factor=factor, memory=_memory(kept.session_id))
 
 

@@ -1,4 +1,4 @@
-"""Doors for the caller's second factors. Passkeys are added in the browser, which holds them."""
+"""Doors for the caller's second factors. Passkeys are added in the browser, which holds them (`hortus factors add-passkey`)."""
 
 from typing import cast
 

@@ -286,11 +286,18 @@ def test_without_a_terminal_a_factor_that_is_too_old_ends_with_three_and_says_wh
     assert door.paths() == ["POST /users/me/recovery-codes"]
 
 
-def test_confirming_shows_a_code_or_a_recovery_code(door: Door, signed_in: Run) -> None:
+def test_confirming_shows_a_code_a_recovery_code_or_the_password_of_who_has_none(door: Door, signed_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
     door.on("POST", "/sessions/current/factor", {"session_id": "s1", "factor_at": "2030-01-01T00:00:00Z", "version": 2})
     assert signed_in("confirm", typed="123456\n").returncode == 0
     assert signed_in("confirm", "--recovery-code", HORTUS_RECOVERY_CODE="aaaaa-bbbbb").returncode == 0
-    assert [asked.json for asked in door.asked] == [{"code": "123456"}, {"recovery_code": "aaaaa-bbbbb"}]
+    assert signed_in("confirm", "--password", HORTUS_PASSWORD=PASSWORD).returncode == 0
+    confirmed = signed_in("confirm", "--password-file", str(tmp_path / "password"), "--json")
+    assert json.loads(confirmed.stdout)["version"] == 2
+    shown = [{"code": "123456"}, {"recovery_code": "aaaaa-bbbbb"}, {"password": PASSWORD}, {"password": PASSWORD}]
+    assert [asked.json for asked in door.asked] == shown
+    assert PASSWORD not in confirmed.stdout + confirmed.stderr
+    assert signed_in("confirm", "--password").returncode == 1
 
 
 def on_a_terminal(environment: dict[str, str], *arguments: str, answers: dict[str, str]) -> tuple[int, str]:
@@ -392,7 +399,7 @@ class Browsing:
     """A command that waits for a browser, and the page that it asked somebody to open."""
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        command = [sys.executable, "-m", "hortus.cli", "login", "--browser", "--no-open", *arguments]
+        command = [sys.executable, "-m", "hortus.cli", *arguments, "--browser", "--no-open"]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.page = urlsplit(self.process.stderr.readline().split()[-1])
@@ -406,13 +413,24 @@ class Browsing:
         _, said = self.process.communicate(timeout=60)
         return self.process.returncode, said
 
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
 
 @pytest.fixture
 def browsing(door: Door, environment: dict[str, str]) -> Iterator[Browsing]:
-    made = Browsing(environment, "--address", door.address)
+    made = Browsing(environment, "login", "--address", door.address)
     yield made
-    made.process.kill()
-    made.process.communicate()
+    made.stop()
+
+
+@pytest.fixture
+def confirming(signed_in: Run, environment: dict[str, str]) -> Iterator[Browsing]:
+    """Who is signed in is to sign in anew."""
+    made = Browsing(environment, "confirm")
+    yield made
+    made.stop()
 
 
 def test_a_browser_signs_in_for_the_command(door: Door, turning: Turning, browsing: Browsing, run: Run) -> None:
@@ -425,6 +443,37 @@ def test_a_browser_signs_in_for_the_command(door: Door, turning: Turning, browsi
     door.on("GET", "/projects", page())
     assert run("projects", "list").returncode == 0
     assert door.asked[-1].headers["authorization"] == f"Bearer {turning.access}"
+
+
+def test_signing_in_anew_takes_the_place_of_the_sign_in_before(door: Door, confirming: Browsing, environment: dict[str, str]) -> None:
+    assert (confirming.page.path, confirming.asked["fresh"]) == ("/api/v1/sign-in", "true")
+    door.on("POST", "/sessions", Answer(201, {**SESSION, "session_id": "s2", "access_token": "t2"}))
+    confirming.come_back(code="c0de", state=confirming.asked["state"])
+    assert confirming.end() == (0, "Signed in anew as ada.\n")
+    kept = json.loads(Path(environment["HORTUS_CONFIG"]).read_text())
+    assert (kept["session_id"], kept["token"]) == ("s2", "t2")
+
+
+def test_somebody_else_who_signs_in_in_the_browser_takes_nobodys_place(
+    door: Door, confirming: Browsing, environment: dict[str, str]
+) -> None:
+    before = Path(environment["HORTUS_CONFIG"]).read_text()
+    door.on("POST", "/sessions", Answer(201, {**SESSION, "session_id": "s2", "access_token": "t2", "user": BOB}))
+    door.on("DELETE", "/sessions/s2", Answer(204))
+    confirming.come_back(code="c0de", state=confirming.asked["state"])
+    assert confirming.end() == (1, "In the browser bob signed in; here ada still is.\n")
+    assert door.paths() == ["POST /sessions", "DELETE /sessions/s2"]
+    assert Path(environment["HORTUS_CONFIG"]).read_text() == before
+
+
+def test_signing_in_anew_is_for_who_is_signed_in(run: Run) -> None:
+    assert run("confirm", "--browser").returncode == 3
+
+
+def test_a_passkey_is_added_on_the_page_after_a_new_sign_in(door: Door, typed: Typed) -> None:
+    _, err = typed("factors", "add-passkey", "--no-open")
+    assert err == f"Add it in your browser: {door.address}/api/v1/sign-in?fresh=true\n"
+    assert door.asked == []
 
 
 def test_what_does_not_know_the_state_does_not_sign_in_and_does_not_stop_who_does(turning: Turning, browsing: Browsing) -> None:
