@@ -153,6 +153,15 @@ async def test_who_came_to_need_a_passkey_sets_one_up_and_keeps_the_authenticato
     assert (await world.get("/users/me/factors", ada.actor())).json()["totp"] is not None
 
 
+async def test_a_link_that_a_sign_in_gave_is_void_once_its_person_set_a_factor_up(world: World) -> None:
+    ada = await join(world)
+    await under(ada, "passkey")
+    token = (await ada.sign_in()).json()["enrolment"]
+    await register(ada, Authenticator())
+    refused = await world.post("/factor-enrolments/acceptance", json={"token": token})
+    assert (refused.status_code, reason(refused)) == (404, "link-not-open")
+
+
 @pytest.mark.parametrize("kind", ["authenticator", "passkey"])
 async def test_a_first_factor_that_was_set_up_in_a_session_is_no_more_to_be_had_by_the_password(world: World, kind: str) -> None:
     ada = await join(world)

@@ -179,8 +179,9 @@ async def forget(uow: UnitOfWork, user: User) -> None:
 
 
 async def changed(uow: UnitOfWork, tools: Tools, user: User, change: str, **what: object) -> None:
-    """Record a change of somebody's factors, and tell them by letter."""
+    """Record a change of somebody's factors, and tell them by letter; a link to set one up that a sign-in gave before is void."""
     uow.note(user_id=user.user_id, **what)
+    await repository.links.forget_links(uow.session, user.user_id, {Purpose.FACTOR_ENROLMENT})
     await letters.write(uow, tools, user.user_id, user.email, Kind.FACTOR_CHANGED, change=change)
 
 
