@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from contracts.events import ApiKey, Fact, Membership, Session, User, UserStatus
+from contracts.roles import Actor
 from services.auth import domain, repository
 from services.auth.app import follow
 from services.auth.directory import Away, Directory
@@ -66,8 +67,9 @@ def source(slapd: Slapd, tmp_path: Path) -> Iterator[Directory]:
     made.close()
 
 
-async def show(world: World, name: str = "ada", password: str = PASSWORD, **more: Any) -> httpx2.Response:
-    return await world.post("/sessions", json={"username": name, "password": password, **more})
+async def show(world: World, name: str = "ada", password: str = PASSWORD, *, source: str | None = None, **more: Any) -> httpx2.Response:
+    headers = {"Hortus-Source": source} if source else {}
+    return await world.post("/sessions", json={"username": name, "password": password, **more}, headers=headers)
 
 
 async def enrol(world: World, name: str = "ada", password: str = PASSWORD) -> Account:
@@ -430,6 +432,40 @@ async def test_who_has_no_second_factor_and_need_not_have_one_signs_in_and_steps
         answers = [await world.post("/sessions/current/factor", actor, json={"password": each}) for each in ("wrong", PASSWORD)]
         assert [answer.status_code for answer in answers] == [401, 200]
     assert reason(await show(world, code="000000")) == "sign-in-refused"
+
+
+async def without_a_factor(worlds: Worlds, settings: dict[str, Any]) -> tuple[World, Account, Actor]:
+    """Somebody of the directory who has no second factor and need not have one, and their session."""
+    world = await worlds.open("auth", **settings, factor_policy="optional")
+    opened = await show(world)
+    assert opened.status_code == 201, opened.text
+    ada = Account(world, opened.json()["user"], pyotp.TOTP(pyotp.random_base32()), PASSWORD)
+    return world, ada, ada.actor(session_id=UUID(opened.json()["session_id"]))
+
+
+async def test_nobody_outside_a_session_uses_up_the_binds_with_which_its_person_shows_their_password(
+    worlds: Worlds, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, ada, actor = await without_a_factor(worlds, settings)
+    binds = counted(world, monkeypatch)
+    for number in range(5):
+        await show(world, ada.username, "wrong", source=f"198.51.100.{number}")
+    assert binds.count(person("ada")) == 3
+    stepped = await world.post("/sessions/current/factor", actor, json={"password": PASSWORD})
+    assert stepped.status_code == 200, stepped.text
+
+
+async def test_in_a_session_as_few_binds_fail_as_outside_and_another_session_has_its_own(
+    worlds: Worlds, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, ada, actor = await without_a_factor(worlds, settings)
+    other = ada.actor(session_id=UUID((await show(world)).json()["session_id"]))
+    binds = counted(world, monkeypatch)
+    answers = [await world.post("/sessions/current/factor", actor, json={"password": each}) for each in ("wrong",) * 4 + (PASSWORD,)]
+    assert [(answer.status_code, reason(answer)) for answer in answers] == [(401, "sign-in-refused")] * 5
+    assert binds.count(person("ada")) == 3
+    assert (await world.post("/sessions/current/factor", other, json={"password": PASSWORD})).status_code == 200
+    assert (await show(world)).status_code == 201
 
 
 async def test_the_link_of_a_reset_counts_beside_the_directorys_password_although_no_second_factor_is_shown(world: World) -> None:
@@ -1218,12 +1254,13 @@ def test_more_than_half_of_ten_or_more_is_too_much(leaving: int, active: int, to
     assert domain.directory.is_too_much(leaving, active) is too_much
 
 
-def test_a_failed_bind_counts_for_a_device_or_the_person_and_apart_for_who_shows_the_second_factor(source: Directory) -> None:
+def test_a_failed_bind_counts_for_a_device_a_session_or_the_person_and_apart_for_who_shows_the_second_factor(source: Directory) -> None:
     buckets = [
         domain.patience.for_bind(source.settings, "ada", device, factor=factor) for device in ("d", None) for factor in (True, False)
     ]
-    assert [(bucket.free, bucket.resets) for bucket in buckets] == [(10, True), (10, True), (3, True), (3, True)]
-    assert len({bucket.name for bucket in buckets}) == 4
+    buckets += [domain.patience.for_bind(source.settings, "ada", "d", factor=False, session_id=UUID(int=number)) for number in (1, 2)]
+    assert [(bucket.free, bucket.resets) for bucket in buckets] == [(10, True), (10, True)] + [(3, True)] * 4
+    assert len({bucket.name for bucket in buckets}) == 6
 
 
 def somebody(status: str = "active", **more: Any) -> Any:

@@ -103,12 +103,14 @@ def wishing(source: str) -> tuple[Bucket, ...]:
     return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
 
 
-def for_bind(settings: DirectorySettings, whose: str, device: str | None, *, factor: bool) -> Bucket:
+def for_bind(settings: DirectorySettings, whose: str, device: str | None, *, factor: bool, session_id: UUID | None = None) -> Bucket:
     """Where a failed bind as somebody counts, by whichever name: ``whose`` is their id in the directory, ``device`` as at a sign-in.
 
     Who shows their right second factor, or what stands in for it (``factor``), has a count of their own, on a device and elsewhere: nobody
-    without it can use it up.
+    without it can use it up. So has the session in which somebody without a second factor shows their password.
     """
+    if session_id is not None:
+        return Bucket(f"bind {settings.name} session {session_id}", settings.most_failed_binds, resets=True)
     at = f"bind {settings.name} factor" if factor else f"bind {settings.name}"
     if device is not None:
         return Bucket(f"{at} device {device}", FREE_OF_DEVICE, resets=True)

@@ -45,21 +45,29 @@ def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
     return tools.directory.turn(name) if tools.directory is not None else nullcontext()
 
 
-async def ask(tools: Tools, known: User | None, name: str, password: str, device: str | None, shown: ShownFactor | None) -> Asked:
+async def ask(
+    tools: Tools,
+    known: User | None,
+    name: str,
+    password: str,
+    device: str | None,
+    shown: ShownFactor | None,
+    session_id: UUID | None = None,
+) -> Asked:
     """Ask the directory, if there is one, about somebody who signs in; ``known`` is the account that the name belongs to, if any.
 
     Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now. After a
     few failed binds of one person, by whichever of their names, nobody binds as them for a while: else others could have the
     directory lock them out. ``device``: a device cookie of theirs, if valid, has a count of its own. So has who shows their right
-    second factor; where ``shown`` is not enough, a right password is followed by as little as a wrong one. ``shown`` is None where
-    none is asked for.
+    second factor, and the session in which somebody is asked for their password once more (``session_id``); where ``shown`` is not
+    enough, a right password is followed by as little as a wrong one. ``shown`` is None where none is asked for.
     """
     directory = tools.directory
     if directory is None:
         return Asked()
     try:
         somebody, entry = await _find(directory, known, name)
-        bucket, enough = await _look(tools, directory, somebody, name, device, shown)
+        bucket, enough = await _look(tools, directory, somebody, name, device, shown, session_id)
         may = await patience.before_bind(tools, bucket, directory.settings)
         right = await directory.check(somebody.dn if somebody and may else None, password)
         if not right or not enough or somebody is None or entry is None:
@@ -76,7 +84,13 @@ async def ask(tools: Tools, known: User | None, name: str, password: str, device
 
 
 async def _look(
-    tools: Tools, directory: Directory, somebody: Person | None, name: str, device: str | None, shown: ShownFactor | None
+    tools: Tools,
+    directory: Directory,
+    somebody: Person | None,
+    name: str,
+    device: str | None,
+    shown: ShownFactor | None,
+    session_id: UUID | None,
 ) -> tuple[Bucket, bool]:
     """Where a failed bind counts, and whether something may follow a right one; for nobody as well, so that the work is the same."""
     at = directory.settings.name
@@ -86,7 +100,8 @@ async def _look(
         seen = await factors.look(session, tools, user, shown, now) if shown is not None else None
     nonce = tools.vault.device_of(device, user.user_id, now) if user and device else None
     whose = somebody.external_id if somebody else f"nobody {name}"
-    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=seen is None or seen.factor is not None)
+    right = seen is None or seen.factor is not None
+    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=right, session_id=session_id)
     return bucket, seen is None or seen.verdict is not Verdict.REFUSED
 
 

@@ -45,12 +45,20 @@ async def check(tools: Tools, known: Known, password: str, source: str = "") -> 
     return Checked(right, user_id, known.password_hash, known.password_at, outdated)
 
 
-async def check_anywhere(tools: Tools, known: Known, name: str, password: str, about: About, shown: ShownFactor | None) -> Checked:
+async def check_anywhere(
+    tools: Tools,
+    known: Known,
+    name: str,
+    password: str,
+    about: About,
+    shown: ShownFactor | None,
+    session_id: UUID | None = None,
+) -> Checked:
     """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``.
 
-    ``shown``: what is shown as a second factor; None where something else stands in for it.
+    ``shown``: what is shown as a second factor; None where something else stands in for it. ``session_id``: in which session.
     """
-    asked = await directory.ask(tools, known.user, name, password, about.device, shown)
+    asked = await directory.ask(tools, known.user, name, password, about.device, shown, session_id)
     checked = await check(tools, known, password, about.source)
     if asked.user_id is not None:
         return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE)

@@ -44,7 +44,7 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
         raise NotFound
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.user.username}"):
         watched = await patience.look(tools, patience.in_session(session_id))
-        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about, ShownFactor())
+        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about, ShownFactor(), session_id)
         uow = await later()
         turn = await patience.take(uow, watched)
         user, own = await callers.current(uow, tools)
