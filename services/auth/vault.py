@@ -7,13 +7,11 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -38,9 +36,7 @@ PASSES = 2
 LANES = 1
 LEAST_KIB = 8 * LANES
 SEED_BYTES = 32
-DEVICE_NONCE_BYTES = 16
 DEVICE_S = 180 * 24 * 3600
-DEVICE = re.compile(r"(?P<said>(?P<user>[0-9a-f]{32})\.(?P<nonce>[0-9a-f]{32})\.(?P<issued>[0-9]{1,12}))\.(?P<mac>[A-Za-z0-9_-]{43})")
 
 T = TypeVar("T")
 
@@ -68,7 +64,6 @@ class Vault:
         self._aead = AESGCM(master_key)
         self._name_key = hmac.digest(master_key, b"hortus.auth.names", "sha256")
         self._refresh_key = hmac.digest(master_key, b"hortus.auth.refresh", "sha256")
-        self._device_key = hmac.digest(master_key, b"hortus.auth.devices", "sha256")
         self._recovery_key = hmac.digest(master_key, b"hortus.auth.recovery-codes", "sha256")
         self._signing: dict[str, tokens.Ready] = {}
 
@@ -159,21 +154,6 @@ class Vault:
     def is_refresh_token(self, token: str, session_id: UUID, generation: int, seed: bytes) -> bool:
         """Whether this is the refresh token of a session's generation."""
         return bool(seed) and hmac.compare_digest(token.encode(), self.refresh_token(session_id, generation, seed).encode())
-
-    def new_device(self, user_id: UUID, now: datetime) -> str:
-        """A device cookie: it says that somebody signed in to this account here at this time."""
-        said = f"{user_id.hex}.{secrets.token_hex(DEVICE_NONCE_BYTES)}.{int(now.timestamp())}"
-        return f"{said}.{_text(hmac.digest(self._device_key, said.encode(), 'sha256'))}"
-
-    def device_of(self, cookie: str, user_id: UUID, now: datetime) -> str | None:
-        """The nonce of a device cookie, when it is for this account and not older than its time."""
-        shown = DEVICE.fullmatch(cookie)
-        if shown is None or shown["user"] != user_id.hex:
-            return None
-        mac = _text(hmac.digest(self._device_key, shown["said"].encode(), "sha256"))
-        if not hmac.compare_digest(mac, shown["mac"]) or now.timestamp() - int(shown["issued"]) > DEVICE_S:
-            return None
-        return shown["nonce"]
 
 
 def new_seed() -> bytes:

@@ -218,6 +218,45 @@ async def test_strangers_who_type_a_name_stop_neither_its_owner_nor_who_has_the_
     assert accepted.status_code == 200, accepted.text
 
 
+async def stretch(world: World) -> None:
+    """Make waits that were imposed half a minute longer, so that a slow machine meets them too."""
+    await world.sql("UPDATE attempts SET next_at = next_at + interval '30 seconds' WHERE next_at > seen_at")
+
+
+async def test_whoever_fails_behind_their_address_a_known_device_is_heard_with_the_name_that_only_the_directory_knows(world: World) -> None:
+    ada = await enrol(world)
+    device = cookie(await ada.sign_in(username="ada"), DEVICE)
+    for _ in range(domain.patience.FREE_OF_NAME_FROM_SOURCE):
+        assert (await ada.sign_in(username="ada", password="wrong")).status_code == 401
+    await stretch(world)
+    assert (await ada.sign_in(username="ada")).status_code == 429
+    assert (await ada.sign_in(username="ada", device=device, password="wrong")).status_code == 401
+    assert (await ada.sign_in(username="ada", device=device)).status_code == 201
+    assert (await ada.sign_in(username=ada.username, device=device)).status_code == 201
+
+
+async def test_a_known_device_knows_that_name_still_after_its_person_signed_in_another_way_and_only_theirs(world: World) -> None:
+    ada, bob = await enrol(world), await enrol(world, "bob")
+    authenticator = Authenticator()
+    await register(ada, authenticator)
+    first = cookie(await ada.sign_in(username="ada"), DEVICE)
+    by_name = cookie(await ada.sign_in(device=first), DEVICE)
+    alone = await world.post("/sessions", json={"passkey": await shown(world, authenticator)}, jar={DEVICE: str(by_name)})
+    device = cookie(alone, DEVICE)
+    assert device not in (None, first, by_name)
+    others = cookie(await bob.sign_in(username="bob", device=device), DEVICE)
+    unnamed = cookie(await ada.sign_in(), DEVICE)
+    for name in ("ada", "bob"):
+        for _ in range(domain.patience.FREE_OF_NAME_FROM_SOURCE):
+            await show(world, name, "wrong", source="192.0.2.1")
+    await stretch(world)
+    assert (await ada.sign_in(username="ada", device=others)).status_code == 429
+    assert (await ada.sign_in(username="ada", device=unnamed)).status_code == 429
+    assert (await bob.sign_in(username="bob", device=device)).status_code == 429
+    assert (await ada.sign_in(username="ada", device=device)).status_code == 201
+    assert (await bob.sign_in(username="bob", device=others)).status_code == 201
+
+
 async def test_a_burst_of_tries_does_not_use_up_those_after_which_the_directory_locks(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ async def redeem(later: OpenUow, tools: Tools, code: str, verifier: str, about: 
     vouched = About(
         client=about.client,
         source=about.source,
+        device=about.device,
         provider=browsers.provider,
         provider_session=browsers.provider_session,
         id_token=tools.vault.open_id_token(browsers.id_token_sealed, browsers.session_id) if browsers.id_token_sealed else None,

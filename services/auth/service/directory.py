@@ -23,7 +23,7 @@ from services.auth.domain.directory import Person
 from services.auth.domain.factors import Verdict
 from services.auth.domain.patience import Bucket
 from services.auth.models import Credential, User
-from services.auth.service import accounts, callers, factors, groups, keys, patience, sessions
+from services.auth.service import accounts, callers, devices, factors, groups, keys, patience, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.tools import Tools
 
@@ -98,7 +98,8 @@ async def _look(
         user = await repository.directory.user_of(session, at, somebody.external_id if somebody else "")
         now = await repository.clock(session)
         seen = await factors.look(session, tools, user, shown, now) if shown is not None else None
-    nonce = tools.vault.device_of(device, user.user_id, now) if user and device else None
+    known = devices.device(tools.vault, device, now)
+    nonce = known.nonce if user and known and known.user_id == user.user_id else None
     whose = somebody.external_id if somebody else f"nobody {name}"
     right = seen is None or seen.factor is not None
     bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=right, session_id=session_id)

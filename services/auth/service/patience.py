@@ -19,6 +19,7 @@ from contracts.policy import Action, Service
 from services.auth import domain, repository
 from services.auth.domain.patience import Bucket
 from services.auth.models import Attempts, Link, User
+from services.auth.service import devices
 from services.auth.service.tools import About, Tools
 from services.auth.settings import DirectorySettings
 
@@ -66,7 +67,7 @@ class Turn:
 
 def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now: datetime) -> tuple[Bucket, ...]:
     """Where a sign-in counts: ``name`` as it was typed, in its normal form (none for a passkey alone), ``user`` whom it names, if any."""
-    return domain.patience.for_sign_in(name, about.source, _device(tools, about, user, now))
+    return domain.patience.for_sign_in(name, about.source, _device(tools, about, user, now, name))
 
 
 def vouched_for(tools: Tools, about: About, user: User | None, now: datetime) -> tuple[Bucket, ...]:
@@ -81,8 +82,12 @@ def with_link(tools: Tools, about: About, link: Link, user: User, now: datetime)
     return domain.patience.beside(f"link {link.token_hash.hex()}", _device(tools, about, user, now))
 
 
-def _device(tools: Tools, about: About, user: User | None, now: datetime) -> str | None:
-    return tools.vault.device_of(about.device, user.user_id, now) if user and about.device else None
+def _device(tools: Tools, about: About, user: User | None, now: datetime, name: str | None = None) -> str | None:
+    known = devices.device(tools.vault, about.device, now)
+    if known is None:
+        return None
+    theirs = known.user_id == user.user_id if user is not None else name is not None and known.login == tools.vault.blind(name)
+    return known.nonce if theirs else None
 
 
 def in_session(session_id: UUID) -> tuple[Bucket, ...]:

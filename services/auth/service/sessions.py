@@ -16,7 +16,7 @@ from services.auth.domain.factors import Factor, Verdict
 from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.models import Session, User
-from services.auth.service import callers, directory, factors, letters, measures, passkeys, passwords, patience, signing
+from services.auth.service import callers, devices, directory, factors, letters, measures, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
 from services.auth.service.tools import About, Tools
@@ -77,7 +77,8 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
-    signed_in = await open_session(uow, tools, user, "+".join(filter(None, (checked.method, weighed.factor))), turn.now, about)
+    method = "+".join(filter(None, (checked.method, weighed.factor)))
+    signed_in = await open_session(uow, tools, user, method, turn.now, about, login=None if known.user else normal)
     if not checked.outdated:
         return signed_in
     return replace(signed_in, afterwards=functools.partial(passwords.renew, tools, checked, password, about.source))
@@ -115,10 +116,12 @@ async def open_session(
     *,
     factor_at: datetime | None = None,
     handed_over: Session | None = None,
+    login: str | None = None,
 ) -> SignedIn:
     """A new session for somebody who has shown who they are, with its first tokens and a cookie for their device.
 
     ``factor_at``: when the second factor was shown, where the method does not tell. ``handed_over``: the session that this one comes from.
+    ``login``: the name that was typed, where only the directory knew whose it is.
     """
     life = timedelta(seconds=tools.settings.session_s)
     opened = domain.sessions.sign_in(user, uow.new_id(), method, now, life, seed=vault.new_seed(), factor_at=factor_at)
@@ -135,7 +138,8 @@ async def open_session(
     callers.acts(uow, user, opened.session_id)
     uow.note(session_id=opened.session_id, user_id=user.user_id, method=method)
     left = await factors.codes_left(uow, user) if method.endswith(Factor.RECOVERY) else None
-    signed_in = await access(uow, tools, opened, user, now, device=tools.vault.new_device(user.user_id, now))
+    device = devices.renewed(tools.vault, about.device, user.user_id, now, login)
+    signed_in = await access(uow, tools, opened, user, now, device=device)
     return replace(signed_in, recovery_codes_left=left)
 
 
