@@ -16,6 +16,7 @@ from services.auth.service import (
     accounts,
     client_codes,
     factors,
+    guesses,
     keys,
     letters,
     new_passwords,
@@ -73,7 +74,7 @@ async def set_up(runtime: Runtime) -> None:
 
 
 async def tend(runtime: Runtime) -> None:
-    """Set up once, and be ready only then; afterwards forget what is old, and rotate the key that signs, from time to time."""
+    """Set up once, and be ready only then; afterwards forget what is old, tell of guesses, and rotate the key that signs, from time to time."""
     waits_for: list[str] = runtime.extra["waits_for"]
     waits_for[:] = ["set-up: the key that signs and the first administrator's invitation"]
     await set_up(runtime)
@@ -83,6 +84,7 @@ async def tend(runtime: Runtime) -> None:
             await patience.forget(uow)
             await factors.forget_spent(uow)
             await client_codes.prune(uow)
+        await guesses.tell(runtime.extra["tools"])
         async with unit_of_work(runtime.engine, Service.AUTH.value, "registrations.forget") as uow:
             await registrations.prune(uow)
         async with unit_of_work(runtime.engine, Service.AUTH.value, "signing-key.tend") as uow:

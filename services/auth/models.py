@@ -285,7 +285,7 @@ class SigningKey(Table, table=True):
 
 @dataclass
 class Attempts:
-    """Failed tries in a row for one name, device, source or proof; ``name`` is a keyed hash.
+    """Failed tries in a row for one name, device, source or proof; ``name`` is a keyed hash, or for an account its id, the other way round.
 
     Rows of ``attempts``, without SQLAlchemy around them: each sign-in looks at three.
     """

@@ -30,7 +30,7 @@ from services.auth.directory import Away, Directory
 from services.auth.domain.directory import NEVER_EXPIRES
 from services.auth.routes.cookies import DEVICE
 from services.auth.service import directory as following
-from services.auth.service import patience, vouching
+from services.auth.service import guesses, patience, vouching
 from services.auth.settings import BadDirectoryFile, DirectorySettings, read_directory
 from tests.auth import slapd as openldap
 from tests.auth.factors import letters, recovery_codes, register, reset, shown
@@ -444,6 +444,30 @@ async def test_a_right_password_without_the_second_factor_forgets_no_failed_bind
         await world.sql("UPDATE attempts SET next_at = now()")
     assert binds.count(person("ada")) == 3
     assert (await ada.sign_in(username="ada")).status_code == 201
+
+
+@pytest.mark.parametrize("password", [PASSWORD, "wrong"])
+async def test_who_guesses_at_the_second_factor_of_somebody_of_a_directory_needs_two_codes_after_a_hundred_tries(
+    world: World, mailed: World, password: str
+) -> None:
+    """Past the binds that may fail nobody is asked whether the password is right, so whatever is tried then counts."""
+    ada = await enrol(world)
+    device = cookie(await ada.sign_in(username="ada"), DEVICE)
+    for number in range(5):
+        await ada.sign_in(username="ada", password=password, code=another_code(ada.totp), source=f"198.51.100.{number}")
+    (found,) = await world.sql("SELECT failures FROM attempts WHERE length(name) = 16")
+    assert found.failures == (5 if password == PASSWORD else 2)
+    assert (await ada.sign_in(username="ada", device=device, source="203.0.113.7")).status_code == 201
+    await world.sql("UPDATE attempts SET failures = 99 WHERE length(name) = 16")
+    await guesses.tell(mailed.runtime.extra["tools"])
+    assert reason(await ada.sign_in(username=ada.username, password=password, code=another_code(ada.totp))) == "sign-in-refused"
+    await world.recorded()
+    await guesses.tell(mailed.runtime.extra["tools"])
+    assert [record["action"] for record in await world.recorded()] == ["factor.find_guessed"]
+    assert await letters(world) == []
+    assert reason(await ada.sign_in(username="ada", source="203.0.113.8")) == "sign-in-refused"
+    assert (await ada.sign_in(username="ada", device=device, source="203.0.113.7")).status_code == 201
+    assert (await ada.sign_in(username="ada@example.org", source="203.0.113.8")).status_code == 201
 
 
 async def test_a_copied_passkey_of_somebody_of_a_directory_is_recorded_and_told(world: World, mailed: World) -> None:

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     SESSION_REUSE = "session-reuse"
     RECOVERY_CODE_USED = "recovery-code-used"
     PASSKEY_COPIED = "passkey-copied"
+    FACTOR_GUESSED = "factor-guessed"
     KEY_MADE = "key-made"
     NOT_VOUCHED = "not-vouched"
     RECOVERED = "recovered"
@@ -96,6 +97,17 @@ _TEXTS = {
         (
             "Your passkey “{name}” was refused: its count of uses went backwards, so a copy of it may be in other hands.\n\n"
             "Sign in with another second factor and remove this passkey. If you did not use it just now, tell an administrator at once."
+        ),
+    ),
+    Kind.FACTOR_GUESSED: (
+        "Somebody seems to know your password for Hortus",
+        (
+            "Somebody showed the right password of your account {username} several times, each time with a wrong second factor. Nobody came "
+            "in by that.\n\n"
+            "If this was not you, choose another password at once, on a command line with `hortus password change`, and tell an administrator.\n\n"
+            "Until a day has passed without another such try, one code of your authenticator is not enough on a new device. The first right one "
+            "is refused like a wrong one; sign in there once more within five minutes, with the next code. Passkeys, recovery codes and "
+            "the devices on which you have signed in before count as ever."
         ),
     ),
     Kind.KEY_MADE: (

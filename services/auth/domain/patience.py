@@ -5,6 +5,9 @@ Attacks with Device Cookies"), and who has something else that strangers do not 
 for failures from their own address: of the name, and over all names. A name also has slots for tries, which all addresses share; but
 only who has failed waits for the next of them. Names are those that were typed, known or not: were they accounts, a wait for somebody's
 address after failures of their username would say that both are one person's.
+
+Wrong second factors beside a right password are counted for the account, from wherever. Nobody waits for them, or the wait would say that the
+password is right; but after a few one code of an authenticator is not enough: a second one has to follow it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +27,10 @@ FREE_OF_DEVICE = 10
 FREE_BESIDE_PROOF = 5
 FREE_IN_SESSION = 10
 FREE_WISHES = 10
+FREE_GUESSES = 5
+FREE_GUESSES_AT_DIRECTORY = 100
+GUESSES_WITHIN = timedelta(days=1)
+ANOTHER_CODE_WITHIN = timedelta(minutes=5)
 LONGEST_WAIT_S = 60
 LONGEST_TO_NEXT_SLOT = timedelta(days=1)
 QUIET = timedelta(minutes=15)
@@ -41,18 +48,20 @@ class SlowDown(TooManyRequests):
 class Bucket:
     """What failures are counted for, and how many of them are free before the first wait; ``resets``: a success forgets them.
 
-    ``slots_of``: the name of another count, which alone waits for the next slot of this one.
+    ``slots_of``: the name of another count, which alone waits for the next slot of this one. ``within``: nobody waits for it, and its
+    failures add up while none comes so long after the one before.
     """
 
     name: str
     free: int
     resets: bool
     slots_of: str | None = None
+    within: timedelta | None = None
 
     @property
     def waits(self) -> bool:
         """Whether who is counted here waits for it."""
-        return self.slots_of is None
+        return self.slots_of is None and self.within is None
 
 
 def source_prefix(source: str) -> str:
@@ -91,6 +100,17 @@ def beside(proof: str, device: str | None) -> tuple[Bucket, ...]:
 
 def _of_device(device: str) -> Bucket:
     return Bucket(f"device {device}", FREE_OF_DEVICE, resets=True)
+
+
+def guessing(name: str, whose: UUID | None, *, at_directory: bool) -> Bucket:
+    """Where a wrong second factor counts beside the right password of ``whose``, or beside one that a directory was not asked about.
+
+    Beside a wrong password it counts for the ``name``, where nothing adds up: so the work is the same. Strangers can add to what counts
+    of a directory's people, so more are free.
+    """
+    if whose is None:
+        return Bucket(f"guess {name}", FREE_GUESSES, resets=True, within=timedelta(0))
+    return Bucket(f"guess of {whose}", FREE_GUESSES_AT_DIRECTORY if at_directory else FREE_GUESSES, resets=True, within=GUESSES_WITHIN)
 
 
 def in_session(session_id: UUID) -> tuple[Bucket, ...]:
@@ -148,7 +168,9 @@ def fail_together(counts: Sequence[tuple[Bucket, Attempts]], now: datetime) -> N
     """Count a failure in each of the counts that a try has."""
     slots = {bucket.slots_of: next_slot(attempts, bucket.free, now) for bucket, attempts in counts if bucket.slots_of is not None}
     for bucket, attempts in counts:
-        if bucket.waits:
+        if bucket.within is not None:
+            guess(attempts, bucket.within, now)
+        elif bucket.waits:
             fail(attempts, bucket.free, now)
             attempts.next_at = max(attempts.next_at, slots.get(bucket.name, attempts.next_at))
 
@@ -180,3 +202,17 @@ def fail(attempts: Attempts, free: int, now: datetime) -> None:
     beyond = attempts.failures - free
     if beyond >= 0:
         attempts.next_at = now + timedelta(seconds=min(2 ** min(beyond, 16), LONGEST_WAIT_S))
+
+
+def guess(attempts: Attempts, within: timedelta, now: datetime) -> None:
+    """Count a second factor that may have been guessed at; these counts do not leak, but end when there is none for as long as ``within``."""
+    if now - attempts.seen_at > within:
+        attempts.failures = 0
+    attempts.failures += 1
+    attempts.seen_at = now
+    attempts.next_at = now + within
+
+
+def is_guessed_at(bucket: Bucket, attempts: Attempts, now: datetime) -> bool:
+    """Whether one code of an authenticator is not enough, because there were too many wrong second factors."""
+    return bucket.within is not None and attempts.failures >= bucket.free and now - attempts.seen_at <= bucket.within

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,7 +20,18 @@ _KEEP = """INSERT INTO attempts (name, failures, next_at, seen_at)
            ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = excluded.next_at, seen_at = excluded.seen_at"""
 _FORGET = """DELETE FROM attempts WHERE name IN (
                  SELECT name FROM attempts WHERE greatest(seen_at, next_at) < now() - $1::interval FOR UPDATE SKIP LOCKED)"""
+_GUESSED = "SELECT name, failures FROM attempts WHERE length(name) = 16 AND failures >= $1 AND next_at > now()"
 _DROP = "DELETE FROM attempts WHERE name = ANY($1::bytea[])"
+
+
+def of_account(user_id: UUID) -> bytes:
+    """The name of the count of an account, which is no secret. The random end of its id comes first, by which locks are told apart."""
+    return user_id.bytes[::-1]
+
+
+async def guessed_at(session: AsyncSession, least: int) -> dict[UUID, int]:
+    """How many wrong second factors there were lately beside the right password of accounts, of those with so many."""
+    return {UUID(bytes=row["name"][::-1]): row["failures"] for row in await fetch(session, _GUESSED, least)}
 
 
 async def next_try(session: AsyncSession, names: Collection[bytes]) -> tuple[datetime | None, datetime]:

@@ -34,10 +34,14 @@ There = dict[str, tuple[Person, frozenset[str]]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a directory says of a name and a password: whose account it is if both are right, or that it is away."""
+    """What a directory says of a name and a password: whose account it is if both are right, or that it is away.
+
+    ``guessed``: who showed no right second factor, and a password that is right, or that the directory was not asked about.
+    """
 
     user_id: UUID | None = None
     away: bool = False
+    guessed: UUID | None = None
 
 
 def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
@@ -46,20 +50,14 @@ def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
 
 
 async def ask(
-    tools: Tools,
-    known: User | None,
-    name: str,
-    password: str,
-    device: str | None,
-    shown: ShownFactor | None,
-    session_id: UUID | None = None,
+    tools: Tools, known: User | None, name: str, password: str, device: str | None, shown: ShownFactor | None, session: UUID | None = None
 ) -> Asked:
     """Ask the directory, if there is one, about somebody who signs in; ``known`` is the account that the name belongs to, if any.
 
     Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now. After a
     few failed binds of one person, by whichever of their names, nobody binds as them for a while: else others could have the
     directory lock them out. ``device``: a device cookie of theirs, if valid, has a count of its own. So has who shows their right
-    second factor, and the session in which somebody is asked for their password once more (``session_id``); where ``shown`` is not
+    second factor, and the session in which somebody is asked for their password once more (``session``); where ``shown`` is not
     enough, a right password is followed by as little as a wrong one. ``shown`` is None where none is asked for.
     """
     directory = tools.directory
@@ -67,11 +65,11 @@ async def ask(
         return Asked()
     try:
         somebody, entry = await _find(directory, known, name)
-        bucket, enough = await _look(tools, directory, somebody, name, device, shown, session_id)
+        bucket, enough, guessed = await _look(tools, directory, somebody, name, device, shown, session)
         may = await patience.before_bind(tools, bucket, directory.settings)
         right = await directory.check(somebody.dn if somebody and may else None, password)
         if not right or not enough or somebody is None or entry is None:
-            return Asked()
+            return Asked(guessed=guessed if right or not may else None)
         await patience.forget_binds(tools, bucket)
         found = await directory.groups(entry)
     except Away as error:
@@ -91,8 +89,8 @@ async def _look(
     device: str | None,
     shown: ShownFactor | None,
     session_id: UUID | None,
-) -> tuple[Bucket, bool]:
-    """Where a failed bind counts, and whether something may follow a right one; for nobody as well, so that the work is the same."""
+) -> tuple[Bucket, bool, UUID | None]:
+    """Where a failed bind counts, whether something may follow a right one, and whose second factor is wrong; with the same work for nobody."""
     at = directory.settings.name
     async with repository.reading(tools.engine) as session:
         user = await repository.directory.user_of(session, at, somebody.external_id if somebody else "")
@@ -103,7 +101,7 @@ async def _look(
     whose = somebody.external_id if somebody else f"nobody {name}"
     right = seen is None or seen.factor is not None
     bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=right, session_id=session_id)
-    return bucket, seen is None or seen.verdict is not Verdict.REFUSED
+    return bucket, seen is None or seen.verdict is not Verdict.REFUSED, user.user_id if user and not right else None
 
 
 async def _find(directory: Directory, known: User | None, name: str) -> tuple[Person | None, Entry | None]:

@@ -23,7 +23,8 @@ class Checked:
     """A password that was looked at: whether it was right, against which stored hash, and whether that is ``outdated``.
 
     ``user_id``: whose it is; a directory may have named somebody whom the typed name alone did not. ``since``: when it was chosen.
-    ``method``: who checked it. ``away``: the directory could not be asked.
+    ``method``: who checked it. ``away``: the directory could not be asked. ``guessed``: whose second factor can be guessed at beside it, since
+    it is right, or a directory was not asked about it after too many others.
     """
 
     right: bool
@@ -33,6 +34,7 @@ class Checked:
     outdated: bool = False
     method: str = METHOD
     away: bool = False
+    guessed: UUID | None = None
 
 
 async def check(tools: Tools, known: Known, password: str, source: str = "") -> Checked:
@@ -42,7 +44,7 @@ async def check(tools: Tools, known: Known, password: str, source: str = "") -> 
     """
     right, outdated = await tools.passwords.check(password, known.password_hash, domain.patience.source_prefix(source))
     user_id = known.user.user_id if known.user else domain.accounts.NO_ONE
-    return Checked(right, user_id, known.password_hash, known.password_at, outdated)
+    return Checked(right, user_id, known.password_hash, known.password_at, outdated, guessed=user_id if right else None)
 
 
 async def check_anywhere(
@@ -61,7 +63,9 @@ async def check_anywhere(
     asked = await directory.ask(tools, known.user, name, password, about.device, shown, session_id)
     checked = await check(tools, known, password, about.source)
     if asked.user_id is not None:
-        return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE)
+        return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE, guessed=asked.user_id)
+    if asked.guessed is not None:
+        return replace(checked, method=domain.directory.SOURCE, guessed=asked.guessed)
     return replace(checked, away=asked.away)
 
 

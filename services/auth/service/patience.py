@@ -16,7 +16,7 @@ from uuid import UUID
 from chassis.errors import Problem
 from chassis.outbox import UnitOfWork, unit_of_work
 from contracts.policy import Action, Service
-from services.auth import domain, repository
+from services.auth import domain, repository, vault
 from services.auth.domain.patience import Bucket
 from services.auth.models import Attempts, Link, User
 from services.auth.service import devices
@@ -49,6 +49,10 @@ class Turn:
         work is the same. ``user``: whose account it is, where the record does not say so yet.
         """
         await self.failed()
+        return self.record(problem, user)
+
+    def record(self, problem: Refusal, user: User | None) -> Refusal:
+        """Record a refusal, without counting anything; the rest as in ``refused``."""
         if self.uow.action in TRIES:
             self.uow.action = REFUSED
         if user is not None:
@@ -57,6 +61,11 @@ class Turn:
             self.uow.note(account="unknown")
         self.uow.refuse(problem)
         return problem
+
+    @property
+    def guessed_at(self) -> bool:
+        """Whether one code of an authenticator is not enough."""
+        return any(domain.patience.is_guessed_at(bucket, attempts, self.now) for bucket, attempts in self.counts)
 
     async def succeeded(self) -> None:
         """Forget the failures that a success may forget."""
@@ -68,6 +77,20 @@ class Turn:
 def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now: datetime) -> tuple[Bucket, ...]:
     """Where a sign-in counts: ``name`` as it was typed, in its normal form (none for a passkey alone), ``user`` whom it names, if any."""
     return domain.patience.for_sign_in(name, about.source, _device(tools, about, user, now, name))
+
+
+def with_guesses(tools: Tools, watched: Watched, name: str, whose: UUID | None, *, at_directory: bool) -> Watched:
+    """Where a sign-in counts once its password was looked at, as ``domain.patience.guessing`` says; on a known device nothing is added."""
+    if not any(bucket.slots_of for bucket in watched.values()):
+        return watched
+    bucket = domain.patience.guessing(name, whose, at_directory=at_directory)
+    return watched | {repository.patience.of_account(whose) if whose else tools.vault.blind(bucket.name): bucket}
+
+
+async def is_first_code(uow: UnitOfWork, about: About, user: User, now: datetime) -> bool:
+    """Whether a right code, shown beside the right password, is the first one from this address in five minutes; the next one is not."""
+    here = vault.token_hash(f"code of {user.user_id} {domain.patience.source_prefix(about.source)}")
+    return await repository.spent.spend(uow.session, here, now + domain.patience.ANOTHER_CODE_WITHIN)
 
 
 def vouched_for(tools: Tools, about: About, user: User | None, now: datetime) -> tuple[Bucket, ...]:

@@ -51,7 +51,8 @@ async def sign_in(later: OpenUow, tools: Tools, name: str, password: str, shown:
     """Open a session. A refusal is returned, not raised, so that the failure it counts is committed.
 
     The slow check of the password runs outside the transaction; what it rested on is compared again under lock. Whatever
-    is wrong, the work is the same. What a directory that is away might have said is answered with DirectoryAway. Raises SlowDown,
+    is wrong, the work is the same. After many wrong second factors beside the right password the first right code is refused likewise,
+    and the next one from there is not. What a directory that is away might have said is answered with DirectoryAway. Raises SlowDown,
     CannotDecide.
     """
     normal = domain.accounts.normal_name(name)
@@ -66,7 +67,9 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     checked = await passwords.check_anywhere(tools, known, normal, password, about, shown)
 
     uow = await later()
-    turn = await patience.take(uow, watched)
+    at_directory = checked.method == domain.directory.SOURCE
+    guessed = checked.guessed if shown.tried else None
+    turn = await patience.take(uow, patience.with_guesses(tools, watched, normal, guessed, at_directory=at_directory))
     user = await repository.accounts.locked(uow.session, checked.user_id)
     right = await passwords.confirm(uow, user, checked) and user is not None and user.status == UserStatus.ACTIVE
     weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
@@ -74,6 +77,9 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
         return await turn.refused(
             domain.directory.DirectoryAway(retry_after=AWAY_S) if checked.away else domain.sessions.SignInRefused(), user
         )
+    if weighed.factor is Factor.TOTP and turn.guessed_at and await patience.is_first_code(uow, about, user, turn.now):
+        uow.note(because="another-code-needed")
+        return turn.record(domain.sessions.SignInRefused(), user)
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)

@@ -1,0 +1,39 @@
+"""What follows when somebody who knows a password guesses at the second factor."""
+
+from uuid import UUID
+
+from chassis.outbox import unit_of_work
+from contracts.events import UserStatus
+from contracts.policy import Service
+from services.auth import domain, repository, vault
+from services.auth.domain.letters import Kind
+from services.auth.service import letters
+from services.auth.service.tools import Tools
+
+
+async def tell(tools: Tools) -> None:
+    """Record whose second factor is guessed at, and tell them by letter that their password is known: once a day each, while it goes on.
+
+    Not in the try itself: its time would say that the password is right. A directory's people get no letter, since strangers can add to
+    what is counted of them.
+    """
+    async with repository.reading(tools.engine) as session:
+        guessed = await repository.patience.guessed_at(session, domain.patience.FREE_GUESSES)
+    for user_id, guesses in guessed.items():
+        await _tell(tools, user_id, guesses)
+
+
+async def _tell(tools: Tools, user_id: UUID, guesses: int) -> None:
+    async with unit_of_work(tools.engine, Service.AUTH.value, "factor.find_guessed") as uow:
+        user = await repository.accounts.user(uow.session, user_id)
+        if user is None or user.status != UserStatus.ACTIVE:
+            return
+        at_directory = user.source == domain.directory.SOURCE
+        if guesses < domain.patience.guessing("", user_id, at_directory=at_directory).free:
+            return
+        today = vault.token_hash(f"guessed at {user_id}")
+        if not await repository.spent.spend(uow.session, today, uow.now + domain.patience.GUESSES_WITHIN):
+            return
+        uow.note(user_id=user_id)
+        if not at_directory:
+            await letters.write(uow, tools, user_id, user.email, Kind.FACTOR_GUESSED, username=user.username)
