@@ -26,7 +26,7 @@ KEEP_ENDED = timedelta(hours=24)
 class SignInRefused(Unauthenticated):
     """SECOND_FACTOR_IS_RIGHT: something is wrong, and it is not said what."""
 
-    title = "Name, password or one-time code is not right"
+    title = "Name, password or one-time code is not right; try again with the next code"
 
 
 class RefreshTokenInvalid(Unauthenticated):

@@ -1,6 +1,6 @@
 const API = "/api/v1";
 const SENTENCES = {
-  "sign-in-refused": "That was not right. Try again.",
+  "sign-in-refused": "That was not right. Try again, with the next code where you use codes.",
   "slow-down": "Too many failed attempts; wait a moment.",
   "factor-too-old": "This needs a sign-in of the last 5 minutes: sign in once more, then do it again.",
   "wrong-code": "This code is not right. Wait for the next one.",
