@@ -23,6 +23,7 @@ from chassis import pairs
 CERTIFICATE = pairs.CERTIFICATE
 KEY = pairs.KEY
 TRUST = "services.pem"
+GATHERED = 64 * 1024
 
 _showing: dict[Path, weakref.WeakSet[ssl.SSLContext]] = {}
 _lock = threading.Lock()
@@ -102,6 +103,41 @@ def service_identity(domain: str, name: str) -> str:
     return f"spiffe://{domain}/service/{name}"
 
 
+class Gathering:
+    """A transport that sends what is written in one turn of the loop in one piece: a small answer's head and body are one record of TLS.
+
+    More than ``GATHERED`` bytes go at once, so that the transport beneath says when its peer takes no more.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send this, in its turn."""
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > GATHERED:
+            self._send()
+
+    def close(self) -> None:
+        """Send what is held, and no more."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held:
+            self._transport.write(b"".join(held))
+
+
 class PeerProtocol(HttpToolsProtocol):
     """HTTP/1.1 over TLS with the peer's certificate in the scope. ``allowed``: whose connections are taken; None takes all."""
 
@@ -118,7 +154,8 @@ class PeerProtocol(HttpToolsProtocol):
         if self.allowed is not None and identity not in self.allowed:
             transport.abort()
             return
-        super().connection_made(transport)
+        gathering: Any = transport if self.allowed is None else Gathering(transport, self.loop)
+        super().connection_made(gathering)
         if self.allowed is not None and der:
             self._end = self.loop.call_later(ends_at(der) - time.time(), self.shutdown)
 

@@ -1,6 +1,6 @@
 """Requests that share a transaction: what many ask for at the same moment is done in one piece, and each has its own answer and record.
 
-A commit waits for the disk, and each statement for the database; both cost as much for sixty-four as for one. Nobody waits for others to
+A commit waits for the disk, and each statement for the database; both cost as much for a hundred as for one. Nobody waits for others to
 come: while one group is under way, the next one gathers, and begins beside it when it has grown large, or when the first takes long.
 """
 
@@ -16,7 +16,7 @@ from chassis.db import is_away
 from chassis.errors import CallerLeft, ChangedMeanwhile, Problem
 from chassis.outbox import Caller, UnitOfWork, units_of_work
 
-MOST = 64
+MOST = 128
 AT_ONCE = 2
 BESIDE_S = 0.05
 

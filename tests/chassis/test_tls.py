@@ -55,6 +55,31 @@ async def port(pki: Pki) -> AsyncIterator[int]:
     await task
 
 
+CHUNK, CHUNKS = b"x" * 16_384, 2_000
+taken: list[int] = []
+
+
+async def flow(scope: Any, receive: Any, send: Any) -> None:
+    taken.clear()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for number in range(CHUNKS):
+        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+        taken.append(number)
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.fixture
+async def flowing(pki: Pki) -> AsyncIterator[int]:
+    accepted = [tls.service_identity(DOMAIN, "gateway")]
+    server = https_server(flow, Listener(pki.home.tls_folder("projects")), tls.protocol(accepted))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
 async def ask(port: int, context: ssl.SSLContext, path: str = "/api/v1/projects") -> bytes:
     reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
     try:
@@ -114,3 +139,52 @@ async def test_a_server_that_is_not_of_the_services_issuer_is_not_trusted(pki: P
     context = tls.client_context(strangers.home.tls_folder("gateway"))
     with pytest.raises(ssl.SSLCertVerificationError):
         await ask(port, context)
+
+
+class Wire:
+    """What a transport beneath was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+async def test_what_is_written_in_one_turn_is_sent_in_one_piece_and_in_order() -> None:
+    wire = Wire()
+    gathering = tls.Gathering(wire, asyncio.get_running_loop())
+    gathering.write(b"head ")
+    gathering.write(b"body")
+    assert wire.told == []
+    await asyncio.sleep(0)
+    assert wire.told == [b"head body"]
+    gathering.write(b"a")
+    gathering.write(b"b" * tls.GATHERED)
+    assert wire.told[1:] == [b"a" + b"b" * tls.GATHERED]
+    await asyncio.sleep(0)
+    gathering.write(b"last")
+    gathering.close()
+    await asyncio.sleep(0)
+    assert wire.told[2:] == [b"last", "close"]
+
+
+async def test_who_reads_slowly_is_waited_for_and_gets_all(pki: Pki, flowing: int) -> None:
+    reader, writer = await asyncio.open_connection("localhost", flowing, ssl=tls.client_context(pki.home.tls_folder("gateway")))
+    try:
+        writer.write(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        stands_still = -1
+        while stands_still != len(taken):  # the socket's buffers fill, and then nothing more is taken
+            stands_still = len(taken)
+            await asyncio.sleep(0.3)
+        assert 0 < len(taken) < CHUNKS
+        rest = await reader.read()
+        assert len(taken) == CHUNKS
+        assert rest.count(CHUNK[:1]) == len(CHUNK) * CHUNKS
+    finally:
+        writer.close()
