@@ -8,8 +8,8 @@ audit records are committed; after each run they are counted in the database, an
 
 - step-ca gets the same CSRs from the same clients over HTTPS, with a one-time token each, made before. It stores what it issued (badger v2) and
   writes no audit record. How it opens its store is looked up in /proc.
-- Both are asked by 32, by 128 and by 256 clients: what many ask for at one moment shares its transactions here, so more at once cost less each.
-  ``certs_per_s``, ``ratio_peer`` and the figures of processor are those of 256, which is what the cores can do; the others say how many clients in their names.
+- Both are asked by 32, 128, 256 and 512 clients: what many ask for at one moment shares its transactions here, so more at once cost less each.
+  ``certs_per_s``, ``ratio_peer`` and the figures of processor are those of 512, which is what the cores can do; the others say how many clients in their names.
 - ``least``: ``bench._least_certificates``, the same packages with nothing of Hortus around the signing.
 - An order with an Idempotency-Key (``keyed``; the client and the command send one) shares its transaction with no other.
 - OCSP: POST, one certificate a request, signed for the one who asks; step-ca has no OCSP responder.
@@ -46,7 +46,7 @@ RESULTS = REPOSITORY / "bench" / "results" / "ca.json"
 REQUESTS = 4_000
 WARM_S = 4.0
 PEER_MOST = 4_000  # tokens for each second
-CLIENTS = (32, 128, 256)
+CLIENTS = (32, 128, 256, 512)
 CROWD = CLIENTS[-1]
 
 
