@@ -19,12 +19,12 @@ HBA = "local all all scram-sha-256\n"
 SETTINGS = {
     "listen_addresses": "''",
     "port": str(PORT),
-    "shared_buffers": "32MB",
+    "shared_buffers": "128MB",
     "max_connections": "300",
     "deadlock_timeout": "50ms",  # two that wait for each other would stand for the whole second in which a lost right is gone everywhere
     "password_encryption": "scram-sha-256",
     "jit": "off",
-    "max_wal_size": "256MB",
+    "max_wal_size": "1GB",
     "log_min_messages": "warning",
     "log_statement": "none",
     "log_parameter_max_length": "0",
