@@ -1,6 +1,7 @@
 """A service's listener: who shows no certificate of the services' issuer, or another identity, gets no answer."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -43,16 +44,23 @@ class Listener:
         self.host, self.port = "127.0.0.1", 0
 
 
-@pytest.fixture
-async def port(pki: Pki) -> AsyncIterator[int]:
-    accepted = [tls.service_identity(DOMAIN, name) for name in ("gateway", "runner")]
-    server = https_server(OperatorsOnly(hello, DOMAIN), Listener(pki.home.tls_folder("projects")), tls.protocol(accepted))
+@contextlib.asynccontextmanager
+async def serving(app: Any, pki: Pki, *peers: str) -> AsyncIterator[int]:
+    """The port at which an application is served to these peers, as projects serves."""
+    accepted = [tls.service_identity(DOMAIN, name) for name in peers]
+    server = https_server(app, Listener(pki.home.tls_folder("projects")), tls.protocol(accepted))
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def port(pki: Pki) -> AsyncIterator[int]:
+    async with serving(OperatorsOnly(hello, DOMAIN), pki, "gateway", "runner") as made:
+        yield made
 
 
 CHUNK, CHUNKS = b"x" * 16_384, 2_000
@@ -70,14 +78,8 @@ async def flow(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def flowing(pki: Pki) -> AsyncIterator[int]:
-    accepted = [tls.service_identity(DOMAIN, "gateway")]
-    server = https_server(flow, Listener(pki.home.tls_folder("projects")), tls.protocol(accepted))
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await task
+    async with serving(flow, pki, "gateway") as made:
+        yield made
 
 
 async def ask(port: int, context: ssl.SSLContext, path: str = "/api/v1/projects") -> bytes:
@@ -179,7 +181,7 @@ async def test_who_reads_slowly_is_waited_for_and_gets_all(pki: Pki, flowing: in
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         stands_still = -1
-        while stands_still != len(taken):  # the socket's buffers fill, and then nothing more is taken
+        while not taken or stands_still != len(taken):  # the socket's buffers fill, and then nothing more is taken
             stands_still = len(taken)
             await asyncio.sleep(0.3)
         assert 0 < len(taken) < CHUNKS
