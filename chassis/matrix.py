@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from chassis.app import load, routes_in
 from chassis.guard import action_of
-from contracts.policy import API, DEFAULT_BODY, KIB, NOT_YET, POLICY, SERVICE, STEP_UP_S, Action, Condition, Rule, Service, Who
+from contracts.model import BEYOND, LINES, Grant, Line
+from contracts.policy import API, DEFAULT_BODY, KIB, POLICY, SERVICE, STEP_UP_S, Action, Condition, Rule, Service, Who
 
 COLUMNS = {
     Who.NOBODY: ("nobody", "Whoever shows nothing: not signed in, not known."),
@@ -33,13 +34,14 @@ PEOPLE = (Who.SIGNED_IN, Who.DATA_SCIENTIST, Who.DATA_OWNER, Who.ADMINISTRATOR, 
 YES = "yes"
 IF = "if"
 NO = "-"
+NOT_YET = "not yet"
 
 
 def page() -> str:
     """The whole page, in Markdown."""
     said = sentences()
     numbers = numbered()
-    return "\n".join([*_opening(), *_glance(said), *_tables(said, numbers), *_not_yet(), *_conditions(numbers), *_doors()]) + "\n"
+    return "\n".join([*_opening(), *_glance(said), *_tables(said, numbers), *_model(), *_conditions(numbers), *_doors()]) + "\n"
 
 
 def sentences() -> dict[Action, str]:
@@ -134,15 +136,41 @@ def _tables(said: dict[Action, str], numbers: dict[Condition, int]) -> list[str]
     return lines
 
 
-def _not_yet() -> list[str]:
+def _model() -> list[str]:
     return [
-        "## Not possible yet",
+        "## Beside the model",
         "",
-        "What people may look for here, and has no door: it is refused to everybody, by every route.",
+        "Hortus has the roles of Hopsworks, and grants a role what the last public server of Hopsworks (4.0-dev) grants it, or less. *own*: what they",
+        f"made themselves, and nothing else. *{NOT_YET}*: it has no door here, and is refused to everybody, by every route, until what is named brings it.",
         "",
-        *[f"- {words} (`{name}`)" for name, words in NOT_YET.items()],
+        "| What is done | Owner there | Scientist there | Owner here | Scientist here | By | Remark |",
+        "|---|:-:|:-:|:-:|:-:|---|---|",
+        *[_beside(line) for line in LINES],
+        "",
+        "What a role opens here beyond these lines:",
+        "",
+        *[f"- `{action.value}`: {reason}" for action, reason in BEYOND.items()],
         "",
     ]
+
+
+def _beside(line: Line) -> str:
+    here = [_here(line, column) for column in (Who.DATA_OWNER, Who.DATA_SCIENTIST)]
+    there = [NO if grant is Grant.NO else grant.value for grant in (line.owner, line.scientist)]
+    actions = ", ".join(f"`{action.value}`" for action in line.actions)
+    refused = f"Allowed only if {line.refused_by.value}." if line.refused_by else ""
+    remark = f"with {line.later}" if line.later else line.stricter or refused
+    return "| " + " | ".join([line.what, *there, *here, actions, remark]) + " |"
+
+
+def _here(line: Line, column: Who) -> str:
+    """What the rows of a line's actions grant; its special case may be refused by a condition."""
+    if line.later:
+        return NOT_YET
+    if line.refused_by:
+        return NO
+    marks = {(IF if POLICY[action].when else YES) if lets_in(POLICY[action], column) else NO for action in line.actions}
+    return NO if NO in marks else IF if IF in marks else YES
 
 
 def _row(action: Action, rule: Rule, words: str, numbers: dict[Condition, int]) -> str:

@@ -507,27 +507,6 @@ POLICY: dict[Action, Rule] = {
 }
 
 
-NOT_YET: dict[str, str] = {
-    "dataset.delete": "Delete a dataset.",
-    "dataset.set_permission": "Choose who writes into a dataset: both roles, Data Owners alone, or nobody.",
-    "dataset.publish": "Offer a dataset to every project, and ask for one that is offered.",
-    "dataset.tag": "Tag datasets and describe them by a schema.",
-    "file.delete": "Delete, move or copy files of a dataset.",
-    "file.export": "Ask for data to leave a project, and approve that.",
-    "share.change": "Change what a share allows.",
-    "share.reject": "Reject a share that is offered.",
-    "job.delete": "Delete a job.",
-    "job.schedule": "Let a job run at certain times.",
-    "notebook.run": "Work in notebooks, in workflows and with git inside a project.",
-    "feature.change": "Keep feature groups, feature views and training data.",
-    "topic.change": "Keep Kafka topics and their schemas in a project.",
-    "serving.change": "Serve models.",
-    "alert.change": "Be told of what happens in a project by rules of its own.",
-    "project.switch_service": "Switch services on and off for a project.",
-}
-"""What people of such a platform ask for and has no door here: it is refused to everybody, until an action takes its place."""
-
-
 class Reason(StrEnum):
     """Why a decision fell as it did; refusals carry it to the caller and to the ledger."""
 

@@ -27,7 +27,7 @@ PAST_GUIDE = {
     "compose/local/suite.py": 513,
     "compose/local/supervisor.py": 386,
     "contracts/events.py": 467,
-    "contracts/policy.py": 607,
+    "contracts/policy.py": 589,
     "gateway/plane.py": 412,
     "hortus/client/shapes.py": 434,
     "services/auth/directory.py": 313,

@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 
 from chassis import matrix
-from contracts.policy import NOT_YET, POLICY, Action, Service, Who, decide
+from contracts.model import BEYOND, LINES
+from contracts.policy import POLICY, Action, Service, Who, decide
 from contracts.roles import NOBODY, Actor, Principal
 from tests.world import administrator, agent, auditor, job, owner, person, scientist
 
@@ -35,49 +36,18 @@ def table() -> dict[str, list[str]]:
     return found
 
 
-ASKED_FOR: dict[str, tuple[str, ...]] = {
-    "read project, members, datasets, jobs": ("project.read", "member.list", "dataset.read", "job.read"),
-    "search": ("search",),
-    "read topics, schemas": ("topic.change",),
-    "read feature groups": ("feature.change",),
-    "add a member, change a role": ("member.add", "member.change"),
-    "remove a member": ("member.remove", "member.leave"),
-    "edit project; delete project": ("project.change", "project.archive", "project.delete"),
-    "edit the project's services": ("project.switch_service",),
-    "create a top-level dataset": ("dataset.create",),
-    "delete a top-level dataset": ("dataset.delete",),
-    "set a dataset's permission": ("dataset.set_permission",),
-    "write inside a dataset": ("file.upload", "run.output_stage"),
-    "share, unshare, accept": ("share.offer", "share.withdraw", "share.accept"),
-    "change share mode": ("share.change",),
-    "reject a share": ("share.reject",),
-    "publish, import": ("dataset.publish",),
-    "delete or move files": ("file.delete",),
-    "download by one-time token": ("file.download", "file.export"),
-    "download by API key or token": ("file.download", "file.export"),
-    "download a file of a shared-in dataset": ("file.download", "file.export"),
-    "upload into a writable dataset": ("file.upload",),
-    "feature group or storage connector": ("feature.change",),
-    "feature view or training data": ("feature.change",),
-    "tags and keywords": ("dataset.tag",),
-    "job: create, run, stop": ("job.submit", "job.cancel"),
-    "job: schedule": ("job.schedule",),
-    "job: delete": ("job.delete",),
-    "Jupyter, Airflow DAG, git, Python environment": ("notebook.run",),
-    "Kafka topics": ("topic.change",),
-    "serving": ("serving.change",),
-    "project alerts, receivers, silences": ("alert.change",),
-}
-"""What people of data platforms with such roles can do, and the actions that are it here, or that are named as not possible yet."""
-
-
-def test_whatever_people_may_ask_for_has_a_row_or_is_said_not_to_be_possible_yet() -> None:
-    section = PAGE.partition("## Not possible yet")[2].partition("\n## ")[0]
-    said = re.findall(r"^- .+\. \(`(.+)`\)$", section, re.MULTILINE)
-    assert said == list(NOT_YET)
-    asked = {name for names in ASKED_FOR.values() for name in names}
-    assert asked <= {action.value for action in Action} | set(NOT_YET)
-    assert set(NOT_YET) == asked - {action.value for action in Action}
+def test_what_the_model_grants_stands_beside_what_is_granted_here() -> None:
+    section = PAGE.partition("## Beside the model")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert [cells[0] for cells in rows] == [line.what for line in LINES]
+    for cells, line in zip(rows, LINES, strict=True):
+        assert cells[5] == ", ".join(f"`{action.value}`" for action in line.actions)
+        for mark, asks in zip(cells[3:5], (owner(PROJECT), scientist(PROJECT)), strict=True):
+            assert (mark == matrix.NOT_YET) is bool(line.later)
+            may = bool(line.actions) and not line.refused_by and all(decide(asks, action).allowed for action in line.actions)
+            assert (mark in (matrix.YES, matrix.IF)) is may
+        assert cells[6].endswith(line.later or line.stricter or ("." if line.refused_by else ""))
+    assert all(f"- `{action.value}`: {reason}" in section for action, reason in BEYOND.items())
 
 
 def test_every_action_has_a_row_in_words() -> None:
