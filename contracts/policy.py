@@ -13,6 +13,9 @@ API = "/api/v1"
 KIB = 1024
 DEFAULT_BODY = 256 * KIB
 STEP_UP_S = 300
+LONGEST_RUN_S = 23 * 3600
+RUN_CERTIFICATE_S = LONGEST_RUN_S + 3600
+"""The one certificate of a run outlasts its program by an hour: inputs are brought before it, outputs after it (decision 25)."""
 
 
 class Service(StrEnum):

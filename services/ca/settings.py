@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.settings import Settings
+from contracts.policy import LONGEST_RUN_S, RUN_CERTIFICATE_S
 
 
 class KeySettings(BaseSettings):
@@ -35,7 +36,7 @@ class CaSettings(KeySettings, Settings):
 
     origins: tuple[str, ...] = ("https://localhost:8443",)
     project_life_s: int = 8 * 3600
-    job_life_s: int = 24 * 3600
+    job_life_s: int = RUN_CERTIFICATE_S
     agent_life_s: int = 24 * 3600
     agent_overlap_s: float = Field(default=60.0, ge=0)
     services_issuer_dir: Path | None = None
@@ -44,3 +45,12 @@ class CaSettings(KeySettings, Settings):
     ocsp_life_s: int = Field(default=60, gt=0)
     issuer_rest_s: float = Field(default=30.0, ge=0)
     issuer_warning_days: int = Field(default=90, ge=0)
+
+    @field_validator("job_life_s")
+    @classmethod
+    def _outlasts_every_run(cls, value: int) -> int:
+        if value < RUN_CERTIFICATE_S:
+            raise ValueError(
+                f"HORTUS_JOB_LIFE_S has to be {RUN_CERTIFICATE_S} at least: a run may take {LONGEST_RUN_S} s, and needs its certificate to the end"
+            )
+        return value

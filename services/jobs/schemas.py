@@ -8,11 +8,11 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from contracts.events import RunState
+from contracts.policy import LONGEST_RUN_S
 
 PROGRAM_LONGEST = 64 * 1024
 LOG_PART_LONGEST = 64 * 1024
 METRICS_MOST = 100
-LONGEST_WALL_S = 23 * 3600  # a run brings its output in with its certificate, which lives a day
 
 
 def _storable(value: str) -> str:
@@ -69,7 +69,7 @@ class Request(BaseModel):
 class Resources(Request):
     """What a run may use at most."""
 
-    wall_seconds: Annotated[int, Field(ge=1, le=LONGEST_WALL_S)] = 3600
+    wall_seconds: Annotated[int, Field(ge=1, le=LONGEST_RUN_S)] = 3600
     memory_mib: Annotated[int, Field(ge=64, le=1024 * 1024)] = 2048
     cores: Annotated[int, Field(ge=1, le=256)] = 1
 

@@ -3,6 +3,7 @@
 import base64
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,15 +13,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from chassis.csr import CsrRefused, read_csr
 from compose.local.pki import Pki
 from contracts.events import CertificateKind, ProjectState, RunState, UserStatus
+from contracts.policy import LONGEST_RUN_S
 from contracts.roles import Actor, Principal, Role
 from services.ca import domain
 from services.ca.domain.certificates import Terms, TooManyCertificates
 from services.ca.domain.holders import Holder
 from services.ca.models import Certificate, CertificateState, Ending, Intent, Issuer
+from services.ca.settings import CaSettings
 from services.ca.signer import IssuerUnusable, Signer, opening
 from services.ca.signer.files import KeyFiles
 from tests.ca.conftest import ADA, AGENT, BOB, RUN, csr, judged, membership, new_key, openssl, private_key, project, run, user
@@ -209,6 +213,29 @@ def test_a_chain_is_the_leaf_and_its_intermediate_without_the_root(pki: Pki) -> 
         "CN=mri-study__ada00000,O=Hortus",
         "CN=Hortus people,O=Hortus",
     ]
+
+
+def as_set(folder: Path, **lives: Any) -> CaSettings:
+    return CaSettings(
+        service="ca",
+        tls_dir=folder,
+        kafka="localhost:1",
+        state_dir=folder,
+        database_url="postgresql://localhost",
+        issuers_dir=folder,
+        **lives,
+    )
+
+
+def test_a_run_that_lasts_as_long_as_one_may_has_an_hour_left_to_bring_its_output_in(tmp_path: Path) -> None:
+    assert as_set(tmp_path).job_life_s >= LONGEST_RUN_S + 3600
+    assert as_set(tmp_path, job_life_s=LONGEST_RUN_S + 3600).job_life_s == LONGEST_RUN_S + 3600
+
+
+@pytest.mark.parametrize("life", [3600, LONGEST_RUN_S, LONGEST_RUN_S + 3599, 0, -1])
+def test_a_life_of_job_certificates_that_a_run_can_outlast_is_refused_at_the_start(tmp_path: Path, life: int) -> None:
+    with pytest.raises(ValidationError, match=r"HORTUS_JOB_LIFE_S has to be 86400 at least: .+"):
+        as_set(tmp_path, job_life_s=life)
 
 
 @pytest.mark.parametrize(("kind", "life"), [("project", timedelta(hours=8)), ("job", timedelta(hours=24)), ("agent", timedelta(days=30))])

@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from chassis.csr import read_csr
 from contracts.events import Agent, Certificate, CertificateKind, Job, Run, RunState, ShareState
+from contracts.policy import LONGEST_RUN_S
 from contracts.roles import NOBODY, Actor
 from services.jobs import service
 from tests.jobs.scene import LONG_AGO, Scene, certificate, csr, dataset, member, share
@@ -20,7 +21,7 @@ KIB = 1024
 
 
 async def test_a_member_submits_a_job_and_everybody_is_told(scene: Scene) -> None:
-    made = await scene.submitted(arguments=["--epochs", "3"], resources={"wall_seconds": 60})
+    made = await scene.submitted(arguments=["--epochs", "3"], resources={"wall_seconds": LONGEST_RUN_S})
     assert made["state"] == "queued"
     assert made["inputs"] == [str(scene.dataset_id)]
     job_fact, run_fact = await scene.world.said()
@@ -56,6 +57,7 @@ async def test_the_program_stands_in_no_fact_and_in_no_record(scene: Scene) -> N
         {"arguments": ["a\0"]},
         {"inputs": ["no id"]},
         {"resources": {"wall_seconds": 0}},
+        {"resources": {"wall_seconds": LONGEST_RUN_S + 1}},
         {"resources": {"memory_mib": 10**12}},
         {"resources": {"cores": "many"}},
         {"resources": {"network": True}},
