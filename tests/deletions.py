@@ -1,9 +1,12 @@
 """What tests of deleted projects share: the project's facts, the purge of one service, and the search for what is left."""
 
+import contextlib
 import functools
 from uuid import UUID
 
 from chassis import deletion
+from chassis.deletion import Slice
+from chassis.outbox import UnitOfWork
 from contracts.events import Project, ProjectState
 from tests.world import OURS, World
 
@@ -22,16 +25,35 @@ PURGING = state(ProjectState.PURGING, 3)
 DELETED = state(ProjectState.DELETED, 4)
 
 
+class Killed(ConnectionError):
+    """The service ended between a purge and its commit."""
+
+
 async def purge_slice(world: World) -> bool:
     """One slice of the service's purge; whether there was anything to do."""
     assert world.spec.purge is not None
     return await deletion.purge_slice(world.runtime.engine, world.spec.service, functools.partial(world.spec.purge, world.runtime))
 
 
+async def killed_slice(world: World) -> None:
+    """A slice whose service is killed when all is removed and nothing committed."""
+
+    async def dies(uow: UnitOfWork, project_id: UUID) -> Slice:
+        assert world.spec.purge is not None
+        await world.spec.purge(world.runtime, uow, project_id)
+        await uow.session.flush()
+        raise Killed
+
+    with contextlib.suppress(Killed):
+        await deletion.purge_slice(world.runtime.engine, world.spec.service, dies)
+
+
 async def purge(world: World) -> None:
-    """Everything that the service's background work would purge now."""
-    while await purge_slice(world):
-        pass
+    """Everything that the service's background work would purge now; it is killed before each commit, and does each slice again."""
+    more = True
+    while more:
+        await killed_slice(world)
+        more = await purge_slice(world)
 
 
 async def rows_with(world: World, *texts: str) -> dict[str, int]:

@@ -60,9 +60,9 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         await index.close()
 
 
-async def purge(runtime: Runtime, _uow: UnitOfWork, project_id: UUID) -> Slice:
+async def purge(runtime: Runtime, uow: UnitOfWork, project_id: UUID) -> Slice:
     """Remove a slice of what a deleted project left in the index."""
-    return await service.purge(runtime.extra["library"], project_id)
+    return await service.purge(runtime.extra["library"], uow, project_id)
 
 
 spec = Spec(Service.SEARCH, SearchSettings, router, hears, lifespan=lifespan, purge=purge)

@@ -1,4 +1,4 @@
-"""The only table of search, and the shapes of what is indexed and of what a caller can find."""
+"""The tables of search, and the shapes of what is indexed and of what a caller can find."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,16 @@ class Filled(Table, table=True):
 
     topic: str = Field(primary_key=True)
     index_id: str
+
+
+class Erasing(Table, table=True):
+    """A document of a deleted project that is about to be erased; it stands here until it was counted."""
+
+    __tablename__ = "erasing"
+
+    kind: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    project_id: UUID
 
 
 class Kind(StrEnum):

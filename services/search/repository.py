@@ -1,10 +1,13 @@
-"""All the SQL: which index the inbox belongs to, and starting over when it was lost."""
+"""All the SQL: which index the inbox belongs to, starting over when it was lost, and which documents are about to be erased."""
 
-from sqlalchemy import text
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from services.search.models import Filled
+from services.search.models import Erasing, Filled, Kind
 
 _FILL = text("""INSERT INTO filled (topic, index_id) VALUES (:topic, '') ON CONFLICT DO NOTHING""")
 _FORGET = text("DELETE FROM inbox WHERE topic = :topic")
@@ -32,3 +35,14 @@ async def start_over(session: AsyncSession, topic: str, index_id: str) -> bool:
     await session.execute(_FORGET, {"topic": topic})
     await session.execute(_READ_ANEW, {"topic": topic})
     return True
+
+
+async def announce(session: AsyncSession, project_id: UUID, documents: Sequence[tuple[Kind, str]]) -> None:
+    """Remember which documents of a project are erased next."""
+    session.add_all([Erasing(kind=kind.value, id=key, project_id=project_id) for kind, key in documents])
+
+
+async def announced(session: AsyncSession, project_id: UUID) -> list[tuple[Kind, str]]:
+    """The documents of a project that are erased next, which are forgotten here with this transaction."""
+    gone = delete(Erasing).where(col(Erasing.project_id) == project_id).returning(col(Erasing.kind), col(Erasing.id))
+    return [(Kind(kind), key) for kind, key in await session.execute(gone)]

@@ -116,14 +116,19 @@ async def _close(_uow: UnitOfWork, _project_id: UUID) -> None:
     """Nothing is written into a project here."""
 
 
-async def purge(library: Library, project_id: UUID) -> Slice:
-    """Erase some of a deleted project's documents, and in the end their traces in the index's files."""
+async def purge(library: Library, uow: UnitOfWork, project_id: UUID) -> Slice:
+    """Erase some of a deleted project's documents, and in the end their traces in the index's files.
+
+    What is erased next is committed before, so that it is counted also where a process dies between the index and the commit.
+    """
+    erased = await repository.announced(uow.session, project_id)
+    await library.index.write([domain.erased(kind, key) for kind, key in erased])
+    if erased and (begun := library.expunging.pop(project_id, None)) is not None:
+        begun.cancel()  # before this was erased
     left = await library.index.of_project(project_id, PURGED_AT_ONCE)
-    await library.index.write([domain.erased(kind, key) for kind, key in left])
-    if left:
-        if (begun := library.expunging.pop(project_id, None)) is not None:
-            begun.cancel()  # before this was erased
-        return Slice({"documents": len(left)}, more=True)
+    await repository.announce(uow.session, project_id, left)
+    if erased or left:
+        return Slice({"documents": len(erased)} if erased else {}, more=True)
     if not await _expunged(library, project_id):
         return Slice({}, more=True)
     # A bulk write that was given up on can have arrived meanwhile.
