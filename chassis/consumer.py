@@ -110,10 +110,8 @@ class Consumer:
                 log.error("consumer failed", exc_info=error)
             finally:
                 await _end([lane.work for lane in self.lanes.values() if lane.work is not None])
-                for leave in (lambda: self._commit_offsets(client), client.stop):  # noqa: B023 - called at once
-                    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                        async with asyncio.timeout(5):
-                            await leave()
+                await patience.end(self._commit_offsets(client), KafkaError, OSError, TimeoutError)
+                await patience.end(client.stop(), KafkaError, OSError, TimeoutError)
                 self.lanes.clear()
             await patience.pause(pause)
             pause = min(pause * 2, 2.0)

@@ -10,8 +10,10 @@ from chassis.log import logger
 log = logger(__name__)
 STEADY_S = 60.0
 LONGEST_S = 5.0
+LAST_S = 5.0
 
 T = TypeVar("T")
+_ending: set[asyncio.Future[object]] = set()
 
 
 async def attempt(work: Awaitable[T]) -> T:
@@ -21,6 +23,30 @@ async def attempt(work: Awaitable[T]) -> T:
     in the task of the loop, an ordinary failure would look like a cancellation ever after.
     """
     return await asyncio.ensure_future(work)
+
+
+async def end(work: Awaitable[object], *expected: type[Exception]) -> None:
+    """Wait for ``work`` that ends something, for at most 5 s; then it is cancelled, and left. What is ``expected`` of it is not raised.
+
+    In a task of its own: a library that keeps a cancellation to itself, as Kafka's client does when it stops, would leave the task of the
+    loop as one that was cancelled, and its next ``pause`` would end it for ever.
+    """
+    task = asyncio.ensure_future(work)
+    _ending.add(task)
+    task.add_done_callback(_ended)
+    try:
+        await asyncio.wait({task}, timeout=LAST_S)
+    finally:
+        task.cancel()
+    error = task.exception() if task.done() and not task.cancelled() else None
+    if error is not None and not isinstance(error, expected):
+        raise error
+
+
+def _ended(task: asyncio.Future[object]) -> None:
+    _ending.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody waits for it any more
 
 
 async def pause(seconds: float) -> None:

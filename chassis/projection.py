@@ -252,9 +252,7 @@ class Projection:
                 log.error("projection failed", exc_info=error)
             finally:
                 for client in (reader, asker):
-                    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                        async with asyncio.timeout(5):
-                            await client.stop()
+                    await patience.end(client.stop(), KafkaError, OSError, TimeoutError)
             await patience.pause(0.2)
 
     async def _follow(self, reader: AIOKafkaConsumer, asker: AIOKafkaConsumer) -> None:

@@ -344,7 +344,5 @@ class Relay:
 
 
 async def _close(producer: AIOKafkaProducer, connection: asyncpg.Connection) -> None:
-    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(5):
-            await producer.stop()
+    await patience.end(producer.stop(), KafkaError, OSError, TimeoutError)
     await connection.close(timeout=2)

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from uuid_utils.compat import uuid7
 
-from chassis import bus
+from chassis import bus, patience
 from chassis.log import logger
 from chassis.settings import ProcessSettings
 from contracts.events import Activity
@@ -91,9 +91,7 @@ class ActivityPublisher:
                 log.warning("telling of activity interrupted", error=repr(error))
                 pause = min(pause * 2, 5.0)
             finally:
-                with contextlib.suppress(OSError, KafkaError, TimeoutError):
-                    async with asyncio.timeout(5):
-                        await producer.stop()
+                await patience.end(producer.stop(), OSError, KafkaError, TimeoutError)
             await asyncio.sleep(pause)
 
     async def flush(self, seconds: float) -> None:

@@ -5,14 +5,13 @@ between sending and remembering repeats records and loses none.
 """
 
 import asyncio
-import contextlib
 import os
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from chassis import bus
+from chassis import bus, patience
 from chassis.log import logger
 from chassis.settings import ProcessSettings
 from gateway.spool import Spool, read_published, segments, write_published
@@ -106,9 +105,7 @@ class Publisher:
                 log.warning("publishing interrupted", error=repr(error))
                 pause = min(pause * 2, 5.0)
             finally:
-                with contextlib.suppress(OSError, KafkaError, TimeoutError):
-                    async with asyncio.timeout(5):  # wait_for can lose a cancellation
-                        await producer.stop()
+                await patience.end(producer.stop(), OSError, KafkaError, TimeoutError)
             await asyncio.sleep(pause)
 
     async def flush(self, seconds: float) -> None:

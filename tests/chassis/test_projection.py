@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from uuid_utils.compat import uuid7
 
-from chassis import bus
+from chassis import bus, patience
 from chassis.errors import CannotDecide
 from chassis.projection import Projection
 from chassis.relay import Relay
@@ -225,3 +225,25 @@ async def test_a_clock_that_is_as_late_as_the_bus_makes_nothing_fresh_and_with_t
         await cold.stop()
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
+
+
+async def test_a_projection_goes_on_after_a_broker_that_was_away_for_longer_than_the_library_asks(
+    broker: Bus, relayed: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bus.consumer
+
+    def impatient(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
+        made._request_timeout_ms = 500
+        return made
+
+    monkeypatch.setattr(bus, "consumer", impatient)
+    monkeypatch.setattr(patience, "LAST_S", 0.5)
+    projection = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
+    await projection.start()
+    await until(projection.is_fresh)
+    await asyncio.to_thread(broker.kafka.kill)
+    await until(lambda: projection.error == "Kafka: KafkaTimeoutError")
+    await asyncio.to_thread(broker.kafka.start)
+    await until(projection.is_fresh)
+    await projection.stop()
