@@ -21,14 +21,13 @@ from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from chassis import db
+from chassis import db, idempotency
 from chassis.arguments import found_here
 from chassis.errors import (
     PROBLEM_RESPONSE,
     CallerLeft,
     CannotDecide,
     ChangedMeanwhile,
-    Conflict,
     FactorTooOld,
     Forbidden,
     NotFound,
@@ -38,8 +37,9 @@ from chassis.errors import (
     Unauthenticated,
     Unprocessable,
 )
+from chassis.idempotency import Answer, AnsweredBefore, Claim
 from chassis.outbox import Caller, UnitOfWork, facts_header, read_facts_header
-from chassis.together import Together
+from chassis.together import Asking, Once, Together
 from contracts.events import Outcome
 from contracts.policy import API, POLICY, Action, Decision, Service, Who, decide
 from contracts.roles import NOBODY, Actor, Principal
@@ -89,24 +89,6 @@ class ScopeMissing(Forbidden):
     title = "The API key was not made for this"
 
 
-class KeyReused(Unprocessable):
-    """One Idempotency-Key, two different requests."""
-
-    title = "This Idempotency-Key was used for another request"
-    slug = "idempotency-key-reused"
-
-
-class AnswerWasSecret(Conflict):
-    """The request was carried out before; its answer held a secret that is shown once."""
-
-    title = "This was done before, and its answer is shown only once"
-
-
-_IDEMPOTENCY_CLAIM = text("""INSERT INTO idempotency (owner, key, fingerprint) VALUES (:owner, :key, :fingerprint)
-                             ON CONFLICT DO NOTHING RETURNING true""")
-_IDEMPOTENCY_READ = text("SELECT fingerprint, status, body, headers FROM idempotency WHERE owner = :owner AND key = :key")
-_IDEMPOTENCY_STORE = text("""UPDATE idempotency SET status = :status, body = :body, headers = CAST(:headers AS jsonb)
-                             WHERE owner = :owner AND key = :key""")
 _APPLIED = text("""SELECT bool_and(coalesce(i.version, 0) >= w.version)
                    FROM unnest(CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:versions AS bigint[])) AS w(topic, key, version)
                    LEFT JOIN inbox i USING (topic, key)""")
@@ -203,11 +185,6 @@ async def _actor(request: Request) -> Actor:
 CurrentActor = Annotated[Actor, Depends(_actor)]
 
 
-class _Replayed(Exception):
-    def __init__(self, response: Response) -> None:
-        self.response = response
-
-
 async def _uow(request: Request) -> UnitOfWork:
     state = request.state
     if getattr(state, "uow", None) is None:
@@ -217,7 +194,7 @@ async def _uow(request: Request) -> UnitOfWork:
         uow = UnitOfWork(session, runtime.settings.service, state.actor, state.action, request_id, request.headers.get("traceparent", ""))
         state.uow = uow
         await uow.begin()
-        await _claim_key(request, uow)
+        await _take_key(request, uow)
     made: UnitOfWork = state.uow
     return made
 
@@ -235,27 +212,29 @@ LaterUow = Annotated[OpenUow, Depends(_later)]
 
 
 class Shared:
-    """For doors whose requests may share a transaction with others of the same moment (``chassis.together``).
-
-    A request with an Idempotency-Key has one of its own, which also keeps the answer.
-    """
+    """For doors whose requests may share a transaction with others of the same moment (``chassis.together``)."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
 
-    async def __call__(self, together: Together[I, R], item: I) -> R:
-        """What ``together`` does for an item. Raises the problem that it ends with."""
-        request = self._request
-        if "Idempotency-Key" in request.headers:
-            [found] = await together.work([await _uow(request)], [item])
-            if isinstance(found, Problem):
-                raise found
-            return found
-        headers = request.headers
+    def answering(self, show: Callable[[R], Response]) -> Asking[I, R, Response]:
+        """Ask for an item, and answer with what ``show`` makes of the result, which is kept where the request has an Idempotency-Key."""
+        return functools.partial(self._ask, show)
+
+    async def _ask(self, show: Callable[[R], Response], together: Together[I, R], item: I) -> Response:
+        request, headers = self._request, self._request.headers
+        made: list[Response] = []
+
+        def answer(uow: UnitOfWork, result: R) -> Answer:
+            made[:] = [show(result)]
+            _complete(made[0], uow)
+            return _kept(made[0], uow)
+
+        claim = await _key(request)
         gone = functools.partial(left, request)
         caller = Caller(request.state.actor, headers.get(REQUEST_HEADER, ""), headers.get("traceparent", ""), gone)
-        request.state.told, result = await together.ask(caller, item)
-        return result
+        request.state.told, result = await together.ask(caller, item, Once(claim, answer) if claim else None)
+        return made[0] if made else show(result)
 
 
 async def _shared(request: Request) -> Shared:
@@ -265,36 +244,39 @@ async def _shared(request: Request) -> Shared:
 SharedUow = Annotated[Shared, Depends(_shared)]
 
 
-async def _claim_key(request: Request, uow: UnitOfWork) -> None:
-    """Take the Idempotency-Key of a creating POST, or answer what was answered before."""
-    key = request.headers.get("Idempotency-Key")
-    if key is None or request.method != "POST" or uow.actor.principal is not Principal.PERSON:
-        return
+async def _key(request: Request) -> Claim | None:
+    """The Idempotency-Key of a creating POST, and what it is for."""
+    key, actor = request.headers.get("Idempotency-Key"), request.state.actor
+    if key is None or request.method != "POST" or actor.principal is not Principal.PERSON:
+        return None
     rule = POLICY[request.state.action]
     if rule.secret or Who.NOBODY in rule.who:
-        return  # bodies with passwords leave no hash here that could be guessed against; nobody creates anything at doors for everybody
+        return None  # bodies with passwords leave no hash here to guess against; nobody creates anything at doors for everybody
     if not 1 <= len(key) <= 128:  # noqa: PLR2004 - a bound on what is stored
         raise Unprocessable("An Idempotency-Key has 1 to 128 characters.")
-    fingerprint = hashlib.sha256(request.url.path.encode() + b"\n" + await request.body()).hexdigest()
-    place = {"owner": str(uow.actor.user_id), "key": key}
-    if (await uow.session.execute(_IDEMPOTENCY_CLAIM, {**place, "fingerprint": fingerprint})).scalar() is not None:
-        request.state.idempotency = place
-        return
-    row = (await uow.session.execute(_IDEMPOTENCY_READ, place)).one()
-    if row.fingerprint != fingerprint:
-        raise KeyReused
-    if row.body is None:
-        raise AnswerWasSecret
-    raise _Replayed(Response(row.body, row.status, headers={**row.headers, "Idempotency-Replayed": "true"}))
+    return Claim(str(actor.user_id), key, hashlib.sha256(request.url.path.encode() + b"\n" + await request.body()).hexdigest())
 
 
-async def _keep_answer(request: Request, uow: UnitOfWork, response: Response) -> None:
-    place = getattr(request.state, "idempotency", None)
-    if place is None:
-        return
+async def _take_key(request: Request, uow: UnitOfWork) -> None:
+    claim = await _key(request)
+    if claim is not None:
+        [end] = await idempotency.claim(uow.session, [claim])
+        if end is not None:
+            raise end
+        request.state.claim = claim
+
+
+def _kept(response: Response, uow: UnitOfWork) -> Answer:
+    """What is kept of an answer that is complete."""
     headers = {name: value for name, value in response.headers.items() if name in ("content-type", "etag", FACTS_HEADER.lower())}
-    body = None if uow.concealed else bytes(response.body)
-    await uow.session.execute(_IDEMPOTENCY_STORE, {**place, "status": response.status_code, "body": body, "headers": json.dumps(headers)})
+    return Answer(response.status_code, headers, None if uow.concealed else bytes(response.body))
+
+
+def _complete(response: Response, told: UnitOfWork | None) -> None:
+    """Say which version is shown, and which facts were told."""
+    _tag(response)
+    if told is not None and (named := [fact for part in told.parts for fact in part.facts + part.rests_on]):
+        response.headers[FACTS_HEADER] = facts_header(named, told.actor.user_id)
 
 
 class Door(APIRoute):
@@ -307,22 +289,19 @@ class Door(APIRoute):
         handler = found_here(self, super().get_route_handler())
 
         async def handle(request: Request) -> Response:
-            request.state.uow = None
-            request.state.told = None
+            request.state.uow = request.state.told = request.state.claim = None
             try:
                 await guard(request)  # type: ignore[misc]
                 response = await handler(request)
                 uow: UnitOfWork | None = request.state.uow
-                _tag(response)
-                told: UnitOfWork | None = uow or request.state.told
-                if told is not None and (named := [fact for part in told.parts for fact in part.facts + part.rests_on]):
-                    response.headers[FACTS_HEADER] = facts_header(named, told.actor.user_id)
+                _complete(response, uow or request.state.told)
                 if uow is not None:
-                    await _keep_answer(request, uow, response)
+                    if request.state.claim is not None:
+                        await idempotency.keep(uow.session, [(request.state.claim, _kept(response, uow))])
                     _wanted_still(request, uow)
                     await uow.commit()
-            except _Replayed as replayed:
-                return replayed.response
+            except AnsweredBefore as before:
+                return Response(before.body, before.status, headers={**before.headers, "Idempotency-Replayed": "true"})
             except IntegrityError as error:
                 raise ChangedMeanwhile from error
             finally:

@@ -12,7 +12,7 @@ from chassis.guard import CurrentActor, SharedUow, Uow, doors, may, peer_certifi
 from chassis.pages import InvalidCursor, Page, PageRequest, Paging
 from contracts.policy import Action, Service
 from services.ca import domain, repository, service, status_forms
-from services.ca.models import ServiceCertificate
+from services.ca.models import Intent, ServiceCertificate
 from services.ca.schemas import CertificateOrder, CertificateView, ServiceCertificateView
 from services.ca.status_forms import NoAnswer
 
@@ -50,9 +50,7 @@ class OcspResponse(Response):
 )
 async def create_certificate(project_id: UUID, order: CertificateOrder, shared: SharedUow) -> Response:
     """Issue a certificate of the project for the key in the request."""
-    made = await service.issuing.create(shared, project_id, order.csr)
-    body = CertificateView.model_validate(made).model_dump_json()
-    return Response(body, status_code=201, media_type="application/json", headers={"ETag": f'"{made.version}"'})
+    return await service.issuing.create(shared.answering(_created), project_id, order.csr)
 
 
 @router.get("/projects/{project_id}/certificates", dependencies=[may(Action.CERTIFICATE_LIST)])
@@ -117,6 +115,11 @@ async def _answered(der: bytes) -> Response:
         return OcspResponse(await service.status.answer(service.status.asked(der)))
     except NoAnswer as none:
         return OcspResponse(none.der)
+
+
+def _created(made: Intent) -> Response:
+    body = CertificateView.model_validate(made).model_dump_json()
+    return Response(body, status_code=201, media_type="application/json", headers={"ETag": f'"{made.version}"'})
 
 
 def _unless_known(response: Response, tag: str, cache: str, if_none_match: str | None) -> Response:

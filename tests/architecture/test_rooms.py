@@ -20,7 +20,7 @@ MODULE, README = 300, 40
 PAST_GUIDE = {
     "chassis/app.py": 393,
     "chassis/consumer.py": 319,
-    "chassis/guard.py": 385,
+    "chassis/guard.py": 364,
     "chassis/projection.py": 309,
     "chassis/relay.py": 350,
     "compose/local/kafka.py": 306,

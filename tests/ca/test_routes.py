@@ -158,7 +158,7 @@ async def test_what_this_service_knows_better_than_the_header_counts(world: Worl
     assert await world.said() == []
 
 
-@pytest.mark.parametrize("key", [None, "one"], ids=["with others", "in a transaction of its own"])
+@pytest.mark.parametrize("key", [None, "one"], ids=["without a key", "with a key"])
 async def test_what_has_not_arrived_yet_is_waited_for(world: World, key: str | None) -> None:
     newcomer = scientist(OURS, RUN, "new00000").model_copy(update={"versions": {f"memberships:{OURS}:{RUN}": 2}})
     await world.hear(user(RUN, username="new00000"), membership(RUN, username="new00000", role=None))

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from chassis.csr import Request, read_csr
 from chassis.errors import CannotDecide, ChangedMeanwhile, NotFound, Problem
-from chassis.guard import Shared
 from chassis.outbox import Caller, UnitOfWork
+from chassis.together import Asking
 from contracts.events import MEMBERSHIPS, USERS
 from services.ca import domain, repository
 from services.ca.domain.holders import Holder
@@ -27,6 +28,8 @@ from services.ca.service.office import office
 
 KNOWN_WAIT_S = 1.0
 KNOWN_LOOK_S = 0.02
+
+A = TypeVar("A")
 
 
 class NotHereYet(CannotDecide):
@@ -45,8 +48,8 @@ class Draft:
     ends_at: datetime | None = None
 
 
-async def create(shared: Shared, project_id: UUID, csr: str) -> Intent:
-    """A certificate of the project for the caller's key; what is not known here yet is waited for, at most 1 s.
+async def create(ask: Asking[Order, Intent, A], project_id: UUID, csr: str) -> A:
+    """What is answered with a certificate of the project for the caller's key; what is not known here yet is waited for, at most 1 s.
 
     Raises CsrRefused, NotFound, ProjectIsBeingDeleted, TooManyCertificates, CannotDecide.
     """
@@ -54,7 +57,7 @@ async def create(shared: Shared, project_id: UUID, csr: str) -> Intent:
     deadline = time.monotonic() + KNOWN_WAIT_S
     while True:
         try:
-            return await shared(office().issuing, order)
+            return await ask(office().issuing, order)
         except NotHereYet:
             if time.monotonic() >= deadline:
                 raise
