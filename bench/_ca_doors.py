@@ -184,7 +184,7 @@ class Desk:
         )
 
     def keyed(self, number: int) -> bytes:
-        """The same with an Idempotency-Key, as ``hortus certificate create`` sends it: such an order shares its transaction with no other."""
+        """The same with an Idempotency-Key, as ``hortus certificate create`` sends it."""
         return self.order(number, f"Idempotency-Key: {uuid7()}")
 
     async def certificates(self, seconds: float, order: Callable[[int], bytes], clients_at_once: int = 0) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Certificates with nothing of Hortus around them: what the given packages cost by themselves.
 
-A program of FastAPI, asyncpg and cryptography over the same TLS, which checks the same CSRs, signs the same certificates and writes the same rows to the
-same tables, many in one transaction. Nobody could ship it: it decides by no policy, asks nobody's membership again under a lock, counts no certificates, does
+A program of Starlette, asyncpg and cryptography over the same TLS, which checks the same CSRs, signs the same certificates and writes the same rows to the
+same tables, as many in one transaction and by the same rule as Hortus. Nobody could ship it: it decides by no policy, asks nobody's membership again under a lock, counts no certificates, does
 not know what it has heard, and tells no errors apart.
 
 ``python -m bench._least_certificates`` is the process, with the settings of ca.
@@ -19,16 +19,19 @@ from uuid import UUID
 import asyncpg
 import uvloop
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from uuid_utils.compat import uuid7
 
 from chassis import db, patience, tls
-from chassis.app import GATEWAY, UNTRACED, https_server
+from chassis.app import GATEWAY, https_server
+from chassis.csr import STRONG
 from chassis.csr import Request as Csr
 from chassis.guard import IDENTITY_HEADER
+from chassis.together import AT_ONCE, Groups
 from contracts.events import CertificateKind
 from contracts.policy import API
 from services.ca.domain.certificates import Authority, Terms, authority, build, intend
@@ -38,8 +41,6 @@ from services.ca.service.issuing import serial
 from services.ca.settings import CaSettings
 from services.ca.signer import Signer, opening
 
-MOST = 64
-AT_ONCE = 2
 INTEND = """WITH intended AS (INSERT INTO certificates (certificate_id, kind, state, project_id, user_id, csr_sha256, issuer_key, not_before, not_after,
                                                         fingerprint, chain, created_at, version)
                 SELECT id, 'project', 'intended', $2, person, csr, $5, $6, $7, '', '', $8, 0
@@ -52,56 +53,37 @@ STORE = """WITH stored AS (UPDATE certificates c SET state = 'live', version = 1
            INSERT INTO audit_outbox (record) SELECT unnest($7::jsonb[])"""
 
 
-class Order(BaseModel):
-    """A request for a certificate."""
-
-    csr: str
+Asked = tuple[asyncio.Future[str], Holder, Csr]
 
 
 class Press:
-    """Issues for many at once; while two groups are under way, the next one gathers."""
+    """Issues for many at once, in the groups of ``chassis.together``."""
 
     def __init__(self, pool: Any, signer: Signer, issuer: Authority, terms: Terms) -> None:
         self.pool = pool
         self.signer = signer
         self.issuer = issuer
         self.terms = terms
-        self.waiting: list[tuple[asyncio.Future[str], Holder, Csr]] = []
-        self.under_way: set[asyncio.Task[None]] = set()
+        self.groups: Groups[Asked] = Groups(self._serve)
 
-    async def create(self, project_id: UUID, order: Order, request: Request) -> Response:
+    async def create(self, request: Request) -> Response:
         """Issue a certificate to whom the identity header names."""
-        csr = x509.load_pem_x509_csr(order.csr.encode())
-        if not csr.is_signature_valid:
-            return Response(status_code=422)
+        csr = x509.load_pem_x509_csr(json.loads(await request.body())["csr"].encode())
+        key: Any = csr.public_key()
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, STRONG[csr.signature_algorithm_oid])
         header = request.headers[IDENTITY_HEADER]
         person = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
-        holder = Holder(CertificateKind.PROJECT, f"bench__{person['username']}", project_id=project_id, user_id=UUID(person["user_id"]))
-        key: Any = csr.public_key()
+        project = UUID(request.path_params["project_id"])
+        holder = Holder(CertificateKind.PROJECT, f"bench__{person['username']}", project_id=project, user_id=UUID(person["user_id"]))
         digest = x509.SubjectKeyIdentifier.from_public_key(key).digest
         asked = Csr(key, digest, hashlib.sha256(csr.public_bytes(Encoding.DER)).hexdigest())
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.waiting.append((answer, holder, asked))
-        self._begin()
+        self.groups.add((answer, holder, asked))
         return Response(await answer, status_code=201, media_type="application/json")
 
-    def _begin(self) -> None:
-        if self.waiting and len(self.under_way) < AT_ONCE:
-            task = asyncio.create_task(self._group())
-            self.under_way.add(task)
-            task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self.under_way.discard(task)
-        task.result()
-        self._begin()
-
-    async def _group(self) -> None:
-        await asyncio.sleep(0)
-        group, self.waiting = self.waiting[:MOST], self.waiting[MOST:]
-        if group:
-            for (answer, *_), text in zip(group, await self._issue([(holder, csr) for _, holder, csr in group]), strict=True):
-                answer.set_result(text)
+    async def _serve(self, group: Sequence[Asked]) -> None:
+        for (answer, *_), text in zip(group, await self._issue([(holder, csr) for _, holder, csr in group]), strict=True):
+            answer.set_result(text)
 
     async def _issue(self, drafts: Sequence[tuple[Holder, Csr]]) -> list[str]:
         now = datetime.now(UTC)
@@ -113,7 +95,7 @@ class Press:
         async with self.pool.acquire() as connection:
             await connection.fetch(INTEND, ids, first.project_id, people, csrs, *span, _records("certificate.intend", intents))
             leaves = [self.signer.sign(build(intent, holder, csr, self.issuer, self.terms)) for intent, holder, csr in made]
-            fingerprints = [leaf.fingerprint(hashes.SHA256()).hex() for leaf in leaves]
+            fingerprints = [hashlib.sha256(leaf.public_bytes(Encoding.DER)).hexdigest() for leaf in leaves]
             chains = [leaf.public_bytes(Encoding.PEM).decode() + self.issuer.pem for leaf in leaves]
             answers = [
                 json.dumps(
@@ -144,8 +126,7 @@ async def serve() -> None:
     issuer = authority(signer.name, signer.key_id, signer.certificate, signer.pem, terms)
     async with asyncpg.create_pool(db.plain_dsn(settings.database_url), min_size=AT_ONCE, max_size=AT_ONCE) as pool:
         press = Press(pool, signer, issuer, terms)
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry=UNTRACED)
-        app.post(f"{API}/projects/{{project_id}}/certificates", status_code=201)(press.create)
+        app = Starlette(routes=[Route(f"{API}/projects/{{project_id}}/certificates", press.create, methods=["POST"])])
         await https_server(app, settings, tls.protocol({tls.service_identity(settings.trust_domain, GATEWAY)})).serve()
 
 

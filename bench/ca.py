@@ -11,7 +11,7 @@ audit records are committed; after each run they are counted in the database, an
 - Both are asked by 32, 128, 256 and 512 clients: what many ask for at one moment shares its transactions here, so more at once cost less each.
   ``certs_per_s``, ``ratio_peer`` and the figures of processor are those of 512, which is what the cores can do; the others say how many clients in their names.
 - ``least``: ``bench._least_certificates``, the same packages with nothing of Hortus around the signing.
-- An order with an Idempotency-Key (``keyed``; the client and the command send one) shares its transaction with no other.
+- An order with an Idempotency-Key (``keyed``; the client and the command send one) shares its transactions as well, and its answer is kept there; 32, 128 and 512 clients.
 - OCSP: POST, one certificate a request, signed for the one who asks; step-ca has no OCSP responder.
 - The relay is not in these: it publishes afterwards, and ``bench.events`` measures it. What it would have published is taken away before each run.
 - ``gateway``: the same certificates through a real gateway, with a broker and the whole of ca, by 400 people who signed in and 64
@@ -48,6 +48,7 @@ WARM_S = 4.0
 PEER_MOST = 4_000  # tokens for each second
 CLIENTS = (32, 128, 256, 512)
 CROWD = CLIENTS[-1]
+KEYED = (32, 128, CROWD)
 
 
 async def ask_step_ca(server: StepCa, asked: list[Asked], seconds: float, clients: int, most: int) -> dict[str, float]:
@@ -75,6 +76,11 @@ def theirs(clients: int) -> str:
     return f"step-ca, {clients}"
 
 
+def keyed(clients: int) -> str:
+    """The same of ours with an Idempotency-Key each."""
+    return f"keyed, {clients}"
+
+
 def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures in one line: medians over the runs."""
 
@@ -96,7 +102,8 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "load_cpu_ms": round(middle(crowd, "load_cpu_ms"), 3),
         "least_per_s": round(middle("least", "per_s")),
         "least_cpu_ms": round(statistics.median(spent(run["least"]) for run in runs), 3),
-        "keyed_per_s": round(middle("keyed", "per_s")),
+        "keyed_per_s": round(middle(keyed(CROWD), "per_s")),
+        "keyed_cpu_ms": round(statistics.median(spent(run[keyed(CROWD)]) for run in runs), 3),
         "ocsp_per_s": round(middle("ocsp", "per_s")),
         "ocsp_p99_ms": round(middle("ocsp", "p99_ms"), 1),
         "ocsp_cpu_ms": round(middle("ocsp", "ca_cpu_ms"), 3),
@@ -107,6 +114,7 @@ def headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
             figures[f"{side}_per_s_{clients}"] = round(middle(of(clients), "per_s"))
             for key in ("p50_ms", "p99_ms"):
                 figures[f"{side}_{key}_{clients}"] = round(middle(of(clients), key), 1)
+    figures |= {f"keyed_per_s_{clients}": round(middle(keyed(clients), "per_s")) for clients in KEYED}
     if "peer" in sides:
         figures["ratio_peer"] = ratio(ours(CROWD), theirs(CROWD))
         figures |= {f"ratio_peer_{clients}": ratio(ours(clients), theirs(clients)) for clients in CLIENTS}
@@ -148,7 +156,8 @@ async def one_run(
         if server is not None:
             found[theirs(clients)] = await ask_step_ca(server, asked, arguments.seconds, clients, int(arguments.seconds * PEER_MOST))
     found["least"] = await least.certificates(arguments.seconds / 4, least.order, CROWD)
-    found["keyed"] = await desk.certificates(arguments.seconds / 2, desk.keyed)
+    for clients in KEYED:
+        found[keyed(clients)] = await desk.certificates(arguments.seconds / 2, desk.keyed, clients)
     found["ocsp"] = await desk.answers(arguments.seconds)
     for name, figures in found.items():
         print(f"run {number + 1}  {name:18}", "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()), flush=True)
