@@ -23,6 +23,15 @@ def installed() -> bool:
     return (MODULE.exists() and shutil.which("softhsm2-util") is not None) or apt_install("softhsm2")
 
 
+def blocking_module(folder: Path) -> Path:
+    """A module without tokens that blocks while it ends (see ``blocking.c``), or a skipped test where nothing can be compiled."""
+    if shutil.which("gcc") is None and not apt_install("gcc", "libc6-dev"):
+        pytest.skip("gcc is not installed and cannot be installed here (as root, by apt-get)")
+    module = folder / "blocking.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", module, Path(__file__).with_name("blocking.c")], check=True)
+    return module
+
+
 class SoftToken:
     """A token; ``take_away`` and ``bring_back`` are what a hand does to one of hardware."""
 

@@ -1,7 +1,9 @@
 """Issuers whose keys lie in a PKCS#11 token (SoftHSM2, a real one): made there, signing there, away and back again."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from compose.local.home import Home
 from compose.local.pki import Pki
 from services.ca import ceremony as ceremony_in_ca
 from services.ca.app import settle_waiting
-from services.ca.signer import IssuerUnusable, Signer
+from services.ca.signer import IssuerUnusable, Signer, SignerAway
 from services.ca.signer.token import Token
 from tests.ca import softhsm
 from tests.ca.conftest import ADA, BOB, about, agent_fact, appears, csr, issued, judged, membership, revoked, run, study
@@ -104,6 +106,30 @@ async def test_a_session_that_was_lost_is_opened_again_and_nobody_notices(world:
     await issued(world, SCIENTIST)
     pkcs11.lib(str(MODULE)).finalize()
     await issued(world, SCIENTIST)
+
+
+def test_the_library_goes_on_as_it_is_where_a_session_helps(token: SoftToken, token_pki: Pki) -> None:
+    library, opened = pkcs11.lib(str(MODULE)), Token(MODULE, LABEL, token.pin_file, "hortus-")
+    library.reinitialize()
+    here = library.get_token(token_label=LABEL)
+    with here.open(), here.open() as others:  # the handle of the first one would be given anew
+        assert signer(opened, token_pki.issuers_folder / "people.pem").trouble() == ""
+        assert len(list(others.get_objects({pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY}))) >= 2
+    opened.close()
+
+
+def test_a_module_that_blocks_while_it_ends_stops_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINALIZE_AT", str(tmp_path / "finalize"))
+    (tmp_path / "pin").write_text(PIN)
+    opened = Token(softhsm.blocking_module(tmp_path), LABEL, tmp_path / "pin", "hortus-")
+    with ThreadPoolExecutor(1) as apart:
+        asked = apart.submit(opened.signature, "people", bytes(32))
+        while not (tmp_path / "finalize.in").exists() and not asked.done():
+            time.sleep(0.01)
+        (tmp_path / "finalize.go").touch()
+        with pytest.raises(SignerAway, match="NoSuchToken"):
+            asked.result(30)
+    assert not (tmp_path / "finalize.alone").exists()
 
 
 async def test_while_the_token_is_away_nothing_is_issued_readiness_says_why_and_it_heals(world: World, token: SoftToken) -> None:

@@ -1,12 +1,15 @@
 """Keys of issuers in a PKCS#11 token (a hardware security module, or SoftHSM2): they are made there and never leave it.
 
 The library is told nothing of threads (``C_Initialize`` without arguments), so one lock stands around every call. A session that was lost is
-opened again with the next signature; a token that is away is looked for with each of them. A wrong PIN is not tried twice: tokens
-lock themselves after some tries.
+opened again with the next signature. Where that fails, the library begins anew, at most once a second: some see a token that came back, or came
+after they were loaded, only then. A wrong PIN is not tried twice: tokens lock themselves after some tries.
 """
 
+import ctypes
 import hashlib
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,17 +21,28 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, KeySerializationEncryption, PrivateFormat, load_der_public_key
 from cryptography.utils import Buffer
-from pkcs11.exceptions import PinIncorrect, PinLocked, PKCS11Error
+from pkcs11.exceptions import NoSuchKey, PinIncorrect, PinLocked, PKCS11Error
 
 from chassis.log import logger
 from services.ca.signer import IssuerUnusable, SignerAway
 
 log = logger(__name__)
 HALF = 32
+ANEW_S = 1.0
 BAD_PIN = (PinIncorrect, PinLocked)
 FAILURES = (RuntimeError, OSError)  # the library's own errors are among the former
 _lock = threading.RLock()
 _epochs: dict[Path, int] = {}
+
+
+class _Functions(ctypes.Structure):
+    """What a module can do (``CK_FUNCTION_LIST``), as far as it is called here."""
+
+    _fields_ = (
+        ("version", ctypes.c_ubyte * 2),
+        ("C_Initialize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)),
+        ("C_Finalize", ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)),
+    )
 
 
 class TokenKey(ec.EllipticCurvePrivateKey):
@@ -92,6 +106,7 @@ class Token:
         self._session: Any = None
         self._found: dict[str, Any] = {}
         self._epoch = 0
+        self._anew_at = -ANEW_S
         self._refused_pin: tuple[int, str] | None = None
 
     def key(self, name: str, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
@@ -106,14 +121,18 @@ class Token:
         with _lock:
             self.close()
             try:
-                with self._token().open(rw=True, user_pin=self._pin()) as session:
-                    encoded = pkcs11.util.ec.encode_ec_public_key(self._public_half(session, self.prefix + name))
+                encoded = self._done(lambda: self._made(name))
             except FAILURES as error:
                 self._gone(error)
         public = load_der_public_key(encoded)
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise IssuerUnusable(f"The key {self.prefix}{name} in the token {self.label} is of another kind.")
         return TokenKey(self, name, public)
+
+    def _made(self, name: str) -> bytes:
+        with self._token().open(rw=True, user_pin=self._pin()) as session:
+            made: bytes = pkcs11.util.ec.encode_ec_public_key(self._public_half(session, self.prefix + name))
+        return made
 
     def _public_half(self, session: Any, label: str) -> Any:
         found = list(session.get_objects({pkcs11.Attribute.CLASS: pkcs11.ObjectClass.PUBLIC_KEY, pkcs11.Attribute.LABEL: label}))
@@ -131,16 +150,10 @@ class Token:
         return public
 
     def signature(self, name: str, digest: bytes) -> bytes:
-        """The ECDSA signature of a digest by a key, r ‖ s. A lost session is opened again, once. Raises SignerAway."""
+        """The ECDSA signature of a digest by a key, r ‖ s. Raises SignerAway."""
         with _lock:
             try:
-                if self._session is not None:
-                    try:
-                        return self._signed(name, digest)
-                    except PKCS11Error as error:
-                        log.warning("the token's session is opened again", error=type(error).__name__)
-                        self.close()
-                return self._signed(name, digest)
+                return self._done(lambda: self._signed(name, digest))
             except FAILURES as error:
                 self._gone(error)
 
@@ -154,6 +167,26 @@ class Token:
                     session.close()
                 except PKCS11Error:
                     log.debug("the session was gone")
+
+    def _done(self, do: Callable[[], bytes]) -> bytes:
+        """What is done in a session: where it was lost in another one, and where that is in vain, too, after the library began anew."""
+        if self._session is not None:
+            try:
+                return do()
+            except PKCS11Error as error:
+                log.warning("the token's session is opened again", error=type(error).__name__)
+                self.close()
+        try:
+            return do()
+        except (*BAD_PIN, NoSuchKey):
+            raise
+        except PKCS11Error as error:
+            if time.monotonic() < self._anew_at + ANEW_S:
+                raise
+            log.warning("the token's library begins anew", error=type(error).__name__)
+        self.close()
+        self._begin_anew()
+        return do()
 
     def _signed(self, name: str, digest: bytes) -> bytes:
         session = self._open()
@@ -171,11 +204,16 @@ class Token:
         return self._session
 
     def _token(self) -> Any:
-        """The token. One that came back, or came after the library was loaded, is only seen when the library begins anew."""
-        library = pkcs11.lib(str(self.module))
+        return pkcs11.lib(str(self.module)).get_token(token_label=self.label)
+
+    def _begin_anew(self) -> None:
+        """End the library and begin it again, which ends all sessions. Not by ``reinitialize``: while a module ends there, the whole process stands still."""
         _epochs[self.module] = _epochs.get(self.module, 0) + 1
-        library.reinitialize()
-        return library.get_token(token_label=self.label)
+        self._anew_at = time.monotonic()
+        functions = ctypes.POINTER(_Functions)()
+        ctypes.CDLL(str(self.module)).C_GetFunctionList(ctypes.byref(functions))
+        functions.contents.C_Finalize(None)
+        functions.contents.C_Initialize(None)
 
     def _pin(self) -> str:
         changed, pin = self.pin_file.stat().st_mtime_ns, self.pin_file.read_text().strip()
