@@ -32,9 +32,9 @@ Work = Callable[[Sequence[UnitOfWork], Sequence[I]], Awaitable[Sequence[R | Prob
 
 
 class Groups(Generic[A]):
-    """Who is served together: ``most`` in a group, ``at_once`` groups. ``serve`` raises nothing."""
+    """Who is served together: at this moment ``most`` in a group, ``at_once`` groups. ``serve`` raises nothing."""
 
-    def __init__(self, serve: Callable[[Sequence[A]], Awaitable[None]], most: int = MOST, at_once: int = AT_ONCE) -> None:
+    def __init__(self, serve: Callable[[Sequence[A]], Awaitable[None]], most: Callable[[], int] = lambda: MOST, at_once: int = AT_ONCE) -> None:
         self._serve = serve
         self._most = most
         self._at_once = at_once
@@ -50,7 +50,7 @@ class Groups(Generic[A]):
     def _begin(self, *, beside: bool = False) -> None:
         if not self._waiting or len(self._under_way) >= self._at_once:
             return
-        if self._under_way and not beside and len(self._waiting) < self._most // 2:
+        if self._under_way and not beside and len(self._waiting) < self._most() // 2:
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(BESIDE_S, self._begin_beside)
             return
@@ -64,7 +64,7 @@ class Groups(Generic[A]):
 
     async def _next(self) -> None:
         await asyncio.sleep(0)  # those whose requests arrived in the same turn of the loop come along
-        group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        group = [self._waiting.popleft() for _ in range(min(self._most(), len(self._waiting)))]
         if group:
             await self._serve(group)
 
@@ -90,9 +90,17 @@ class _Asked(Generic[I, R]):
 
 
 class Together(Generic[I, R]):
-    """One thing that is done for many at once; ``most`` in a transaction, ``at_once`` transactions."""
+    """One thing that is done for many at once; at this moment ``most`` in a transaction, ``at_once`` transactions."""
 
-    def __init__(self, engine: AsyncEngine, service: str, action: str, work: Work[I, R], most: int = MOST, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        service: str,
+        action: str,
+        work: Work[I, R],
+        most: Callable[[], int] = lambda: MOST,
+        at_once: int = AT_ONCE,
+    ) -> None:
         self._work = work
         self._engine = engine
         self._service = service

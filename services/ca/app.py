@@ -13,6 +13,7 @@ from chassis.deletion import Slice
 from chassis.errors import CannotDecide, NotFound
 from chassis.outbox import Caller, UnitOfWork, unit_of_work, units_of_work
 from chassis.together import Together
+from contracts.events import CertificateKind
 from contracts.policy import API, Action, Service
 from services.ca import service
 from services.ca.domain.certificates import Terms
@@ -55,7 +56,7 @@ async def lifespan(runtime: Runtime) -> AsyncIterator[None]:
         opening.open_issuers(settings.issuers_dir, keys, settings.issuer_rest_s),
         terms,
         journal,
-        Together[Order, Intent](runtime.engine, Service.CA, Action.CERTIFICATE_CREATE, service.issuing.certify),
+        Together[Order, Intent](runtime.engine, Service.CA, Action.CERTIFICATE_CREATE, service.issuing.certify, service.issuing.most),
         (timedelta(seconds=settings.crl_life_s), timedelta(seconds=settings.ocsp_life_s)),
     )
     service.office.open_office(office)
@@ -113,7 +114,7 @@ async def settle_waiting(runtime: Runtime) -> None:
     Each has a transaction of its own: whoever loses a right meanwhile waits for one signature.
     """
     while True:
-        if not service.office.office().trouble:
+        if service.office.office().signs(CertificateKind.JOB):
             async with unit_of_work(runtime.engine, Service.CA, "certificate.settle") as uow:
                 runs, agents = await service.parties.waiting(uow)
             for run in runs:

@@ -1,7 +1,6 @@
 """An issuer's key that neither signs nor fails: whoever asks is told soon, and rights end meanwhile."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,6 @@ from uuid import UUID
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 
 from chassis.csr import read_csr
 from chassis.lanes import Lane
@@ -19,43 +15,21 @@ from compose.local.pki import Pki
 from contracts.events import AGENTS, Agent
 from services.ca import handlers, service, status_forms
 from services.ca.app import settle_waiting
-from services.ca.service import office, status
+from services.ca.service import status, turns
 from services.ca.signer import opening
-from services.ca.signer.files import KeyFiles
-from services.ca.signer.token import HALF, TokenKey
 from tests.ca.conftest import ADA, AGENT, BOB, agent_fact, appears, csr, issued, membership, new_key, revoked, run, study
+from tests.ca.slow import Slow
 from tests.world import OURS, World, Worlds, owner, reason, record_of, scientist
 
 OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
 OTHER_AGENT = UUID("01900000-0000-7000-8000-0000000000d2")
 
 
-class Slow:
-    """Stands where the token is: signs with the set-up's keys, and with none of them while it hangs."""
-
-    slow = True
-
-    def __init__(self, folder: Path) -> None:
-        self._files = KeyFiles(folder)
-        self._keys: dict[str, ec.EllipticCurvePrivateKey] = {}
-        self.goes = threading.Event()
-        self.goes.set()
-
-    def key(self, name: str, certificate: x509.Certificate) -> TokenKey:
-        self._keys[name] = self._files.key(name, certificate)
-        return TokenKey(self, name, self._keys[name].public_key())  # type: ignore[arg-type]
-
-    def signature(self, name: str, digest: bytes) -> bytes:
-        self.goes.wait()
-        halves = decode_dss_signature(self._keys[name].sign(digest, ec.ECDSA(Prehashed(hashes.SHA256()))))
-        return b"".join(half.to_bytes(HALF, "big") for half in halves)
-
-
 @pytest.fixture
 def slow(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     made = Slow(pki.issuers_folder)
     monkeypatch.setattr(opening, "keys", lambda _settings: made)
-    monkeypatch.setattr(office, "SIGN_S", 0.2)
+    monkeypatch.setattr(turns, "SIGN_S", 0.2)
     yield made
     made.goes.set()
 
@@ -193,6 +167,11 @@ async def test_an_agent_that_was_withdrawn_or_erased_while_it_waited_gets_no_cer
     else:
         await world.hear(agent_fact(None, version=2, live=False))
     assert await waiting(world) == []
+    await world.hear(another_agent(agent_fact(csr())))
+    await signs_again(world, slow)
+    async with world.running(settle_waiting):
+        await appears(world, "SELECT 1 FROM certificates WHERE kind = 'agent' AND state = 'live'")
+    assert await live(world) == [OTHER_AGENT]
 
 
 async def test_an_agent_that_is_withdrawn_while_it_gets_its_certificate_loses_it(world: World, slow: Slow) -> None:

@@ -59,7 +59,7 @@ async def world(worlds: Worlds, token: SoftToken, token_pki: Pki) -> World:
 def signer(keys: Token, certificate: Path) -> Signer:
     """The key ``people`` of the token, with this certificate."""
     read = x509.load_pem_x509_certificate(certificate.read_bytes())
-    return Signer("people", "people", read, "", keys.key("people", read))
+    return Signer("people", "people", read, "", keys.key("people", read), keys.slow)
 
 
 def told(world: World) -> list[str]:

@@ -35,7 +35,7 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> Transactions:
     return made
 
 
-def doing(work: Any, **more: int) -> Together[str, str]:
+def doing(work: Any, **more: Any) -> Together[str, str]:
     return Together[str, str](None, "ca", "test", work, **more)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ async def test_a_group_begins_beside_another_when_it_has_grown_large(transaction
             await goes_on.wait()
         return [item.upper() for item in items]
 
-    asked = doing(first_slowly, most=4)
+    asked = doing(first_slowly, most=lambda: 4)
     slow = asyncio.create_task(ask(asked, "a"))
     await first.wait()
     early = asyncio.create_task(ask(asked, "b"))
@@ -107,7 +107,7 @@ async def test_a_group_that_hangs_keeps_nobody_waiting(transactions: Transaction
 
 
 async def test_those_of_one_moment_go_together_and_a_group_is_bounded(transactions: Transactions) -> None:
-    assert await ask(doing(shout, most=2), *"abcde") == list("ABCDE")
+    assert await ask(doing(shout, most=lambda: 2), *"abcde") == list("ABCDE")
     assert sorted(transactions.committed) == [["a", "b"], ["c", "d"], ["e"]]
 
 

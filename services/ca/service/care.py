@@ -25,8 +25,7 @@ async def look_after(office: Office, settings: CaSettings) -> None:
     """
     seen, others_due = None, 0.0
     while True:
-        troubles = await _troubles(office, office.issuers.current.values())
-        office.notice("; ".join(troubles.values()) or _ended(office))
+        office.notice(_ended(office) | await _troubles(office, office.issuers.current.values()))
         now = opening.seen(settings.issuers_dir, settings.issuer_rest_s)
         if now != seen:
             try:
@@ -45,20 +44,20 @@ async def look_after(office: Office, settings: CaSettings) -> None:
 
 
 async def _troubles(office: Office, signers: Iterable[Signer]) -> dict[str, str]:
-    """Why keys cannot sign, in words, by their names; behind one that hangs nobody is asked."""
+    """Why keys cannot sign, in words, by their names; behind a token that hangs nobody is asked."""
     found: dict[str, str] = {}
     for signer in signers:
         try:
-            found[signer.name] = await office.apart(signer.trouble)
+            [found[signer.name]] = await office.signed([(signer, signer.trouble)])
         except SignerAway as away:
             found[signer.name] = away.detail
-            break
     return {name: trouble for name, trouble in found.items() if trouble}
 
 
-def _ended(office: Office) -> str:
-    ended = [issuer for issuer, end in office.issuers.ends().items() if end <= datetime.now(UTC)]
-    return f"the certificate of {', '.join(ended)} has ended; renew it" if ended else ""
+def _ended(office: Office) -> dict[str, str]:
+    now, current = datetime.now(UTC), office.issuers.current
+    ended = [issuer for issuer, end in office.issuers.ends().items() if end <= now]
+    return {current[issuer].name: f"the certificate of {issuer} has ended; renew it" for issuer in ended}
 
 
 def warnings(office: Office, days: int) -> list[str]:

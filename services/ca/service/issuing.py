@@ -5,6 +5,7 @@ audit records before they are handed out. One that was signed and not stored cou
 """
 
 import asyncio
+import functools
 import secrets
 import time
 from collections import Counter
@@ -17,8 +18,8 @@ from uuid import UUID
 from chassis.csr import Request, read_csr
 from chassis.errors import CannotDecide, ChangedMeanwhile, NotFound, Problem
 from chassis.outbox import Caller, UnitOfWork
-from chassis.together import Asking
-from contracts.events import MEMBERSHIPS, USERS
+from chassis.together import MOST, Asking
+from contracts.events import MEMBERSHIPS, USERS, CertificateKind
 from services.ca import domain, repository
 from services.ca.domain.holders import Holder
 from services.ca.domain.requests import Order
@@ -62,6 +63,11 @@ async def create(ask: Asking[Order, Intent, A], project_id: UUID, csr: str) -> A
             if time.monotonic() >= deadline:
                 raise
         await asyncio.sleep(KNOWN_LOOK_S)
+
+
+def most() -> int:
+    """How many project certificates are issued in a transaction."""
+    return office().at_once(CertificateKind.PROJECT, MOST)
 
 
 async def certify(uows: Sequence[UnitOfWork], orders: Sequence[Order]) -> list[Intent | Problem]:
@@ -123,11 +129,11 @@ async def issue(drafts: Sequence[Draft]) -> list[Intent]:
         for record, draft, intent in zip(journal, drafts, intents, strict=True):
             record.project_id = draft.holder.project_id
             record.note(certificate_id=intent.certificate_id, kind=intent.kind, identity=draft.holder.uri(desk.terms.trust_domain))
-    made = [
-        (signer, domain.certificates.build(intent, draft.holder, draft.request, authority, desk.terms))
+    calls = [
+        (signer, functools.partial(signer.sign, domain.certificates.build(intent, draft.holder, draft.request, authority, desk.terms)))
         for draft, intent, (signer, authority) in zip(drafts, intents, signers, strict=True)
     ]
-    leaves = await desk.signed(lambda each: each[0].sign(each[1]), made)
+    leaves = await desk.signed(calls)
     for draft, intent, leaf, (_, authority) in zip(drafts, intents, leaves, signers, strict=True):
         draft.uow.emit(domain.certificates.issued(intent, leaf, authority))
         note(draft.uow, "issued", intent.certificate_id)

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TypeVar
@@ -18,17 +17,15 @@ from services.ca.domain.certificates import Authority, Terms
 from services.ca.domain.requests import Order
 from services.ca.models import Intent
 from services.ca.repository import Engine
+from services.ca.service.turns import HANGS, Turns
 from services.ca.signer import Issuers, Keys, Signer, SignerAway
 from services.ca.status_forms import IssuerName
 
 log = logger(__name__)
-SIGN_S = 2.0
-SIGN_THREADS = 4
-HANGS = "a key does not answer"
+TOGETHER_S = 0.5
 Journal = Callable[[Sequence[Caller]], AbstractAsyncContextManager[list[UnitOfWork]]]
 """Transactions of their own, for intents."""
 
-B = TypeVar("B")
 S = TypeVar("S")
 
 
@@ -37,8 +34,8 @@ class Office:
 
     ``lists`` are the newest lists of revoked certificates that this process has seen, number and content by key; one at a time is in
     ``at_lists`` of a key, where it makes the next one.
-    ``trouble`` says why nothing can be issued at this moment, ``unusable`` why issuers that came are not taken up, ``doubtful`` which of the keys that
-    issue nothing cannot answer for what they signed.
+    ``turns`` are those at the token, where the keys are in one; keys in files sign at once. ``unusable`` says why issuers that came are not taken up,
+    ``doubtful`` which of the keys that issue nothing cannot answer for what they signed.
     """
 
     def __init__(
@@ -57,12 +54,12 @@ class Office:
         self.journal = journal
         self.issuing = issuing
         self.list_life, self.answer_life = lives
-        self.trouble = ""
+        self.turns = Turns()
         self.unusable = ""
         self.doubtful: Mapping[str, str] = {}
         self.lists: dict[str, tuple[int, bytes]] = {}
         self.at_lists: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._threads = ThreadPoolExecutor(SIGN_THREADS, "signing")
+        self._troubles: Mapping[str, str] = {}
         self.take(issuers)
 
     def take(self, issuers: Issuers) -> None:
@@ -76,44 +73,50 @@ class Office:
 
     def signer(self, kind: CertificateKind) -> tuple[Signer, Authority]:
         """Who signs a kind of certificate now. Raises SignerAway."""
-        if self.trouble:
-            raise SignerAway(self.trouble, retry_after=1)
-        signer = self.issuers.current[domain.certificates.SIGNED_BY[kind]]
+        signer = self._current(kind)
+        if trouble := self._trouble(signer):
+            raise SignerAway(trouble, retry_after=1)
         return signer, self._authorities[signer.name]
 
-    def notice(self, trouble: str) -> None:
-        """Issue nothing while there is trouble, in words; go on when there is none."""
-        if trouble != self.trouble:
-            log.warning("issuers", trouble=trouble) if trouble else log.info("the issuers sign again")
-        self.trouble = trouble
+    def signs(self, kind: CertificateKind) -> bool:
+        """Whether certificates of a kind can be signed at this moment, as far as is known."""
+        return not self._trouble(self._current(kind))
 
-    @property
-    def hangs(self) -> bool:
-        """Whether a key neither signed nor failed when one was last asked: whoever asks now would wait as long."""
-        return HANGS in self.trouble
+    def at_once(self, kind: CertificateKind, most: int) -> int:
+        """How many of a kind are issued in a transaction, at most ``most``: a token signs them in half a second, since rights end behind it."""
+        return min(most, self.turns.fit(TOGETHER_S)) if self._current(kind).slow else most
 
-    async def signed(self, sign: Callable[[B], S], made: Sequence[B]) -> list[S]:
-        """What a signer makes of these: apart, where it waits for something else than this processor. Raises SignerAway."""
-        if self.keys.slow:
-            return await self.apart(lambda: [sign(each) for each in made])
-        return [sign(each) for each in made]
+    def notice(self, troubles: Mapping[str, str]) -> None:
+        """Issue nothing with keys that have trouble, in words by their names; go on when they have none."""
+        if troubles != self._troubles:
+            log.warning("issuers", troubles=troubles) if troubles else log.info("the issuers sign again")
+        self._troubles = troubles
 
-    async def apart(self, sign: Callable[[], S], within_s: float | None = None) -> S:
-        """What a signer makes, in a thread of its own. One that hangs is away: whoever waits for it holds what others need. Raises SignerAway."""
-        try:
-            async with asyncio.timeout(within_s or SIGN_S):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, sign)
-        except TimeoutError as error:
-            self.notice(HANGS)
-            raise SignerAway(self.trouble, retry_after=1) from error
+    def demand_answers(self, signer: Signer) -> None:
+        """Whoever asks a key that neither signs nor fails would wait in vain. Raises SignerAway."""
+        if signer.slow and self.turns.hanging:
+            raise SignerAway(HANGS, retry_after=1)
+
+    async def signed(self, calls: Sequence[tuple[Signer, Callable[[], S]]]) -> list[S]:
+        """What keys make of these: in turns, where one waits for something else than this processor. Raises SignerAway."""
+        if any(signer.slow for signer, _ in calls):
+            return await self.turns.take([call for _, call in calls])
+        return [call() for _, call in calls]
 
     def close(self) -> None:
         """Sign no more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.turns.close()
 
     def missing(self) -> list[str]:
         """What keeps this from issuing, in words."""
-        return [f"issuers: {self.trouble}"] if self.trouble else []
+        found = dict.fromkeys(trouble for signer in self.issuers.current.values() if (trouble := self._trouble(signer)))
+        return [f"issuers: {'; '.join(found)}"] if found else []
+
+    def _current(self, kind: CertificateKind) -> Signer:
+        return self.issuers.current[domain.certificates.SIGNED_BY[kind]]
+
+    def _trouble(self, signer: Signer) -> str:
+        return HANGS if signer.slow and self.turns.hanging else self._troubles.get(signer.name, "")
 
 
 _open: list[Office] = []

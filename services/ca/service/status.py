@@ -1,6 +1,7 @@
 """Saying what is revoked: lists, and answers about single certificates."""
 
 import asyncio
+import functools
 from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -13,7 +14,8 @@ from contracts.policy import Action, Service
 from services.ca import domain, repository, status_forms
 from services.ca.models import RevocationList
 from services.ca.service.office import office
-from services.ca.signer import Signer, SignerAway
+from services.ca.service.turns import NoRoom
+from services.ca.signer import Signer
 from services.ca.status_forms import NotNow, Question, Revoked
 
 LIST_S = 10.0
@@ -55,13 +57,14 @@ async def renew_list(uow: UnitOfWork, signer: Signer) -> tuple[int, bytes]:
     found = await _current(uow, signer, kept, revoked, now)
     if found is not None:
         return found
-    if desk.hangs:  # who waited until it was given up does not wait for it again
-        raise SignerAway(desk.trouble, retry_after=1)
+    desk.demand_answers(signer)  # who waited until it was given up does not wait for it again
     rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
     entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing, now))]
     domain.revocation.renumber(kept, len(entries), now, desk.list_life)
     made = await asyncio.to_thread(status_forms.revocation_list, kept, entries, signer.certificate)  # one of very many takes long
-    kept.der = await desk.apart(lambda: signer.sign_list(made).public_bytes(Encoding.DER), LIST_S)
+    sign = functools.partial(signer.sign_list, made)
+    signed = (await desk.turns.take([sign], LIST_S))[0] if signer.slow else await asyncio.to_thread(sign)
+    kept.der = signed.public_bytes(Encoding.DER)
     uow.note(issuer=signer.name, number=kept.number)
     await uow.session.flush()
     return kept.number, kept.der
@@ -95,10 +98,11 @@ def asked(der: bytes) -> Question:
 async def answer(question: Question) -> bytes:
     """What is known now of the certificate that is asked for, signed (DER); never kept for another request.
 
-    Raises SignerAway, and NotNow instead of calling a certificate good while it cannot be known who lost a right.
+    Raises SignerAway, and NotNow where very many wait for a slow key, or instead of calling a certificate good while it cannot be known who lost a right.
     """
     desk = office()
     signer = desk.issuers.signers[question.issuer]
+    desk.demand_answers(signer)
     name = domain.profiles.certificate_id(question.serial)
     known = await up_to_date(desk.engine, AUTHORITIES)
     now, found = await repository.revocation.standing(desk.engine, name, signer.key_id)
@@ -107,5 +111,9 @@ async def answer(question: Question) -> bytes:
     if found is not None and revoked is None and not known:
         raise NotNow
     made = status_forms.answer(question, signer.certificate, revoked, now, now + desk.answer_life, known=found is not None)
-    [signed] = await desk.signed(signer.sign_answer, [made])
+    sign = functools.partial(signer.sign_answer, made)
+    try:
+        signed = await desk.turns.take_behind(sign) if signer.slow else sign()
+    except NoRoom as full:
+        raise NotNow from full
     return signed.public_bytes(Encoding.DER)

@@ -43,7 +43,7 @@ class Keys(Protocol):
 class Signer:
     """One key of an issuer that signs, always with SHA-256. ``name`` is the issuer's, from the second key on with a number: ``people-2``.
 
-    ``pem`` is what comes behind its certificates in their chains: the issuer's own, then newer roots as older ones certified them.
+    ``pem`` is what comes behind its certificates in their chains: the issuer's own, then newer roots as older ones certified them. ``slow`` as in ``Keys``.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Signer:
     certificate: x509.Certificate
     pem: str = field(repr=False)
     _key: ec.EllipticCurvePrivateKey = field(repr=False)
+    slow: bool
 
     @cached_property
     def key_id(self) -> str:

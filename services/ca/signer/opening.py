@@ -54,7 +54,7 @@ def open_issuers(folder: Path, keys: Keys, rest_s: float, issuers: Sequence[str]
         if certificate.not_valid_after_utc <= now and issuer in current:
             continue
         holder = KeyFiles(folder) if (folder / f"{name}.key").exists() else keys
-        signers[name] = Signer(name, issuer, certificate, pem, holder.key(name, certificate))
+        signers[name] = Signer(name, issuer, certificate, pem, holder.key(name, certificate), holder.slow)
         if issuer not in current or current[issuer].certificate.not_valid_after_utc <= now or file.stat().st_mtime <= rested:
             current[issuer] = signers[name]
     for issuer in issuers:

@@ -1,0 +1,131 @@
+"""Turns at a token: whoever wants something signed there waits for one thread, and whoever issues or looks after the keys goes first.
+
+A token may take long for a signature, or never return from one. The thread tells when the call that is under way began, so what is
+bounded is the silence of one signature, however many there are to make; behind one that does not return nobody begins to wait.
+"""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import PriorityQueue
+from typing import Any, TypeVar
+
+from services.ca.signer import SignerAway
+
+SIGN_S = 2.0
+BEHIND_S = 1.0
+SMOOTH = 8
+END, URGENT, BEHIND = range(3)
+HANGS = "a key does not answer"
+
+S = TypeVar("S")
+
+
+class NoRoom(SignerAway):
+    """More wait already than a token answers in reasonable time."""
+
+    title = "Too many wait for the issuer's key at this moment"
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Calls that are made one by one, others between them; who waits for ``made`` can give it up."""
+
+    calls: Sequence[Callable[[], Any]]
+    made: "Future[list[Any]]" = field(default_factory=Future)
+    so_far: list[Any] = field(default_factory=list)
+
+
+class Turns:
+    """Those at one token. Its thread begins with the first of them, and no process waits for its end: it may hang."""
+
+    def __init__(self) -> None:
+        self._waiting: PriorityQueue[tuple[int, int, _Turn]] = PriorityQueue()
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._began: float | None = None
+        self._each_s = 0.0
+        self._behind = 0
+        self._closed = False
+
+    @property
+    def hanging(self) -> bool:
+        """Whether the call that is under way has been silent for so long that whoever came now would wait in vain."""
+        return self._silent_s() >= SIGN_S
+
+    def fit(self, within_s: float) -> int:
+        """How many signatures the token makes in this time, in seconds, as fast as it has been lately; at least one."""
+        return max(1, int(within_s / max(self._each_s, 1e-6)))
+
+    async def take(self, calls: Sequence[Callable[[], S]], patience_s: float | None = None) -> list[S]:
+        """What calls make, one after the other. Raises SignerAway where one is silent for ``patience_s`` (2 s), and makes no more of them then."""
+        return await self._take(URGENT, calls, patience_s or SIGN_S)
+
+    async def take_behind(self, call: Callable[[], S]) -> S:
+        """What a call makes when nothing urgent waits. Raises SignerAway, NoRoom where as many wait like this as the token makes in 1 s."""
+        if self._behind >= self.fit(BEHIND_S):
+            raise NoRoom(retry_after=1)
+        self._behind += 1
+        try:
+            [made] = await self._take(BEHIND, [call], SIGN_S)
+        finally:
+            self._behind -= 1
+        return made
+
+    def close(self) -> None:
+        """Make no more calls; those who wait are let go."""
+        self._closed = True
+        self._waiting.put((END, next(self._numbers), _Turn([])))
+
+    async def _take(self, rank: int, calls: Sequence[Callable[[], S]], patience_s: float) -> list[S]:
+        if self._closed:
+            raise SignerAway("nothing is signed any more", retry_after=1)
+        if self.hanging:
+            raise SignerAway(HANGS, retry_after=1)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="signing", daemon=True)
+            self._thread.start()
+        turn = _Turn(calls)
+        made = asyncio.wrap_future(turn.made)
+        self._waiting.put((rank, next(self._numbers), turn))
+        try:
+            while not (await asyncio.wait({made}, timeout=max(patience_s - self._silent_s(), 0.001)))[0]:
+                if self._silent_s() >= patience_s:
+                    raise SignerAway(HANGS, retry_after=1)
+            return made.result()
+        finally:
+            turn.made.cancel()
+
+    def _silent_s(self) -> float:
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def _serve(self) -> None:
+        while True:
+            rank, _, turn = self._waiting.get()
+            if rank == END:
+                break
+            if not turn.made.cancelled() and self._goes_on(turn):
+                self._waiting.put((rank, next(self._numbers), turn))
+        while not self._waiting.empty():
+            self._waiting.get()[-1].made.cancel()
+
+    def _goes_on(self, turn: _Turn) -> bool:
+        """Make a turn's next call; whether there are more of them."""
+        self._began = began = time.monotonic()
+        failed: Exception | None = None
+        try:
+            turn.so_far.append(turn.calls[len(turn.so_far)]())
+        except Exception as error:  # noqa: BLE001 - it is raised to whoever waits
+            failed = error
+        self._began = None
+        self._each_s += (min(time.monotonic() - began, SIGN_S) - self._each_s) / SMOOTH
+        if failed is None and len(turn.so_far) < len(turn.calls):
+            return True
+        if turn.made.set_running_or_notify_cancel():
+            turn.made.set_result(turn.so_far) if failed is None else turn.made.set_exception(failed)
+        return False

@@ -1,0 +1,144 @@
+"""Turns at a token that is slow, or hangs."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from services.ca.service import turns
+from services.ca.service.turns import NoRoom, Turns
+from services.ca.signer import SignerAway
+
+SIGN_S = 0.3
+
+
+@pytest.fixture
+def goes() -> Iterator[threading.Event]:
+    made = threading.Event()
+    yield made
+    made.set()
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch, goes: threading.Event) -> Iterator[Turns]:
+    monkeypatch.setattr(turns, "SIGN_S", SIGN_S)
+    made = Turns()
+    yield made
+    goes.set()
+    made.close()
+
+
+def at_20_ms(name: int) -> Callable[[], int]:
+    def sign() -> int:
+        time.sleep(0.02)
+        return name
+
+    return sign
+
+
+async def until(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not met():
+            await asyncio.sleep(0.01)
+
+
+async def test_many_slow_signatures_are_all_made_however_long_they_take_together(token: Turns) -> None:
+    batches = [[at_20_ms(batch + each) for each in range(12)] for batch in (100, 200)]
+    assert await asyncio.gather(*(token.take(batch) for batch in batches)) == [list(range(first, first + 12)) for first in (100, 200)]
+
+
+async def test_of_what_was_given_up_nothing_more_is_made(token: Turns, goes: threading.Event) -> None:
+    made: list[bool] = []
+    with pytest.raises(SignerAway, match="does not answer"):
+        await token.take([lambda: made.append(goes.wait())] * 2)
+    assert token.hanging
+    goes.set()
+    await until(lambda: not token.hanging)
+    assert await token.take([lambda: "healthy again"]) == ["healthy again"]
+    assert made == [True]
+
+
+async def test_of_what_nobody_waits_for_any_more_nothing_more_is_made(token: Turns, goes: threading.Event) -> None:
+    begun: list[bool] = []
+
+    def sign() -> None:
+        begun.append(goes.is_set())
+        goes.wait()
+
+    left = asyncio.create_task(token.take([sign] * 2))
+    await until(lambda: begun == [False])
+    left.cancel()
+    await asyncio.wait({left})
+    goes.set()
+    await token.take([goes.is_set])
+    assert (left.cancelled(), begun) == (True, [False])
+
+
+async def test_behind_a_call_that_hangs_nobody_begins_to_wait_and_no_call_is_begun(token: Turns, goes: threading.Event) -> None:
+    begun: list[int] = []
+
+    def hangs() -> None:
+        begun.append(1)
+        goes.wait()
+
+    together = await asyncio.gather(*(token.take([hangs]) for _ in range(5)), return_exceptions=True)
+    at = time.monotonic()
+    after = await asyncio.gather(*(token.take([hangs]) for _ in range(5)), return_exceptions=True)
+    assert time.monotonic() - at < SIGN_S
+    assert {type(each) for each in together + after} == {SignerAway}
+    assert len(begun) == 1
+
+
+async def test_what_is_urgent_goes_before_all_that_waited_longer(token: Turns, goes: threading.Event) -> None:
+    made: list[str] = []
+    first = asyncio.create_task(token.take([goes.wait]))
+    behind = [asyncio.create_task(token.take_behind(lambda: made.append("behind"))) for _ in range(3)]
+    await asyncio.sleep(0)
+    urgent = asyncio.create_task(token.take([lambda: made.append("urgent")] * 2))
+    await asyncio.sleep(0)
+    goes.set()
+    await asyncio.gather(first, *behind, urgent)
+    assert made == ["urgent"] * 2 + ["behind"] * 3
+
+
+async def test_no_more_wait_behind_than_are_answered_soon_and_the_others_are_told_at_once(
+    token: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "BEHIND_S", 0.2)
+    await token.take([at_20_ms(each) for each in range(12)])
+    room = token.fit(turns.BEHIND_S)
+    assert 3 <= room <= 15
+    told = await asyncio.gather(*(token.take_behind(at_20_ms(each)) for each in range(room + 20)), return_exceptions=True)
+    assert told[:room] == list(range(room))
+    assert {type(each) for each in told[room:]} == {NoRoom}
+
+
+async def test_a_call_that_fails_is_told_to_whoever_waits_for_it_and_ends_nothing_else(token: Turns) -> None:
+    def fails() -> int:
+        raise SignerAway("the token is away")
+
+    failed, fine = await asyncio.gather(token.take([at_20_ms(1), fails]), token.take([at_20_ms(2)] * 2), return_exceptions=True)
+    assert isinstance(failed, SignerAway)
+    assert failed.detail == "the token is away"
+    assert fine == [2, 2]
+
+
+async def test_when_it_closes_those_who_wait_are_let_go(token: Turns, goes: threading.Event) -> None:
+    begun = threading.Event()
+
+    def sign() -> bool:
+        begun.set()
+        return goes.wait()
+
+    first = asyncio.create_task(token.take([sign]))
+    behind = asyncio.create_task(token.take_behind(lambda: None))
+    await until(begun.is_set)
+    token.close()
+    goes.set()
+    await asyncio.wait({first, behind})
+    assert await first == [True]
+    assert behind.cancelled()
+    with pytest.raises(SignerAway):
+        await token.take([sign])
