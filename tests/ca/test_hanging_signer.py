@@ -29,7 +29,7 @@ OTHER_AGENT = UUID("01900000-0000-7000-8000-0000000000d2")
 def slow(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     made = Slow(pki.issuers_folder)
     monkeypatch.setattr(opening, "keys", lambda _settings: made)
-    monkeypatch.setattr(turns, "SIGN_S", 0.2)
+    monkeypatch.setattr(turns, "SIGN_S", 0.3)
     yield made
     made.goes.set()
 
@@ -89,6 +89,7 @@ async def test_those_who_ask_for_a_list_that_a_key_does_not_sign_keep_nobody_fro
     world: World, slow: Slow, tries: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "LIST_S", 60.0)
+    monkeypatch.setattr(turns, "SIGN_S", 60.0)  # else the look after the keys may find out first that one hangs
     held = await issued(world, SCIENTIST)
     await revoked(world, SCIENTIST, await issued(world, SCIENTIST))
     await world.said()
@@ -113,7 +114,7 @@ async def test_a_list_that_a_key_did_not_sign_is_not_tried_again_by_those_who_wa
     slow.goes.clear()
     answers = await asyncio.gather(*[world.get("/crls/people") for _ in range(12)])
     assert {(answer.status_code, reason(answer)) for answer in answers} == {(503, "signer-away")}
-    assert len(tries) == 1
+    assert len(tries) <= 1  # none, where the look after the keys found out first that one hangs
     await signs_again(world, slow)
     assert (await world.get("/crls/people")).headers["ETag"] == '"1"'
 

@@ -99,7 +99,7 @@ async def test_an_old_key_that_hangs_keeps_nobody_from_a_certificate(worlds: Wor
     for _ in range(6):
         assert (await world.get("/crls/people")).status_code == 503
         assert await ask(world) == (201, "")
-    assert slow.begun - begun == 1
+    assert slow.begun - begun <= 1  # none, where the look after the keys was there first
     assert world.runtime.missing() == []
 
 
