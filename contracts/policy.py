@@ -297,6 +297,11 @@ def _administered(method: str, path: str, *when: Condition, step_up: bool = Fals
     return Rule(Service.AUTH, method, path, ADMINISTRATOR, when=when, session=True, step_up=step_up)
 
 
+def _invited(method: str, path: str, *when: Condition) -> Rule:
+    """A door for whoever is invited into a project, while the invitation is open."""
+    return Rule(Service.PROJECTS, method, _INVITATION + path, SIGNED_IN, when=(Condition.PROJECT_INVITATION_IS_OPEN, *when), session=True)
+
+
 def _open(method: str, path: str, *when: Condition, cookies: bool = False) -> Rule:
     """A door of auth for whoever shows what its condition asks for."""
     return Rule(Service.AUTH, method, path, EVERYBODY, when=when, cookies=cookies, secret=True)
@@ -405,17 +410,10 @@ POLICY: dict[Action, Rule] = {
     Action.PROJECT_INVITATION_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/invitations", OWNER, hides=True),
     Action.PROJECT_INVITATION_WITHDRAW: _decided("DELETE", "/invitations/{invitation_id}"),
     Action.PROJECT_INVITATION_LIST_OWN: Rule(Service.PROJECTS, "GET", "/project-invitations", SIGNED_IN, session=True),
-    Action.PROJECT_INVITATION_ACCEPT: Rule(
-        Service.PROJECTS,
-        "POST",
-        _INVITATION + "/acceptance",
-        SIGNED_IN,
-        when=(Condition.PROJECT_INVITATION_IS_OPEN, Condition.INVITER_IS_STILL_OWNER, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME),
-        session=True,
+    Action.PROJECT_INVITATION_ACCEPT: _invited(
+        "POST", "/acceptance", Condition.INVITER_IS_STILL_OWNER, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME
     ),
-    Action.PROJECT_INVITATION_DECLINE: Rule(
-        Service.PROJECTS, "DELETE", _INVITATION, SIGNED_IN, when=(Condition.PROJECT_INVITATION_IS_OPEN,), session=True
-    ),
+    Action.PROJECT_INVITATION_DECLINE: _invited("DELETE", ""),
     Action.GROUP_ROLE_GIVE: _decided("POST", "/group-roles", *_GIVEN),
     Action.GROUP_ROLE_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/group-roles", MEMBER, hides=True),
     Action.GROUP_ROLE_REMOVE: _decided("DELETE", "/group-roles/{group_role_id}", Condition.OWNERS_NEED_FRESH_FACTOR),
