@@ -420,7 +420,9 @@ POLICY: dict[Action, Rule] = {
     Action.ACTIVITY_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/activity", MEMBER, hides=True),
     Action.BREAK_GLASS_OPEN: Rule(Service.PROJECTS, "POST", "/break-glass", ADMINISTRATOR, session=True, step_up=True),
     Action.BREAK_GLASS_LIST: Rule(Service.PROJECTS, "GET", "/break-glass", who(Who.ADMINISTRATOR, Who.AUDITOR), session=True),
-    Action.BREAK_GLASS_END: Rule(Service.PROJECTS, "DELETE", _BREAK_GLASS, ADMINISTRATOR, session=True),
+    Action.BREAK_GLASS_END: Rule(
+        Service.PROJECTS, "DELETE", _BREAK_GLASS, ADMINISTRATOR, when=(Condition.NOBODY_RAISES_THEMSELVES,), session=True
+    ),
     Action.BREAK_GLASS_REVIEW: Rule(
         Service.PROJECTS, "POST", _BREAK_GLASS + "/review", AUDITOR, when=(Condition.REVIEWER_IS_ANOTHER,), session=True
     ),

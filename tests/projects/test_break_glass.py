@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from contracts.events import BreakGlass, Membership, ProjectState, UserStatus, Verdict
 from contracts.roles import NOBODY, Actor, ClusterRole, Role
 from services.projects.app import keep_time
+from services.projects.service.projects import end_memberships
 from tests.projects.people import Study, found, user
 from tests.projects.test_deletion import deleted
 from tests.world import OURS, World, Worlds, administrator, agent, auditor, owner, person, reason, scientist, stranger
@@ -331,6 +332,43 @@ async def test_an_administrator_no_more_keeps_what_is_theirs_by_hand_or_by_a_gro
     assert await said(world) == [("Membership", 2)]
     (record,) = await world.recorded()
     assert record["project_id"] == str(study.project_id)
+
+
+@pytest.mark.parametrize("deed", ["ended", "over by its time", "removed", "an administrator no more"])
+async def test_in_an_archived_project_its_end_lets_nobody_in_by_a_group(study: Study, deed: str) -> None:
+    world = study.world
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "leads", "role": "data_owner"})
+    await world.post(f"{study.path}/archive", study.owner)
+    await world.hear(user("root0000", ROOT, version=2, groups=["leads"], cluster_roles=[ClusterRole.ADMINISTRATOR]))
+    made = await opened(study)
+    if deed == "ended":
+        await ended(study, made)
+    elif deed == "over by its time":
+        await world.sql("UPDATE memberships SET ends_at = clock_timestamp() WHERE user_id = :root", root=ROOT)
+        async with world.work() as uow:
+            assert await end_memberships(uow) == 1
+    elif deed == "removed":
+        assert (await world.delete(f"{study.path}/members/{ROOT}", study.owner)).status_code == 204
+    else:
+        await world.hear(user("root0000", ROOT, version=3, groups=["leads"]))
+    row = await study.member(ROOT)
+    assert (row.role, row.by_group) == (None, None)
+    assert (await world.post(f"{study.path}/restoration", study.as_owner(ROOT), json={})).status_code == 404
+    assert (await world.post(f"{study.path}/restoration", study.owner, json={})).status_code == 200
+    assert (await study.member(ROOT)).by_group == "leads"
+
+
+async def test_who_would_be_an_owner_by_a_group_does_not_end_it_themselves(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "leads", "role": "data_owner"})
+    await world.hear(user("root0000", ROOT, version=2, groups=["leads"], cluster_roles=[ClusterRole.ADMINISTRATOR]))
+    path = f"/break-glass/{made['break_glass_id']}"
+    answer = await world.delete(path, root())
+    assert (answer.status_code, reason(answer)) == (403, "raises-yourself")
+    assert (await study.member(ROOT)).break_glass_id is not None
+    assert (await world.delete(path, administrator(OTHER_ROOT))).status_code == 200
+    assert (await study.member(ROOT)).by_group == "leads"
 
 
 async def test_who_lost_the_role_opens_nothing_although_the_gateway_has_not_heard_of_it(study: Study) -> None:

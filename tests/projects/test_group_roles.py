@@ -301,6 +301,29 @@ async def test_an_archived_project_lets_nobody_in_by_a_group_before_their_own_ro
     assert (await study.member(bob)).by_group == "staff"
 
 
+async def test_in_an_archived_project_taking_away_a_role_that_begins_later_lets_nobody_in_by_a_group(world: World) -> None:
+    study = await found(world)
+    await give(study)
+    bob = uuid7()
+    await study.invite("bob00000", bob, starts_at=soon(3600))
+    await world.post(f"{study.path}/archive", study.owner)
+    await world.hear(user("bob00000", bob, groups=["staff"], version=2))
+    assert (await world.delete(f"{study.path}/members/{bob}", study.owner)).status_code == 204
+    assert (await world.get(study.path, study.as_scientist(bob))).status_code == 404
+    await world.post(f"{study.path}/restoration", study.owner, json={})
+    assert (await study.member(bob)).by_group == "staff"
+
+
+async def test_in_an_archived_project_whoever_was_in_keeps_what_their_group_gives(world: World) -> None:
+    study = await found(world)
+    await give(study)
+    bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])
+    await world.hear(user("bob00000", bob, groups=["staff"], version=2))
+    await world.post(f"{study.path}/archive", study.owner)
+    answer = await world.delete(f"{study.path}/members/{bob}", study.owner)
+    assert (answer.status_code, answer.json()["role"], answer.json()["by_group"]) == (200, "data_scientist", "staff")
+
+
 async def test_whoever_loses_their_own_role_keeps_the_groups_and_the_answer_says_so(world: World) -> None:
     study = await found(world)
     bob = await study.add("bob00000", Role.DATA_OWNER)

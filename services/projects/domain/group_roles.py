@@ -58,6 +58,16 @@ def strongest(given: Iterable[GroupRole], groups: Collection[str], now: datetime
     return max(open_to_them, key=lambda each: (strength[each.role], each.ends_at or FOR_GOOD, each.group_name), default=None)
 
 
+def remaining(ending: Membership, project: Project, given: Iterable[GroupRole], groups: Collection[str], at: datetime) -> GroupRole | None:
+    """The role that somebody in ``groups`` is left with when their own membership ends at an instant.
+
+    A project that takes no changes lets nobody in by a group: there it is only for who was in by a role of their own, and neither for
+    who looked in by break-glass nor for whose role begins later.
+    """
+    was_in = ending.break_glass_id is None and ending.starts_at <= at
+    return strongest(given, groups, at) if was_in or project.state == ProjectState.ACTIVE else None
+
+
 def follow(membership: Membership | None, project: Project, person: Person, best: GroupRole | None, now: datetime) -> Membership | None:
     """What a person's groups make of their membership: the row where that changes it, or None.
 

@@ -119,7 +119,7 @@ async def counted_for(uow: UnitOfWork, roles: Iterable[tuple[UUID, Role]]) -> di
 
 
 async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID) -> BreakGlass:
-    """End a break-glass before its time; once more changes nothing. Raises NotFound."""
+    """End a break-glass before its time; once more changes nothing. Raises NotFound, RaisesYourself."""
     known = await repository.break_glass.one(uow.session, break_glass_id)
     if known is None:
         raise NotFound
@@ -130,7 +130,9 @@ async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID)
     member = await repository.projects.membership(uow.session, opened.project_id, opened.user_id, lock=True)
     is_theirs = member is not None and member.break_glass_id == break_glass_id
     if member is not None and is_theirs:
-        by_group = await group_roles.by_group(uow, opened.project_id, opened.user_id, uow.now)
+        by_group = await group_roles.by_group(uow, member, uow.now)
+        if opened.user_id == callers.caller(uow):
+            domain.bounds.demand_leaving_lessens(member, by_group)
         uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, uow.now)))
     if opened.ended_at is None:
         domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)

@@ -94,9 +94,11 @@ async def _follow(uow: UnitOfWork, project: Project, people: Sequence[Person]) -
     return moved
 
 
-async def by_group(uow: UnitOfWork, project_id: UUID, user_id: UUID, at: datetime) -> GroupRole | None:
-    """The role that somebody has by their groups at an instant."""
-    person = await repository.projects.person_by_id(uow.session, user_id)
-    if person is None:
+async def by_group(uow: UnitOfWork, ending: Membership, at: datetime) -> GroupRole | None:
+    """The role that remains to somebody by their groups when their own membership ends at an instant."""
+    person = await repository.projects.person_by_id(uow.session, ending.user_id)
+    given = await repository.group_roles.in_project(uow.session, ending.project_id)
+    project = await repository.projects.project(uow.session, ending.project_id)
+    if person is None or project is None:
         return None
-    return domain.group_roles.strongest(await repository.group_roles.in_project(uow.session, project_id), person.groups, at)
+    return domain.group_roles.remaining(ending, project, given, person.groups, at)

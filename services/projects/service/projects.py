@@ -135,7 +135,7 @@ async def change_member(uow: UnitOfWork, project_id: UUID, user_id: UUID, versio
     domain.bounds.demand_within_own_time(giver, role, ends_at, member)
     domain.projects.demand_fresh_factor_for(role, ends_at, member, fresh=uow.actor.factor_fresh)
     if ends_at is not None and domain.bounds.lasts_longer(member.ends_at, ends_at):
-        _demand_remaining(uow, giver, member, await group_roles.by_group(uow, project_id, user_id, ends_at))
+        _demand_remaining(uow, giver, member, await group_roles.by_group(uow, member, ends_at))
     others = await repository.projects.others(uow.session, project_id, user_id)
     if domain.projects.change(member, role, purpose if isinstance(purpose, str) else member.purpose, ends_at, others, uow.now):
         await _tell(uow, member, Deed.MEMBER_CHANGED)
@@ -168,7 +168,7 @@ async def _end_own_role(uow: UnitOfWork, giver: Membership, user_id: UUID, deed:
     project_id = giver.project_id
     member = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
     others = await repository.projects.others(uow.session, project_id, user_id)
-    by_group = await group_roles.by_group(uow, project_id, user_id, uow.now)
+    by_group = None if member is None else await group_roles.by_group(uow, member, uow.now)
     if member is not None and domain.projects.is_held(member, uow.now):
         domain.projects.demand_fresh_factor_for(None, None, member, fresh=uow.actor.factor_fresh)
         if user_id == giver.user_id:
@@ -192,7 +192,7 @@ async def end_memberships(uow: UnitOfWork) -> int:
     ended = await repository.projects.ended(uow.session, EXPIRY_BATCH)
     for member in ended:
         at = max(uow.now, member.ends_at or uow.now)
-        by_group = await group_roles.by_group(uow, member.project_id, member.user_id, at)
+        by_group = await group_roles.by_group(uow, member, at)
         _end_inside(uow, member, by_group, Deed.MEMBER_EXPIRED, at)
     return len(ended)
 
@@ -251,7 +251,7 @@ async def _leave_opened(uow: UnitOfWork, person: Person) -> None:
         return
     await repository.group_roles.lock(uow.session)
     for opened in await repository.projects.opened_by(uow.session, person.user_id, lock=True):
-        _end_inside(uow, opened, await group_roles.by_group(uow, opened.project_id, person.user_id, uow.now), Deed.MEMBER_REMOVED)
+        _end_inside(uow, opened, await group_roles.by_group(uow, opened, uow.now), Deed.MEMBER_REMOVED)
     await repository.projects.wake(uow.session)
 
 
