@@ -411,7 +411,7 @@ POLICY: dict[Action, Rule] = {
     Action.PROJECT_INVITATION_WITHDRAW: _decided("DELETE", "/invitations/{invitation_id}"),
     Action.PROJECT_INVITATION_LIST_OWN: Rule(Service.PROJECTS, "GET", "/project-invitations", SIGNED_IN, session=True),
     Action.PROJECT_INVITATION_ACCEPT: _invited(
-        "POST", "/acceptance", Condition.INVITER_IS_STILL_OWNER, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME
+        "POST", "/acceptance", Condition.INVITER_IS_STILL_OWNER, Condition.OWNERS_NEED_FRESH_FACTOR, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME
     ),
     Action.PROJECT_INVITATION_DECLINE: _invited("DELETE", ""),
     Action.GROUP_ROLE_GIVE: _decided("POST", "/group-roles", *_GIVEN),

@@ -272,6 +272,23 @@ async def test_an_owner_by_a_group_is_made_less_with_a_fresh_factor_only(world: 
     assert (await world.post(f"{study.path}/members", study.owner, json=body)).status_code == 201
 
 
+async def test_an_owner_by_a_group_becomes_less_by_an_invitation_with_a_fresh_factor_only(world: World) -> None:
+    study = await found(world)
+    bob, cyd = uuid7(), uuid7()
+    await world.hear(user("bob00000", bob, groups=["leads"]), user("cyd00000", cyd))
+    await world.post(f"{study.path}/group-roles", study.owner, json={"group": "leads", "role": "data_owner"})
+    invited = {}
+    for username in ("bob00000", "cyd00000"):
+        body = {"username": username, "role": "data_scientist"}
+        answer = await world.post(f"{study.path}/invitations", stale(study.owner), json=body)
+        invited[username] = f"/project-invitations/{answer.json()['invitation_id']}/acceptance"
+    answer = await world.post(invited["bob00000"], stale(person(bob, "bob00000")))
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old")
+    assert (await study.member(bob)).role == "data_owner"
+    assert (await world.post(invited["bob00000"], person(bob, "bob00000"))).json()["role"] == "data_scientist"
+    assert (await world.post(invited["cyd00000"], stale(person(cyd, "cyd00000")))).status_code == 200
+
+
 async def test_two_owners_who_leave_at_once_by_themselves_leave_one(world: World) -> None:
     study = await found(world)
     bob = UUID((await study.add("bob00000", Role.DATA_OWNER))["user_id"])

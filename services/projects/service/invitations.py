@@ -87,7 +87,8 @@ async def list_own(uow: UnitOfWork, after: UUID | None, limit: int) -> list[Name
 async def accept(uow: UnitOfWork, invitation_id: UUID) -> Membership:
     """Become a member, as offered.
 
-    Raises NotFound, ProjectNotActive, InviterIsGone, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson, AlreadyAMember, IsThereAlready.
+    Raises NotFound, FactorTooOld, ProjectNotActive, InviterIsGone, OwnersByGroupMakeNone, LongerThanYours, NoSuchPerson, AlreadyAMember,
+    IsThereAlready.
     """
     user_id = callers.caller(uow)
     project_id = await _project_of(uow, invitation_id)
@@ -102,6 +103,8 @@ async def accept(uow: UnitOfWork, invitation_id: UUID) -> Membership:
     domain.invitations.demand_inviter(invitation, inviter, by, uow.now)
     person = domain.projects.demand_person(await repository.projects.person_by_id(uow.session, user_id))
     before = await repository.projects.membership(uow.session, project_id, user_id, lock=True)
+    if before is not None and domain.projects.is_held(before, uow.now):
+        domain.projects.demand_fresh_factor_for(None, None, before, fresh=uow.actor.factor_fresh)
     member = domain.invitations.accept(invitation, project, person, before, uow.now)
     uow.session.add(member)
     uow.project_id = project_id
