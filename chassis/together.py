@@ -54,6 +54,9 @@ class Groups(Generic[A]):
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(BESIDE_S, self._begin_beside)
             return
+        if self._timer is not None:  # it was for those who come along now, beside the group before this one
+            self._timer.cancel()
+            self._timer = None
         task = asyncio.create_task(self._next())
         self._under_way.add(task)
         task.add_done_callback(self._done)

@@ -106,6 +106,36 @@ async def test_a_group_that_hangs_keeps_nobody_waiting(transactions: Transaction
     hanging.cancel()
 
 
+async def test_a_group_begins_beside_none_that_is_younger_than_the_time_that_it_is_given(transactions: Transactions) -> None:
+    loop = asyncio.get_running_loop()
+    began: dict[str, float] = {}
+    goes_on = {item: asyncio.Event() for item in "abc"}
+
+    async def slowly(_uows: Sequence[UnitOfWork], items: Sequence[str]) -> list[str | Problem]:
+        began.update(dict.fromkeys(items, loop.time()))
+        await goes_on[items[0]].wait()
+        return list(items)
+
+    async def has_begun(item: str) -> None:
+        async with asyncio.timeout(10):
+            while item not in began:
+                await asyncio.sleep(0)
+
+    asked = doing(slowly)
+    asking = [asyncio.create_task(ask(asked, "a"))]
+    await has_begun("a")
+    asking.append(asyncio.create_task(ask(asked, "b")))
+    await asyncio.sleep(together.BESIDE_S * 0.6)  # the group before takes most of that time
+    goes_on["a"].set()
+    await has_begun("b")
+    asking.append(asyncio.create_task(ask(asked, "c")))
+    await has_begun("c")
+    for each in goes_on.values():
+        each.set()
+    assert await asyncio.gather(*asking) == [["a"], ["b"], ["c"]]
+    assert began["c"] - began["b"] >= together.BESIDE_S * 0.99
+
+
 async def test_those_of_one_moment_go_together_and_a_group_is_bounded(transactions: Transactions) -> None:
     assert await ask(doing(shout, most=lambda: 2), *"abcde") == list("ABCDE")
     assert sorted(transactions.committed) == [["a", "b"], ["c", "d"], ["e"]]
