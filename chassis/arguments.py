@@ -2,7 +2,7 @@
 
 FastAPI works out anew, for each request, how to find the arguments of a function, which costs as much as all else that it does for a small request. Where a
 function takes a path's parameters, one JSON body and what depends on the request alone, and answers with a response of its own, they are found here.
-A request that does not fit goes FastAPI's way, which says what is wrong with it.
+A request that does not fit goes FastAPI's way, which says what is wrong with it, after it has run what the function depends on.
 """
 
 import json
