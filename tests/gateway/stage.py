@@ -224,12 +224,12 @@ class Stage:
         event, projection._changed = projection._changed, asyncio.Event()
         event.set()
 
-    def pulse(self) -> None:
-        """Two positions in every partition: the second is proved to be new."""
+    def pulse(self, age: float = 0.0) -> None:
+        """Two positions in every partition, of ``age`` seconds ago: the second is proved to be new."""
         knowledge, now = self.gateway.projection.knowledge, time.monotonic()
         knowledge.asked(dict.fromkeys(knowledge.partitions, 0), now)
         for topic, number in knowledge.partitions * 2:
-            knowledge.position(topic, number, 0, time.time(), now)
+            knowledge.position(topic, number, 0, time.time() - age, now)
         knowledge.sweep(time.time(), now)
 
     async def _pulse(self) -> None:

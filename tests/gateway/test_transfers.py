@@ -482,6 +482,29 @@ async def test_an_answer_is_not_waited_for_past_the_second_for_which_a_lost_righ
     assert (await asking).status_code == 401
 
 
+async def test_the_wait_for_an_answer_is_as_short_as_what_is_left_of_that_second(stage: Stage) -> None:
+    ada = stage.signs_in()
+    session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
+
+    async def never_comes_to_its_answer(_scope: object, receive: Any, _send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    stage.answer = never_comes_to_its_answer
+    asking = asyncio.create_task((await stage.client(ada)).delete(f"/sessions/{ada.session_id}"))
+    await until(lambda: len(stage.seen) == 1)
+    stage.pulsing = False
+    stage.pulse(age=0.8)
+    told = asyncio.get_running_loop().time()
+    stage.tell(session.model_copy(update={"version": 2, "live": False}))
+    (flight,) = stage.gateway.in_flight
+    assert flight.over is None, "there is a moment left for its answer"
+    assert flight.timer is not None
+    assert flight.timer.when() - told < 0.3
+    assert (await asking).status_code == 401
+    assert flight.over == "cut"
+
+
 async def test_a_transfer_that_outlasts_the_drain_is_ended_and_recorded(certificates: Certificates, tmp_path: Path) -> None:
     async with opened(certificates, tmp_path) as stage:
         ada = stage.signs_in()
