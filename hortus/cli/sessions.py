@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
@@ -185,7 +186,18 @@ def _anew(*, opens: bool, seconds: float) -> Session:
         if session["user"]["user_id"] != kept.user_id:
             client.sessions.end(session["session_id"])
             raise HortusError(f"In the browser {session['user']['username']} signed in; here {kept.username} still is.")
+    with signin.own() as client:
+        _end(client, kept.session_id)
     return session
+
+
+def _end(client: Client, session_id: str) -> None:
+    """End a session; one that is gone has ended."""
+    try:
+        client.sessions.end(session_id)
+    except Refused as refusal:
+        if refusal.status != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def _without_token(session: Session) -> dict[str, object]:

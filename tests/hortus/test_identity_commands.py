@@ -445,11 +445,17 @@ def test_a_browser_signs_in_for_the_command(door: Door, turning: Turning, browsi
     assert door.asked[-1].headers["authorization"] == f"Bearer {turning.access}"
 
 
-def test_signing_in_anew_takes_the_place_of_the_sign_in_before(door: Door, confirming: Browsing, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("ended", [Answer(204), problem(404, "not-found", "There is no such session")], ids=["open", "gone"])
+def test_signing_in_anew_takes_the_place_of_the_sign_in_before(
+    door: Door, confirming: Browsing, environment: dict[str, str], ended: Answer
+) -> None:
     assert (confirming.page.path, confirming.asked["fresh"]) == ("/api/v1/sign-in", "true")
     door.on("POST", "/sessions", Answer(201, {**SESSION, "session_id": "s2", "access_token": "t2"}))
+    door.on("DELETE", "/sessions/s1", ended)
     confirming.come_back(code="c0de", state=confirming.asked["state"])
     assert confirming.end() == (0, "Signed in anew as ada.\n")
+    assert door.paths() == ["POST /sessions", "DELETE /sessions/s1"]
+    assert door.asked[-1].headers["authorization"] == "Bearer t2"
     kept = json.loads(Path(environment["HORTUS_CONFIG"]).read_text())
     assert (kept["session_id"], kept["token"]) == ("s2", "t2")
 
