@@ -61,6 +61,7 @@ def remove_totp() -> None:
 def add_passkey(no_open: NoOpen = False) -> None:
     """Add a passkey in the browser, which holds it: sign in there, then give the new passkey a name.
 
+    Who has no second factor yet is asked there for the password once more.
     Opens the page and ends; `hortus factors list` shows the passkey when it is there.
     """
     browser.go("Add it in your browser", signin.settle().address, browser.FRESH, opens=not no_open)

@@ -2,26 +2,31 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import httpx2
 import pyotp
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from chassis import tokens
 from contracts.policy import API
 from services.auth.app import set_up
 from services.auth.routes import cookies
+from tests.auth.factors import under
 from tests.auth.identity import RealProvider, Tls, settings_for
-from tests.auth.people import PASSWORD, Account, join
+from tests.auth.people import PASSWORD, Account, join, passing_by
 from tests.gateway.stage import Certificates, Stage, opened
 from tests.world import World, Worlds, administrator
 
@@ -175,6 +180,40 @@ async def enter(page: Page, ada: Account) -> None:
     await page.get_by_role("button", name="Sign in", exact=True).click()
 
 
+@contextlib.contextmanager
+def ten_minutes_ago() -> Iterator[None]:
+    """Access tokens that are given meanwhile are 10 minutes old, and so have run out."""
+    issue = tokens.issue
+
+    def old(key: Any, key_id: str, user_id: UUID, session_id: UUID, now: datetime, lifetime: timedelta) -> tuple[str, datetime]:
+        return issue(key, key_id, user_id, session_id, now - timedelta(minutes=10), lifetime)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tokens, "issue", old)
+        yield
+
+
+async def signed_in_as(page: Page, username: str) -> None:
+    await page.get_by_role("heading", name=f"You are signed in as {username}").wait_for()
+
+
+async def alerted(page: Page, said: str) -> None:
+    await page.get_by_role("alert").get_by_text(said).wait_for()
+
+
+async def sign_out(page: Page) -> None:
+    """Sign out; nothing of who was there is left for the next person at the computer."""
+    await page.get_by_role("button", name="Sign out").click()
+    await alerted(page, "You are signed out.")
+    assert await page.locator("input:not([type=radio])").evaluate_all("fields => fields.map(field => field.value).join('')") == ""
+    assert await page.get_by_label("One-time code").locator("visible=true").count() == 2
+    assert await page.locator("#password-form").get_by_role("radio", name="One-time code").is_checked()
+
+
+async def still_open(world: World) -> int:
+    return len(await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL"))
+
+
 async def test_password_and_code_on_the_page_with_cookies_that_no_script_and_no_other_site_sees(
     world: World, stage: Stage, window: Window
 ) -> None:
@@ -190,8 +229,9 @@ async def test_password_and_code_on_the_page_with_cookies_that_no_script_and_no_
     await page.locator("#shown").fill("000000")
     await page.get_by_role("button", name="Sign in", exact=True).click()
     await page.get_by_text("That was not right").wait_for()
-    await enter(page, ada)
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    with ten_minutes_ago():
+        await enter(page, ada)
+        await signed_in_as(page, ada.username)
     for name in (cookies.REFRESH, cookies.DEVICE):
         cookie = await window.kept(name)
         assert cookie is not None
@@ -199,9 +239,32 @@ async def test_password_and_code_on_the_page_with_cookies_that_no_script_and_no_
         assert not cookie["domain"].startswith(".")
     assert await page.evaluate("document.cookie") == ""
     assert window.policy_complaints() == []
+    await window.context.set_offline(True)
     await page.get_by_role("button", name="Sign out").click()
-    await page.get_by_label("Password", exact=True).wait_for()
-    assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
+    await alerted(page, "Nobody was signed out. Hortus does not answer.")
+    await window.context.set_offline(False)
+    await sign_out(page)
+    assert await still_open(world) == 0
+    await page.goto(f"{stage.people}{API}/sign-in?later#signed-in")
+    await alerted(page, "Nobody is signed in here any more.")
+
+
+async def test_a_page_in_whose_browser_somebody_else_signed_in_does_nothing_and_says_who(
+    world: World, stage: Stage, window: Window
+) -> None:
+    ada, bob = await join(world), await join(world, "bob@example.org")
+    other = await window.context.new_page()
+    with ten_minutes_ago():
+        for page, account in ((window.page, ada), (other, bob)):
+            await page.goto(f"{stage.people}{API}/sign-in")
+            await enter(page, account)
+            await signed_in_as(page, account.username)
+    await window.page.get_by_role("button", name="Sign out").click()
+    await alerted(window.page, f"Nobody was signed out. Meanwhile {bob.username} signed in in this browser. Nothing was done.")
+    await signed_in_as(window.page, bob.username)
+    assert await still_open(world) == 2
+    await sign_out(window.page)
+    assert [row.user_id for row in await world.sql("SELECT user_id FROM sessions WHERE ended_at IS NULL")] == [ada.user_id]
 
 
 async def test_the_policy_of_the_page_stops_what_is_not_its_own(world: World, stage: Stage, window: Window) -> None:
@@ -226,15 +289,15 @@ async def test_a_passkey_is_added_and_signs_in_alone(world: World, stage: Stage,
     await window.has_authenticator()
     await page.goto(f"{stage.people}{API}/sign-in?fresh=true")
     await enter(page, ada)
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
     await add_passkey(page, "laptop")
-    await page.get_by_role("alert").get_by_text("The passkey “laptop” counts from now on.").wait_for()
+    await alerted(page, "The passkey “laptop” counts from now on.")
     await add_passkey(page, "once more")
-    await page.get_by_role("alert").get_by_text("This device holds a passkey of yours already.").wait_for()
+    await alerted(page, "This device holds a passkey of yours already.")
     assert [row.name for row in await world.sql("SELECT name FROM passkeys")] == ["laptop"]
     await page.goto(f"{stage.people}{API}/sign-in?again")
     await page.get_by_role("button", name="Sign in with a passkey alone").click()
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
     (row,) = await world.sql("SELECT method FROM sessions WHERE ended_at IS NULL ORDER BY created_at DESC LIMIT 1")
     assert row.method == "passkey"
     await page.goto(f"{stage.people}{API}/sign-in?both")
@@ -242,9 +305,37 @@ async def test_a_passkey_is_added_and_signs_in_alone(world: World, stage: Stage,
     await page.get_by_label("Password", exact=True).fill(ada.password)
     await page.locator("#password-form").get_by_label("Passkey").check()
     await page.get_by_role("button", name="Sign in", exact=True).click()
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
     (row,) = await world.sql("SELECT method FROM sessions WHERE ended_at IS NULL ORDER BY created_at DESC LIMIT 1")
     assert row.method == "password+passkey"
+    await sign_out(page)
+    assert window.policy_complaints() == []
+
+
+async def test_who_has_no_second_factor_shows_the_password_once_more_and_adds_a_passkey(world: World, stage: Stage, window: Window) -> None:
+    ada = await join(world)
+    await under(ada, "optional")
+    async with passing_by(ada) as actor:
+        assert (await world.delete("/users/me/totp", actor)).status_code == 204
+    page = window.page
+    await window.has_authenticator()
+    await page.goto(f"{stage.people}{API}/sign-in?fresh=true")
+    await page.get_by_label("Username or e-mail address").fill(ada.username)
+    await page.get_by_label("Password", exact=True).fill(PASSWORD)
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await signed_in_as(page, ada.username)
+    await add_passkey(page, "laptop")
+    await page.get_by_role("button", name="Not now").click()
+    await page.get_by_role("button", name="Add a passkey").click()
+    for password, said in (("not this one", "That was not right"), (PASSWORD, "The passkey “laptop” counts from now on.")):
+        await page.get_by_label("Password of this account").fill(password)
+        await page.get_by_label("Password of this account").press("Enter")
+        await alerted(page, said)
+    assert [row.name for row in await world.sql("SELECT name FROM passkeys")] == ["laptop"]
+    (session,) = await world.sql("SELECT session_id FROM sessions WHERE ended_at IS NULL")
+    after = [asked["headers"].get("hortus-after") for asked in stage.seen if asked["path"].endswith(b"/passkeys/options")]
+    assert after[-1] == f"sessions:{session.session_id}:2"  # or a gateway that has not heard of the step-up yet would refuse again
+    await sign_out(page)
     assert window.policy_complaints() == []
 
 
@@ -281,7 +372,7 @@ async def test_an_identity_provider_a_second_factor_and_the_state_cookie_that_is
     await world.sql("UPDATE credentials SET last_step = -1")
     await page.locator("#pending-shown").fill(totp.now())
     await page.locator("#pending-form").get_by_role("button").click()
-    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    await signed_in_as(page, "alice000")
     (row,) = await world.sql("SELECT method FROM sessions")
     assert row.method == "oidc:hospital+totp"
     assert window.policy_complaints() == []
@@ -291,7 +382,7 @@ async def test_an_identity_provider_a_second_factor_and_the_state_cookie_that_is
 
 async def test_a_second_factor_of_the_provider_that_counts_is_enough(world_with_provider: World, stage: Stage, window: Window) -> None:
     await at_the_provider(window.page, stage, "gold")
-    await window.page.get_by_role("heading", name="You are signed in as gold0000").wait_for()
+    await signed_in_as(window.page, "gold0000")
     assert window.page.url == f"{stage.people}{API}/sign-in"
     assert window.policy_complaints() == []
 
@@ -303,16 +394,18 @@ async def test_who_has_no_factor_is_sent_to_the_provider_once_more_and_adds_a_pa
     assert (await world_with_provider.post("/groups", administrator(), json=free)).status_code == 201
     await window.has_authenticator()
     page = window.page
-    await at_the_provider(page, stage)
-    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    with ten_minutes_ago():
+        await at_the_provider(page, stage)
+        await signed_in_as(page, "alice000")
     await add_passkey(page, "laptop")
-    await page.get_by_role("alert").get_by_text("sign in once more").wait_for()
+    await alerted(page, "You are signed out: sign in once more")
+    assert await still_open(world_with_provider) == 0
     await page.get_by_role("link", name="The hospital").click()
     await page.get_by_label("Login").fill("alice")  # asked for once more, although the provider knows the browser
     await page.get_by_role("button", name="Continue").click()
-    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    await signed_in_as(page, "alice000")
     await add_passkey(page, "laptop")
-    await page.get_by_role("alert").get_by_text("The passkey “laptop” counts from now on.").wait_for()
+    await alerted(page, "The passkey “laptop” counts from now on.")
     assert [row.name for row in await world_with_provider.sql("SELECT name FROM passkeys")] == ["laptop"]
     assert window.policy_complaints() == []
 
@@ -329,7 +422,7 @@ async def test_where_a_passkey_is_asked_for_the_page_sets_one_up(world_with_prov
     await page.get_by_text("Your passkey is set up").wait_for()
     await page.locator("#pending-form").get_by_label("Passkey").check()
     await page.locator("#pending-form").get_by_role("button").click()
-    await page.get_by_role("heading", name="You are signed in as alice000").wait_for()
+    await signed_in_as(page, "alice000")
     (row,) = await world_with_provider.sql("SELECT method FROM sessions")
     assert row.method == "oidc:hospital+passkey"
     assert window.policy_complaints() == []
@@ -422,7 +515,7 @@ async def test_the_link_of_an_invitation_leads_to_a_password_and_a_second_factor
     ada = Account(world, (await world.get("/users?q=ada", administrator())).json()["items"][0], totp)
     assert ada.user["status"] == "active"
     await enter(page, ada)
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
     assert window.policy_complaints() == []
 
 
@@ -437,7 +530,11 @@ async def test_the_link_of_a_reset_leads_to_a_new_password(world: World, stage: 
     await page.get_by_role("button", name="Go on").click()
     await page.get_by_text("Your new password counts.").wait_for()
     await enter(page, ada)
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
+    assert (await world.delete(f"/users/{ada.user_id}/sessions", administrator())).status_code == 204
+    stage.tell(*await world.said())
+    await page.get_by_role("button", name="Sign out").click()
+    await alerted(page, "Your session has ended: nobody is signed in here any more.")
 
 
 async def test_the_link_of_a_factor_reset_leads_to_a_new_factor(world: World, stage: Stage, window: Window) -> None:
@@ -455,7 +552,7 @@ async def test_the_link_of_a_factor_reset_leads_to_a_new_factor(world: World, st
     await page.get_by_role("button", name="Confirm").click()
     await page.get_by_text("Your second factor is set up.").wait_for()
     await enter(page, ada)
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
 
 
 async def test_a_link_with_another_place_than_this_computer_is_not_followed(world: World, stage: Stage, window: Window) -> None:
@@ -470,7 +567,7 @@ async def test_another_sites_form_reaches_nothing(world: World, stage: Stage, wi
     page = window.page
     await page.goto(f"{stage.people}{API}/sign-in")
     await enter(page, ada)
-    await page.get_by_role("heading", name=f"You are signed in as {ada.username}").wait_for()
+    await signed_in_as(page, ada.username)
     before = await world.sql("SELECT generation FROM sessions")
     form = f'<form method="post" action="{stage.people}{API}/sessions/refresh"><button>Win</button></form>'
     await window.context.route(f"{EVIL}/**", lambda route: route.fulfill(content_type="text/html", body=form))

@@ -2,37 +2,71 @@ const API = "/api/v1";
 const SENTENCES = {
   "sign-in-refused": "That was not right. Try again, with the next code where you use codes.",
   "slow-down": "Too many failed attempts; wait a moment.",
-  "factor-too-old": "This needs a sign-in of the last 5 minutes: sign in once more, then do it again.",
+  "factor-too-old": "This needs a sign-in of the last 5 minutes. You are signed out: sign in once more, then do it again.",
   "wrong-code": "This code is not right. Wait for the next one.",
   "link-not-open": "This link was used, is too old, or is not known.",
   "invitation-not-open": "This invitation was used, is too old, or is not known.",
+  "session-ended": "Your session has ended: nobody is signed in here any more.",
+  "refresh-token-invalid": "Nobody is signed in here any more.",
 };
+const OVER = new Set(["session-ended", "account-not-active", "refresh-token-invalid", "refresh-token-reused"]);
 const byId = (id) => document.getElementById(id);
 const asked = new URLSearchParams(location.search);
 const arrived = new URLSearchParams(location.hash.slice(1));
 const linkToken = location.hash.slice(1);
 history.replaceState(null, "", location.pathname + location.search);
 let signedIn = null;
+let passwordAlone = false;
+let facts = null;
 let fresh = asked.has("fresh");
 
 function say(sentence) {
   byId("message").textContent = sentence;
 }
 
-function show(section) {
+function reveal(section) {
   for (const each of document.querySelectorAll("main > section")) each.hidden = each.id !== section;
   byId(section).querySelector("input:not([type=radio]), button")?.focus();
 }
 
-async function call(method, path, body) {
+function show(section) {
+  for (const form of document.forms) {
+    form.reset();
+    form.querySelector("input[type=radio]:checked")?.dispatchEvent(new Event("change"));
+  }
+  reveal(section);
+}
+
+async function ask(method, path, body, token) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (signedIn) headers.Authorization = `Bearer ${signedIn.access_token}`;
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (facts) headers["Hortus-After"] = facts;
   const answer = await fetch(API + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  facts = answer.headers.get("Hortus-Facts") ?? facts;
   const content = answer.status === 204 ? null : await answer.json();
   if (answer.ok) return { content, headers: answer.headers };
   const slug = String(content.type ?? "").split(":").pop();
   throw Object.assign(new Error(SENTENCES[slug] ?? content.title ?? "Something went wrong."), { slug, content });
+}
+
+async function call(method, path, body) {
+  try {
+    return await ask(method, path, body, signedIn?.access_token);
+  } catch (error) {
+    if (!signedIn || error.slug !== "invalid-credential") throw error;
+    await renew();
+    return ask(method, path, body, signedIn.access_token);
+  }
+}
+
+async function renew() {
+  const before = signedIn.session_id;
+  signedIn = (await ask("POST", "/sessions/refresh")).content;
+  if (signedIn.session_id === before) return;
+  // Another window signed in: what this one was asked to do was meant for the session before, perhaps another person's.
+  welcome(signedIn);
+  throw new Error(`Meanwhile ${signedIn.user.username} signed in in this browser. Nothing was done.`);
 }
 
 const toBytes = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
@@ -99,6 +133,8 @@ for (const form of [byId("password-form"), byId("pending-form")]) {
   }
 }
 
+const sentence = (error) => (error instanceof TypeError ? "Hortus does not answer." : error.message);
+
 async function attempt(work) {
   const buttons = [...document.querySelectorAll("button")].filter((button) => !button.disabled);
   for (const button of buttons) button.disabled = true;
@@ -106,12 +142,18 @@ async function attempt(work) {
   try {
     await work();
   } catch (error) {
-    if (error.slug === "factor-enrolment-needed" && error.content.enrolment) await enrol(error.content.enrolment);
-    else if (error.slug === "factor-too-old") await beginAnew(error.message);
-    else say(error instanceof TypeError ? "Hortus does not answer." : error.message);
+    await settle(error, work).catch((again) => say(sentence(again)));
   } finally {
     for (const button of buttons) button.disabled = false;
   }
+}
+
+async function settle(error, work) {
+  if (error.slug === "factor-enrolment-needed" && error.content.enrolment) await enrol(error.content.enrolment);
+  else if (error.slug === "factor-too-old" && passwordAlone) askForPassword(work);
+  else if (error.slug === "factor-too-old") await beginAnew(error.message);
+  else if (signedIn && OVER.has(error.slug)) await begin(error.message);
+  else say(sentence(error));
 }
 
 const on = (id, event, work) =>
@@ -130,23 +172,40 @@ function client() {
   return { port: Number(port), challenge, state };
 }
 
+const place = () => (client() ? "client" : "done");
+
 function welcome(view) {
   signedIn = view;
-  const place = client() ? "client" : "done";
-  byId(`${place}-user`).textContent = view.user.username;
-  show(place);
+  passwordAlone = false;
+  byId(`${place()}-user`).textContent = view.user.username;
+  show(place());
 }
 
 async function signIn(body) {
   welcome((await call("POST", "/sessions", body)).content);
 }
 
+async function endSession() {
+  try {
+    const { headers } = await call("DELETE", `/sessions/${signedIn.session_id}`);
+    return { there: headers.get("Hortus-Logout"), said: "You are signed out." };
+  } catch (error) {
+    if (error.slug !== "not-found" && !OVER.has(error.slug)) throw new Error(`Nobody was signed out. ${sentence(error)}`);
+    return { there: null, said: SENTENCES["session-ended"] };
+  }
+}
+
 async function signOut() {
-  const answer = await call("DELETE", `/sessions/${signedIn.session_id}`);
-  signedIn = null;
-  const there = answer.headers.get("Hortus-Logout");
+  const { there, said } = await endSession();
+  await begin(said);
   if (there?.startsWith("https://")) location.assign(there);
-  else show("sign-in");
+}
+
+let waiting = null;
+
+function askForPassword(work) {
+  waiting = work;
+  reveal("step-up");
 }
 
 let enrolment = null;
@@ -168,13 +227,16 @@ function confirmedAt(token, door, given) {
 
 async function enrolled(shown, sentence) {
   await call("POST", enrolment.door, { token: enrolment.token, ...shown });
+  byId("qr").replaceChildren();
+  byId("secret").textContent = "";
   show(arrived.has("enrolment") ? "pending" : "sign-in");
   say(sentence);
 }
 
 on("password-form", "submit", async () => {
-  const form = byId("password-form");
-  await signIn({ username: byId("username").value, password: byId("password").value, ...(await factorIn(form)) });
+  const factor = await factorIn(byId("password-form"));
+  await signIn({ username: byId("username").value, password: byId("password").value, ...factor });
+  passwordAlone = Object.keys(factor).length === 0;
 });
 on("passkey", "click", async () => signIn({ passkey: await passkey() }));
 on("pending-form", "submit", async () => signIn({ pending: true, ...(await factorIn(byId("pending-form"))) }));
@@ -205,7 +267,7 @@ on("client-yes", "click", async () => {
 });
 on("client-no", "click", async () => {
   const { port, state } = client();
-  await call("DELETE", `/sessions/${signedIn.session_id}`);
+  await endSession();
   location.replace(`http://127.0.0.1:${port}/?${new URLSearchParams({ error: "access_denied", state })}`);
 });
 on("new-passkey-form", "submit", async () => {
@@ -213,9 +275,18 @@ on("new-passkey-form", "submit", async () => {
   const given = (await call("POST", "/users/me/passkeys/options", {})).content;
   const { name } = (await call("POST", "/users/me/passkeys", await newPasskey(given, field.value))).content;
   field.value = "";
+  passwordAlone = false;
   say(`The passkey “${name}” counts from now on.`);
 });
 on("sign-out", "click", signOut);
+on("step-up-form", "submit", async () => {
+  const password = byId("step-up-password").value;
+  byId("step-up-form").reset();
+  await call("POST", "/sessions/current/factor", { password });
+  reveal(place());
+  await attempt(waiting);
+});
+on("step-up-no", "click", () => reveal(place()));
 
 async function offerProviders() {
   const { items } = (await call("GET", "/oidc")).content;
@@ -230,16 +301,18 @@ async function offerProviders() {
   byId("providers").hidden = entries.length === 0;
 }
 
-async function begin() {
+async function begin(because) {
+  signedIn = null;
+  passwordAlone = false;
   show("sign-in");
   await offerProviders().catch(() => say("Hortus does not answer."));
+  if (because) say(because);
 }
 
 async function beginAnew(because) {
-  signedIn = null;
+  await endSession();
   fresh = true;
-  await begin();
-  say(because);
+  await begin(because);
 }
 
 if (client() === undefined) {
