@@ -34,7 +34,9 @@ Work = Callable[[Sequence[UnitOfWork], Sequence[I]], Awaitable[Sequence[R | Prob
 class Groups(Generic[A]):
     """Who is served together: at this moment ``most`` in a group, ``at_once`` groups. ``serve`` raises nothing."""
 
-    def __init__(self, serve: Callable[[Sequence[A]], Awaitable[None]], most: Callable[[], int] = lambda: MOST, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self, serve: Callable[[Sequence[A]], Awaitable[None]], most: Callable[[], int] = lambda: MOST, at_once: int = AT_ONCE
+    ) -> None:
         self._serve = serve
         self._most = most
         self._at_once = at_once

@@ -33,6 +33,12 @@ def index_files_with(scene: Scene, text: str) -> list[str]:
     return [path.name for path in found if any(each in path.read_bytes() for each in wanted)]
 
 
+def write_into_large_files(scene: Scene) -> None:
+    """Let the index write what it knows into one file for each kind, so that a project is little of it."""
+    for asked in ("_forcemerge?max_num_segments=1", "_flush?force=true"):
+        assert scene.suite.elasticsearch.request("POST", f"/hortus-*/{asked}", b"")[0] == 200
+
+
 def refused(deed: Callable[[], object]) -> tuple[int, str]:
     with pytest.raises(Refused) as refusal:
         deed()
@@ -110,8 +116,7 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
     owner = study.owner
     until(lambda: len(list(owner.search(MARKER))) == 2, "the dataset and the job are found")
     assert len(study.blobs) == 1
-    for asked in ("_forcemerge?max_num_segments=1", "_flush?force=true"):  # so that it is little of a large file
-        assert suite.elasticsearch.request("POST", f"/hortus-*/{asked}", b"")[0] == 200
+    write_into_large_files(doubled)
     assert index_files_with(doubled, MARKER), "it stands in the files of the index"
 
     for name in ("jobs-1", "jobs-2"):
