@@ -864,6 +864,31 @@ async def test_who_comes_back_is_active_again_unless_an_administrator_deactivate
     assert (await ada.sign_in()).status_code == 201
 
 
+async def test_taking_a_role_from_whom_only_the_directory_deactivated_erases_nothing_else(world: World, slapd: Slapd) -> None:
+    await make_group(world, "everybody", group("all"))
+    ada = await enrol(world)
+    await enrol(world, "bob")
+    await register(ada, Authenticator())
+
+    async def give(*roles: str) -> httpx2.Response:
+        version = (await row(world, ada.user_id)).version
+        return await world.patch(f"/users/{ada.user_id}", administrator(), json={"cluster_roles": list(roles)}, version=version)
+
+    assert (await give("auditor")).status_code == 200
+    change(slapd, person("ada"), pwdAccountLockedTime="000001010000Z")
+    await sync(world)
+    await world.said()
+    assert reason(await give("administrator")) == "has-left"
+    taken = await give()
+    assert (taken.status_code, taken.json()["status"], taken.json()["cluster_roles"]) == (200, "deactivated", []), taken.text
+    assert people(await world.said()) == [("deactivated", ["everybody"], [])]
+    change(slapd, person("ada"), pwdAccountLockedTime=None)
+    await sync(world)
+    assert people(await world.said()) == [("active", ["everybody"], [])]
+    assert len(await world.sql("SELECT 1 FROM passkeys WHERE user_id = :id", id=ada.user_id)) == 1
+    assert (await ada.sign_in()).status_code == 201, "the second factor of before counts"
+
+
 async def test_links_of_whom_the_directory_drops_are_void_also_when_it_shows_them_again(world: World, slapd: Slapd) -> None:
     ada = await enrol(world)
     await enrol(world, "bob")

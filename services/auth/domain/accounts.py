@@ -234,9 +234,9 @@ def change(
     know who they are. Another status is an administrator's word over a directory's. Raises NotConfirmedYet, HasLeft, LastAdministratorStays.
     """
     wanted_status = _next_status(user, status)
-    leaves, left = wanted_status is UserStatus.DEACTIVATED, user.status == UserStatus.DEACTIVATED
-    erases = status is UserStatus.DEACTIVATED and user.gone_at is not None
-    if leaves and left and roles:
+    left, erases = user.status == UserStatus.DEACTIVATED, status is UserStatus.DEACTIVATED and user.gone_at is not None
+    leaves = wanted_status is UserStatus.DEACTIVATED and (not left or erases)
+    if left and wanted_status is UserStatus.DEACTIVATED and roles:
         raise HasLeft
     wanted_own = [] if leaves else user.own_roles if roles is None else _sorted(roles)
     wanted_roles = [] if leaves else effective(wanted_own, groups)

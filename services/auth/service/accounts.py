@@ -180,7 +180,7 @@ async def change_user(
         await sessions.end_all(uow, user_id, user.status)
         await keys.end_all(uow, user_id)
         await repository.accounts.forget_links(uow.session, user_id)
-    if user.status == UserStatus.DEACTIVATED:
+    if domain.directory.stays_out(user):
         await _forget(uow, user_id)
     if before is UserStatus.DEACTIVATED and user.status == UserStatus.INVITED:
         domain.accounts.demand_fresh_factor_for_token(uow.actor.factor_fresh)
