@@ -33,7 +33,6 @@ PAST_GUIDE = {
     "services/auth/directory.py": 313,
     "services/auth/domain/accounts.py": 308,
     "services/auth/domain/oidc.py": 360,
-    "services/auth/service/oidc.py": 318,
     "services/jobs/sandbox/cage.py": 359,
     "services/projects/domain/projects.py": 377,
 }

@@ -14,7 +14,7 @@ from contracts.roles import NOBODY, Actor, ClusterRole
 from services.auth.domain.patience import FREE_BESIDE_PROOF
 from services.auth.routes.cookies import PENDING
 from services.auth.service import factors
-from services.auth.service.oidc import PENDING as PENDING_PURPOSE
+from services.auth.service.pending import PENDING as PENDING_PURPOSE
 from tests.auth.factors import letters, recovery_codes, register, reset, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
 from tests.auth.people import PASSWORD, Account, another_code, join, present

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
+import pyotp
 import pytest
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
@@ -346,6 +347,30 @@ async def test_a_logout_token_counts_once_and_needs_no_session_to_end(world: Wor
     assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
     again = await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
     assert (again.status_code, reason(again)) == (400, "bad-logout-token")
+
+
+@pytest.mark.parametrize("said", [{}, {"sid": "s1"}, {"sub": None, "sid": "s1"}], ids=["subject", "both", "session"])
+async def test_who_signs_out_there_before_their_second_factor_was_shown_here_is_out(
+    world: World, browser: Browser, fake: FakeProvider, said: dict[str, Any]
+) -> None:
+    """As somebody else at a shared computer would go on where its person stopped."""
+    came = await sign_in_with(browser, fake, sid="s1")
+    link = came.headers["location"].partition("enrolment=")[2]
+    totp = pyotp.TOTP((await browser.post("/factor-enrolments/acceptance", {"token": link})).json()["totp_secret"])
+    if "sub" in said:  # of a session alone nobody knows whose link it was
+        assert (await browser.post("/factor-enrolments/confirmation", {"token": link, "code": totp.now()})).status_code == 200
+        await world.sql("UPDATE credentials SET last_step = -1")
+    token = fake.sign(fake.claims(events=LOGOUT, jti="j1", **said))
+    assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
+    if "sub" not in said:
+        late = await browser.post("/factor-enrolments/confirmation", {"token": link, "code": totp.now()})
+        assert (late.status_code, reason(late)) == (404, "link-not-open")
+    out = await browser.post("/sessions", {"pending": True, "code": totp.now()})
+    assert (out.status_code, reason(out)) == (401, "sign-in-refused")
+    again = await sign_in_with(browser, fake, sid="s2")
+    assert "#enrolment=" in again.headers["location"] or again.headers["location"].endswith("#pending")
+    if "sub" in said:
+        assert (await browser.post("/sessions", {"pending": True, "code": totp.now()})).status_code == 201
 
 
 async def test_a_logout_token_that_does_not_hold_is_counted_and_recorded_although_whoever_shows_it_hangs_up(

@@ -15,7 +15,7 @@ from services.auth import domain
 from services.auth.models import Attempts
 from services.auth.routes.cookies import DEVICE, PENDING
 from services.auth.service import devices, patience
-from services.auth.service.oidc import PENDING as PENDING_PURPOSE
+from services.auth.service.pending import PENDING as PENDING_PURPOSE
 from services.auth.service.tools import About
 from services.auth.vault import Vault
 from tests.auth.factors import reset

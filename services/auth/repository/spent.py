@@ -1,5 +1,6 @@
 """The SQL of what carries its own proof and counts once: challenges, states, token ids; and of places that come free again."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import delete, select
@@ -25,6 +26,12 @@ async def keep(session: AsyncSession, token_hash: bytes, expires_at: datetime) -
     """Use it up until then, also where it was used before."""
     query = insert(Spent).values(token_hash=token_hash, expires_at=expires_at)
     await session.execute(query.on_conflict_do_update(index_elements=[col(Spent.token_hash)], set_={"expires_at": expires_at}))
+
+
+async def is_kept(session: AsyncSession, token_hashes: Collection[bytes], until: datetime) -> bool:
+    """Whether one of them is used up until then or longer."""
+    query = select(Spent).where(col(Spent.token_hash).in_(token_hashes), col(Spent.expires_at) >= until)
+    return (await session.execute(query.limit(1))).scalar_one_or_none() is not None
 
 
 async def prune(session: AsyncSession, now: datetime) -> None:

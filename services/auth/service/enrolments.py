@@ -13,7 +13,7 @@ from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.domain.passwords import WrongPassword
 from services.auth.models import User
-from services.auth.service import callers, directory, factors, halves, keys, letters, oidc, passkeys, passwords, patience, sessions, totp
+from services.auth.service import callers, directory, factors, halves, keys, letters, passkeys, passwords, patience, pending, sessions, totp
 from services.auth.service.passkeys import Challenge, ShownPasskey
 from services.auth.service.tools import About, Tools
 from services.auth.service.totp import SecondFactor
@@ -74,8 +74,9 @@ async def accept(
     async with repository.reading(tools.engine) as session:
         found = await repository.links.link_by_token(session, vault.token_hash(token))
         now = await repository.clock(session)
-    link, known = domain.links.demand_open_link(*found, domain.links.TO_ENROL, now)
-    if link.purpose == Purpose.FACTOR_ENROLMENT or oidc.is_vouched_for(tools, vouched_for, known, now):
+        link, known = domain.links.demand_open_link(*found, domain.links.TO_ENROL, now)
+        shown_there = await pending.counts(session, pending.read(tools, vouched_for), known, now)
+    if link.purpose == Purpose.FACTOR_ENROLMENT or shown_there:
         return await _give(await later(), tools, token)
     shown = domain.factors.demand_first_factor(password, kept_at_provider=known.source == domain.oidc.SOURCE)
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):

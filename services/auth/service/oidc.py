@@ -17,7 +17,7 @@ from services.auth.domain.factors import Policy, Verdict
 from services.auth.domain.oidc import Answer, Vouched
 from services.auth.models import User
 from services.auth.provider import Provider
-from services.auth.service import accounts, callers, factors, groups, keys, measures, patience, sessions
+from services.auth.service import accounts, callers, factors, groups, keys, measures, patience, pending, sessions
 from services.auth.service.factors import ShownFactor
 from services.auth.service.sessions import SignedIn
 from services.auth.service.tools import About, Tools
@@ -25,10 +25,8 @@ from services.auth.settings import IdentityProvider
 
 log = logger(__name__)
 FLOW = "oidc-flow"
-PENDING = "oidc-pending"
 SIGNED_OUT_THERE = "signed-out-at-provider"
 NOT_ADMITTED = "not-admitted-by-provider"
-LONGEST_CARRIED = 2000
 FAREWELL_S = 1.0
 NOT_TAKEN = (provider.Away, provider.Garbled, provider.CodeRefused, domain.oidc.NotBelieved)
 
@@ -162,10 +160,10 @@ async def _admit(
         factor_at = min(vouched.signed_in_at, now) if shown and vouched.signed_in_at else None
         signed_in = await sessions.open_session(uow, tools, user, f"oidc:{config.name}", now, from_provider, factor_at=factor_at)
         return Finished(f"{flow.to}#signed-in", signed_in=signed_in)
-    pending = _pending(tools, user, config.name, vouched.session, token, now)
+    carried = pending.carry(tools, user, config.name, vouched.session, token, now)
     if weighed.verdict is Verdict.ENROLS:
-        return Finished(f"{flow.to}#enrolment={await factors.enrolment(uow, user)}", pending=pending)
-    return Finished(f"{flow.to}#pending", pending=pending)
+        return Finished(f"{flow.to}#enrolment={await factors.enrolment(uow, user)}", pending=carried)
+    return Finished(f"{flow.to}#pending", pending=carried)
 
 
 async def _follow(uow: UnitOfWork, config: IdentityProvider, user: User, vouched: Vouched) -> User:
@@ -213,47 +211,19 @@ async def _new_account(uow: UnitOfWork, asked: Provider, vouched: Vouched, now: 
     return user
 
 
-def _pending(tools: Tools, user: User, at: str, provider_session: str | None, token: str, now: datetime) -> str:
-    carried = {
-        "user_id": str(user.user_id),
-        "provider": at,
-        "session": provider_session,
-        "token": token if len(token) <= LONGEST_CARRIED else None,  # browsers keep 4 KiB
-        "at": now.timestamp(),
-    }
-    return tools.vault.carry(PENDING, json.dumps(carried).encode())
-
-
-def _vouched_for(tools: Tools, cookie: str | None) -> dict[str, Any]:
-    """What the cookie of somebody says whom a provider vouched for; nothing where it is none of ours."""
-    carried = tools.vault.carried(PENDING, cookie) if cookie else None
-    known: dict[str, Any] = json.loads(carried) if carried is not None else {}
-    return known
-
-
-def _is_fresh(known: dict[str, Any], now: datetime) -> bool:
-    return bool(known) and now.timestamp() - known["at"] <= domain.oidc.PENDING_LIFE.total_seconds()
-
-
-def is_vouched_for(tools: Tools, cookie: str | None, user: User, now: datetime) -> bool:
-    """Whether a provider vouched for this person in this browser a moment ago."""
-    known = _vouched_for(tools, cookie)
-    return _is_fresh(known, now) and UUID(known["user_id"]) == user.user_id
-
-
 @measures.counted
 async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown: ShownFactor, about: About) -> SignedIn | Problem:
     """The second factor of somebody whom a provider vouched for a moment ago. A refusal is returned. Raises SlowDown."""
-    known = _vouched_for(tools, cookie)
+    known = pending.read(tools, cookie)
     async with repository.reading(tools.engine) as session:
         user = await repository.accounts.user(session, UUID(known["user_id"])) if known else None
         now = await repository.clock(session)
-    watched = await patience.look(tools, patience.vouched_for(tools, about, user if _is_fresh(known, now) else None, now))
+    watched = await patience.look(tools, patience.vouched_for(tools, about, user if pending.is_recent(known, now) else None, now))
 
     uow = await later()
     turn = await patience.take(uow, watched)
     user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
-    if user is None or not _is_fresh(known, turn.now) or user.status != UserStatus.ACTIVE:
+    if user is None or user.status != UserStatus.ACTIVE or not await pending.counts(uow.session, known, user, turn.now):
         return await turn.refused(domain.sessions.SignInRefused(), user)
     weighed = await factors.weigh(uow, tools, user, shown, turn.now)
     if weighed.verdict is Verdict.ENROLS:
@@ -287,7 +257,7 @@ async def farewell(tools: Tools, user_id: UUID | None, session_id: UUID) -> str 
 
 
 async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: About) -> domain.oidc.BadLogoutToken | None:
-    """End at once what ended at the provider. A refusal is returned. Raises UnknownProvider, ProviderAway, SlowDown."""
+    """End at once what ended at the provider, also what waits for the second factor. A refusal is returned. Raises UnknownProvider, ProviderAway, SlowDown."""
     asked = domain.oidc.known(tools.providers, name)
     async with repository.reading(tools.engine) as session:
         now = await repository.clock(session)
@@ -313,5 +283,6 @@ async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: A
     for each in over:
         domain.sessions.end_session(each, turn.now, SIGNED_OUT_THERE)
         uow.emit(domain.sessions.session_fact(each))
+    await pending.end(uow, name, ended, turn.now)
     uow.note(provider=name, sessions=len(over))
     return None
