@@ -27,6 +27,7 @@ class Kind(StrEnum):
     FACTOR_GUESSED = "factor-guessed"
     KEY_MADE = "key-made"
     NOT_VOUCHED = "not-vouched"
+    NOT_VOUCHED_BY_PROVIDER = "not-vouched-by-provider"
     RECOVERED = "recovered"
     REGISTRATION_DECLINED = "registration-declined"
     BREAK_GLASS_OPENED = "break-glass-opened"
@@ -124,6 +125,15 @@ _TEXTS = {
             "ended, you are no longer in the groups that your organisation had put you into, and a passkey alone does not let you in.\n\n"
             "Sign in once more by your organisation to have these groups and your passkey's way in again, and make new keys where programs "
             "need them. If you have left, there is nothing to do."
+        ),
+    ),
+    Kind.NOT_VOUCHED_BY_PROVIDER: (
+        "Your access to Hortus has to be confirmed",
+        (
+            "You have not signed in to your account {username} by your organisation's identity provider for a long time. Your API keys ({keys}) "
+            "ended, and you are no longer in the groups that it had put you into. Your sessions and passkeys stay as they are.\n\n"
+            "Sign in once more by your organisation to have these groups again, and make new keys where programs need them. If you have left, "
+            "there is nothing to do."
         ),
     ),
     Kind.RECOVERED: (

@@ -44,12 +44,13 @@ async def _end(tools: Tools, user_id: UUID) -> None:
             return
         before = user.version, user.gone_at
         await groups.set_from_directory(uow, user, ())
-        ended, closed = await keys.end_all(uow, user_id), 0
+        ended, closed, kind = await keys.end_all(uow, user_id), 0, Kind.NOT_VOUCHED_BY_PROVIDER
         if user.source == domain.directory.SOURCE:
+            kind = Kind.NOT_VOUCHED
             domain.directory.miss(user, uow.now)
             if await repository.sessions.open_sessions(uow.session, user_id):
                 closed = await sessions.end_all(uow, user_id, domain.directory.LEFT)
         if ended or closed or (user.version, user.gone_at) != before:
             uow.note(user_id=user_id, provider=user.provider, keys=ended, sessions=closed)
             told = {"username": user.username, "keys": ended, "sessions": closed}
-            await letters.write(uow, tools, user_id, user.email, Kind.NOT_VOUCHED, **told)
+            await letters.write(uow, tools, user_id, user.email, kind, **told)
