@@ -76,20 +76,20 @@ def tls_context(trust: str | None) -> ssl.SSLContext:
 
 def value(text: str | bytes) -> str:
     """A value in a filter."""
-    escaped: str = escape_bytes(text.encode() if isinstance(text, str) else text)
-    return escaped
+    return str(escape_bytes(text.encode() if isinstance(text, str) else text))
 
 
 class Directory:
     """A directory server, or several of one directory, asked in the order of the urls.
 
-    ``troubles``: why what it showed last was not followed, for whoever operates Hortus. ``asked``: whether this process ever compared with it.
+    ``troubles``: why what it showed last was not followed. ``asked``: whether this process compared with it. ``awaited``: who go if lacked again.
     """
 
     def __init__(self, settings: DirectorySettings) -> None:
         self.settings = settings
         self.troubles: list[str] = []
         self.asked = False
+        self.awaited: set[str] = set()
         self._context = tls_context(str(settings.trust_file) if settings.trust_file else None)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="ldap")
         self._room = settings.threads + WAITING

@@ -184,15 +184,19 @@ def is_too_much(leaving: int, active: int) -> bool:
     return active >= FEW and 2 * leaving > active
 
 
-def staying(leaving: Collection[User], active: int) -> set[UUID]:
-    """Who of the ``active`` people that the directory does not let in any more stays for now, for they are too many to be believed.
+def staying(leaving: Collection[User], active: int, believed: Collection[UUID]) -> tuple[set[UUID], set[UUID]]:
+    """Who of the ``active`` people that the directory does not let in any more stays for now, and who besides until it lacks them in the next look too.
 
-    Where those who were missing before make them too many, these stay, and whoever leaves now is judged among the others.
+    All stay where they are too many to be believed. Where those who were missing before make them too many, these stay, and whoever leaves now is
+    judged among the others: they stay for one look more, unless ``believed``, as whom the last look lacked or this one shows to be disabled.
     """
     if not is_too_much(len(leaving), active):
-        return set()
+        return set(), set()
+    gone = {user.user_id for user in leaving}
     missing = {user.user_id for user in leaving if user.gone_at is not None}
-    return {user.user_id for user in leaving} if is_too_much(len(leaving) - len(missing), active - len(missing)) else missing
+    if 2 * len(gone - missing) > active - len(missing):
+        return gone, set()
+    return missing, gone - missing - set(believed)
 
 
 def doubted(named: Mapping[UUID, Collection[str]]) -> set[UUID]:

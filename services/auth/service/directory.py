@@ -124,8 +124,7 @@ async def _admit(tools: Tools, directory: Directory, somebody: Person, found: Co
     """The account of somebody whom the directory has confirmed, made or brought up to date; None where there can be none."""
     async with unit_of_work(tools.engine, Service.AUTH.value, "directory.admit") as uow:
         user = await repository.directory.user_of(uow.session, directory.settings.name, somebody.external_id)
-        if user is None:
-            user = await _make(uow, directory, somebody)
+        user = user or await _make(uow, directory, somebody)
         if user is None:
             return None
         await _bring_up(uow, user, somebody, found)
@@ -161,9 +160,7 @@ async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collec
         return
     address = await accounts.new_address(uow, user, somebody.email)
     await groups.set_from_directory(uow, user, found)
-    locked = await repository.accounts.user(uow.session, user.user_id, lock=True)
-    if locked is None:
-        return
+    locked = await repository.accounts.user(uow.session, user.user_id, lock=True) or user
     locked.vouched_at = uow.now
     if domain.directory.come_back(locked):
         uow.emit(domain.accounts.user_fact(locked))
@@ -176,9 +173,9 @@ async def _bring_up(uow: UnitOfWork, user: User, somebody: Person, found: Collec
 async def sync(tools: Tools, directory: Directory) -> None:
     """Compare all accounts of the directory with it, and let follow what has changed; one replica at a time does.
 
-    When it cannot be asked or shows nobody, nothing follows. When it lacks so many that this is not to be believed, they stay for now,
-    without a way in, until they are shown again or ``vouching.end_doubtful`` ends what they have; the others are followed as ever, also
-    those who leave afterwards. When too many of those whom it put into groups are in none by what it shows, they stay as they are, and it
+    When it cannot be asked or shows nobody, nothing follows. When it lacks too many to be believed, they stay for now, without a way in,
+    until they are shown again or ``vouching.end_doubtful`` ends what they have; the others are followed as ever, and who leaves afterwards
+    goes at the second look. When too many of those whom it put into groups are in none by what it shows, they stay as they are, and it
     has not vouched for them. ``directory.troubles`` say so, and so do the log and the readiness.
     """
     settings = directory.settings
@@ -194,33 +191,36 @@ async def sync(tools: Tools, directory: Directory) -> None:
             directory.asked = True
             log.warning("directory away: nothing follows from it", directory=settings.name, error=str(error))
             return
-        there = await _let_in(directory, shown)
+        there, disabled = await _let_in(directory, shown)
         async with repository.reading(tools.engine) as session:
             has = await repository.directory.groups_by_directory(session, settings.name)
         gone = [user for user in users if user.external_id not in there]
         active = sum(user.status == UserStatus.ACTIVE for user in users)
-        staying = domain.directory.staying([user for user in gone if user.status == UserStatus.ACTIVE], active)
+        believed = {user.user_id for user in gone if user.external_id in disabled | directory.awaited}
+        staying, awaited = domain.directory.staying([user for user in gone if user.status == UserStatus.ACTIVE], active, believed)
+        directory.awaited = {str(user.external_id) for user in gone if user.user_id in awaited}
         named = {user.user_id: there[user.external_id][1] for user in users if user.external_id in there and has[user.user_id]}
         doubted = domain.directory.doubted(named)
-        directory.troubles = list(_troubles(directory, len(staying), active, len(doubted), len(named)))
-        believed = [user for user in users if user.external_id in there and user.user_id not in doubted]
+        directory.troubles = list(_troubles(directory, len(staying | awaited), active, len(doubted), len(named)))
+        followed = [user for user in users if user.external_id in there and user.user_id not in doubted]
         async with unit_of_work(tools.engine, Service.AUTH.value, "directory.sync") as uow:
-            await repository.directory.vouch(uow.session, [user.user_id for user in believed], uow.now - VOUCH_AGAIN)
+            await repository.directory.vouch(uow.session, [user.user_id for user in followed], uow.now - VOUCH_AGAIN)
         directory.asked = True
-        await _part_from(tools, gone, staying)
-        await _follow_all(tools, directory, believed, there)
+        await _part_from(tools, (user for user in gone if user.user_id not in awaited), staying)
+        await _follow_all(tools, directory, followed, there)
 
 
-async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[str]]]) -> There:
-    """Who of those shown may sign in, by their ids, with their groups. They may be thousands: after each, others have a turn."""
-    now = datetime.now(UTC)
-    there: There = {}
+async def _let_in(directory: Directory, shown: Iterable[tuple[Entry, frozenset[str]]]) -> tuple[There, set[str]]:
+    """Who of those shown may sign in, with their groups, and who is disabled. They may be thousands: after each, others have a turn."""
+    now, there, disabled = datetime.now(UTC), There(), set[str]()
     for entry, found in shown:
         await asyncio.sleep(0)
         somebody = domain.directory.person(entry.dn, entry.attributes, directory.settings, now)
         if somebody is not None and domain.directory.may_sign_in(somebody, found, directory.settings):
             there[somebody.external_id] = (somebody, found)
-    return there
+        elif somebody is not None and not somebody.enabled:
+            disabled.add(somebody.external_id)
+    return there, disabled
 
 
 def _troubles(directory: Directory, staying: int, active: int, doubted: int, grouped: int) -> Iterator[str]:
