@@ -80,11 +80,11 @@ async def tend(runtime: Runtime) -> None:
     await set_up(runtime)
     waits_for.clear()
     while True:
+        await guesses.tell(runtime.extra["tools"])
         async with unit_of_work(runtime.engine, Service.AUTH.value, "attempts.forget") as uow:
             await patience.forget(uow)
             await factors.forget_spent(uow)
             await client_codes.prune(uow)
-        await guesses.tell(runtime.extra["tools"])
         async with unit_of_work(runtime.engine, Service.AUTH.value, "registrations.forget") as uow:
             await registrations.prune(uow)
         async with unit_of_work(runtime.engine, Service.AUTH.value, "signing-key.tend") as uow:

@@ -17,7 +17,7 @@ from services.auth.domain import client_codes
 from services.auth.domain.flows import s256
 from services.auth.service import accounts
 from services.auth.service import client_codes as service
-from tests.auth.people import Account, join
+from tests.auth.people import Account, another_code, join
 from tests.world import World, administrator, agent, job, reason
 
 
@@ -211,3 +211,15 @@ async def test_codes_that_nobody_took_are_forgotten(world: World) -> None:
 def test_the_challenge_is_that_of_the_rfc() -> None:
     assert s256("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk") == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
     assert client_codes.LIFE.total_seconds() == 60
+
+
+async def test_who_hands_a_session_over_and_over_has_no_new_tries_in_it(world: World) -> None:
+    ada = await join(world)
+    session, answers = await browser_of(ada), []
+    for _ in range(2):
+        actor = ada.actor(UUID(session["session_id"]))
+        answers += [await world.post("/sessions/current/factor", actor, json={"code": another_code(ada.totp)}) for _ in range(6)]
+        verifier, challenge = verifier_and_challenge()
+        session = (await redeem(world, await code_for(world, ada, session, challenge), verifier)).json()
+    assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
+    assert reason(answers[-1]) == "slow-down"

@@ -15,7 +15,7 @@ from services.auth.routes.cookies import DEVICE
 from services.auth.service import guesses
 from tests.auth.factors import letters, recovery_codes, register, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
-from tests.auth.people import PASSWORD, Account, another_code, cookie, join
+from tests.auth.people import PASSWORD, Account, another_code, cookie, join, present
 from tests.world import World, administrator, reason
 
 NOW = datetime(2026, 3, 1, 12, 0, 10, tzinfo=UTC)
@@ -68,6 +68,24 @@ def test_nobody_waits_for_guesses_and_more_are_free_where_strangers_can_add_to_t
         domain.patience.guessing("ada00000", None, at_directory=False),
     ]
     assert [(bucket.free, bucket.waits, bucket.resets) for bucket in buckets] == [(5, False, True), (100, False, True), (5, False, True)]
+
+
+@given(st.lists(st.floats(0.001, 90_000), min_size=1, max_size=80))
+def test_those_to_be_told_of_are_counted_by_the_day_and_no_success_forgets_them(gaps: list[float]) -> None:
+    bucket, tries, now = domain.patience.telling("ada00000", ADA, at_directory=False), count(), NOW
+    days: list[list[datetime]] = []
+    for gap in gaps:
+        now += timedelta(seconds=gap)
+        domain.patience.fail_together([(bucket, tries)], now)
+        if not days or now >= days[-1][0] + timedelta(days=1):
+            days.append([])
+        days[-1].append(now)
+        assert (tries.failures, tries.next_at, tries.seen_at) == (len(days[-1]), days[-1][0] + timedelta(days=1), now)
+        assert not domain.patience.is_guessed_at(bucket, tries, now)
+    assert (bucket.resets, bucket.waits) == (False, False)
+    nobodys = domain.patience.telling("ada00000", None, at_directory=False)
+    domain.patience.fail_together([(nobodys, tries)], now + timedelta(days=2))
+    assert (tries.failures, tries.next_at) == (1, now + timedelta(days=2))
 
 
 # At the door
@@ -164,15 +182,18 @@ async def test_a_guessed_code_leads_to_no_enrolment_either(world: World) -> None
     assert reason(await ada.sign_in(source="203.0.113.7")) == "factor-enrolment-needed"
 
 
+@pytest.mark.parametrize("known", [False, True])
 async def test_neither_the_answer_nor_the_work_says_that_the_password_is_right_before_five_guesses_and_after(
-    world: World, statements: list[str]
+    world: World, statements: list[str], known: bool
 ) -> None:
     ada = await join(world)
+    device = cookie(await ada.sign_in(), DEVICE) if known else None
     work = set()
     for number in range(FREE + 3):
         for password in ("wrong password", PASSWORD):
+            await world.sql("UPDATE attempts SET failures = 1 WHERE length(name) = 32")
             statements.clear()
-            answer = await ada.sign_in(password=password, code=another_code(ada.totp), source=f"198.51.100.{number}")
+            answer = await ada.sign_in(password=password, code=another_code(ada.totp), source=f"198.51.100.{number}", device=device)
             work.add((answer.status_code, reason(answer), answer.headers.get("retry-after"), tuple(statements)))
     ((status, why, waits, asked),) = work
     assert (status, why, waits) == (401, "sign-in-refused", None)
@@ -198,9 +219,57 @@ async def test_the_person_is_told_by_letter_once_and_the_ledger_has_it(world: Wo
     assert "the right password of your account ada00000 several times" in letter["text"]
     (record,) = await world.recorded()
     assert (record["action"], record["resource"]) == ("factor.find_guessed", {"user_id": str(ada.user_id)})
-    await world.sql("DELETE FROM spent")
+    await world.sql("UPDATE attempts SET next_at = now() - interval '1 minute'")
+    await guess(ada, FREE - 1)
     await guesses.tell(tools)
-    assert len(await letters(world)) == 1, "a day later it still goes on"
+    assert await letters(world) == [], "the next day has no more than four"
+    await guess(ada, 1)
+    await guesses.tell(tools)
+    assert len(await letters(world)) == 1, "it goes on"
+
+
+async def test_who_signs_in_before_anybody_was_told_makes_nobody_forget_it(world: World, mailed: World) -> None:
+    """The one who comes in may be the one who guessed, and may guess on."""
+    ada = await join(world)
+    await guess(ada, FREE + 3)
+    assert [(await ada.sign_in(source="203.0.113.7")).status_code for _ in range(2)] == [401, 201]
+    await guess(ada, 1)
+    await world.recorded()
+    await guesses.tell(mailed.runtime.extra["tools"])
+    assert [record["action"] for record in await world.recorded()] == ["factor.find_guessed"]
+    assert len(await letters(world)) == 1
+
+
+async def test_guesses_on_a_known_device_are_told_of_whoever_signs_in_there_between(world: World, mailed: World) -> None:
+    ada = await join(world)
+    device = cookie(await ada.sign_in(), DEVICE)
+    for _ in range(FREE - 1):
+        assert refused(await ada.sign_in(code=another_code(ada.totp), device=device))
+    await guesses.tell(mailed.runtime.extra["tools"])
+    assert await letters(world) == []
+    assert (await ada.sign_in(device=device)).status_code == 201
+    assert refused(await ada.sign_in(code=another_code(ada.totp), device=device))
+    await world.recorded()
+    await guesses.tell(mailed.runtime.extra["tools"])
+    assert [record["action"] for record in await world.recorded()] == ["factor.find_guessed"]
+    assert len(await letters(world)) == 1
+
+
+async def test_who_has_changed_their_password_is_told_nothing_of_the_old_one_and_shows_one_code(world: World, mailed: World) -> None:
+    ada = await join(world)
+    await guess(ada)
+    await present(ada)
+    await world.recorded()
+    new_password = "seven green otters swim"
+    changed = await world.post("/users/me/password", ada.actor(), json={"password": PASSWORD, "new_password": new_password})
+    assert changed.status_code == 204, changed.text
+    assert [record["resource"].get("guesses_before") for record in await world.recorded()] == [str(FREE)]
+    ada.password = new_password
+    await guess(ada, FREE - 1)
+    await letters(world)
+    await guesses.tell(mailed.runtime.extra["tools"])
+    assert await letters(world) == []
+    assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
 
 
 async def test_without_mail_it_is_recorded_and_whoever_is_blocked_is_not_told(world: World) -> None:

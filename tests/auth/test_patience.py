@@ -5,7 +5,6 @@ import heapq
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -141,7 +140,7 @@ def test_a_try_without_a_name_counts_for_its_address() -> None:
 
 
 def test_in_a_session_only_its_own_failures_count() -> None:
-    assert domain.patience.in_session(UUID(int=1)) != domain.patience.in_session(UUID(int=2))
+    assert domain.patience.in_session("1") != domain.patience.in_session("2")
 
 
 class Rules:
@@ -526,22 +525,23 @@ async def test_tries_that_share_some_counts_never_wait_for_each_other_in_a_circl
 
 
 async def test_a_count_that_is_forgotten_while_somebody_fails_begins_anew(world: World) -> None:
-    await has_failed(world, "session 00000000-0000-0000-0000-000000000001", 3)
+    await has_failed(world, "session 1", 3)
     await world.sql("UPDATE attempts SET seen_at = now() - interval '31 minutes'")
-    watched = await patience.look(world.runtime.extra["tools"], patience.in_session(UUID(int=1)))
+    watched = await patience.look(world.runtime.extra["tools"], patience.in_session("1"))
     async with world.work() as uow:
         turn = await patience.take(uow, watched)
         async with world.work() as other:
             await patience.forget(other)
         await turn.failed()
-    assert await failures_of(world, f"session {UUID(int=1)}") == 1
+    assert await failures_of(world, "session 1") == 1
 
 
 async def test_failures_in_a_session_make_that_session_wait_and_no_sign_in(world: World) -> None:
     ada = await join(world)
     session_id, _ = await begin(ada)
     actor = ada.actor(session_id)
-    await has_failed(world, f"session {session_id}", 9)
+    (opened,) = await world.sql("SELECT created_at FROM sessions")
+    await has_failed(world, f"session {domain.sessions.sign_in_of(ada.user_id, opened.created_at)}", 9)
     wrong = await world.post("/sessions/current/factor", actor, json={"code": another_code(ada.totp)})
     assert wrong.status_code == 401
     await stretch(world)

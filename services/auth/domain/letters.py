@@ -103,12 +103,13 @@ _TEXTS = {
     Kind.FACTOR_GUESSED: (
         "Somebody seems to know your password for Hortus",
         (
-            "Somebody showed the right password of your account {username} several times, each time with a wrong second factor. Nobody came "
-            "in by that.\n\n"
-            "If this was not you, choose another password at once, on a command line with `hortus password change`, and tell an administrator.\n\n"
-            "Until a day has passed without another such try, one code of your authenticator is not enough on a new device. The first right one "
-            "is refused like a wrong one; sign in there once more within five minutes, with the next code. Passkeys, recovery codes and "
-            "the devices on which you have signed in before count as ever."
+            "Somebody showed the right password of your account {username} several times, each time with a wrong second factor. These tries "
+            "were refused; a later one may have been right.\n\n"
+            "If this was not you, choose another password at once, on a command line with `hortus password change`, which ends all sessions, and "
+            "tell an administrator.\n\n"
+            "For a while one code of your authenticator may not be enough on a new device. Then the first right one is refused like a wrong one; "
+            "sign in there once more within five minutes, with the next code. Passkeys, recovery codes and the devices on which you have signed "
+            "in before count as ever."
         ),
     ),
     Kind.KEY_MADE: (

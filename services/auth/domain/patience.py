@@ -7,11 +7,12 @@ only who has failed waits for the next of them. Names are those that were typed,
 address after failures of their username would say that both are one person's.
 
 Wrong second factors beside a right password are counted for the account, from wherever. Nobody waits for them, or the wait would say that the
-password is right; but after a few one code of an authenticator is not enough: a second one has to follow it.
+password is right; but after a few one code of an authenticator is not enough: a second one has to follow it. For telling of them they are counted
+once more, by the day and on known devices too, and a success forgets nothing there: it may be the guesser's.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from uuid import UUID
@@ -49,7 +50,7 @@ class Bucket:
     """What failures are counted for, and how many of them are free before the first wait; ``resets``: a success forgets them.
 
     ``slots_of``: the name of another count, which alone waits for the next slot of this one. ``within``: nobody waits for it, and its
-    failures add up while none comes so long after the one before.
+    failures add up while none comes so long after the one before. ``tells``: they add up for so long after the first one, to be told of.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Bucket:
     resets: bool
     slots_of: str | None = None
     within: timedelta | None = None
+    tells: bool = False
 
     @property
     def waits(self) -> bool:
@@ -113,9 +115,14 @@ def guessing(name: str, whose: UUID | None, *, at_directory: bool) -> Bucket:
     return Bucket(f"guess of {whose}", FREE_GUESSES_AT_DIRECTORY if at_directory else FREE_GUESSES, resets=True, within=GUESSES_WITHIN)
 
 
-def in_session(session_id: UUID) -> tuple[Bucket, ...]:
-    """Where failures of somebody who is signed in count: nobody without the session can add to them."""
-    return (Bucket(f"session {session_id}", FREE_IN_SESSION, resets=True),)
+def telling(name: str, whose: UUID | None, *, at_directory: bool) -> Bucket:
+    """Where the same counts to be told of, on whichever device: no success forgets it."""
+    return replace(guessing(name, whose, at_directory=at_directory), resets=False, tells=True)
+
+
+def in_session(sign_in: str) -> tuple[Bucket, ...]:
+    """Where failures of somebody who is signed in count: nobody without the session can add to them, and who hands it over keeps them."""
+    return (Bucket(f"session {sign_in}", FREE_IN_SESSION, resets=True),)
 
 
 def wishing(source: str) -> tuple[Bucket, ...]:
@@ -123,14 +130,14 @@ def wishing(source: str) -> tuple[Bucket, ...]:
     return (Bucket(f"wish {source_prefix(source)}", FREE_WISHES, resets=False),)
 
 
-def for_bind(settings: DirectorySettings, whose: str, device: str | None, *, factor: bool, session_id: UUID | None = None) -> Bucket:
+def for_bind(settings: DirectorySettings, whose: str, device: str | None, *, factor: bool, sign_in: str | None = None) -> Bucket:
     """Where a failed bind as somebody counts, by whichever name: ``whose`` is their id in the directory, ``device`` as at a sign-in.
 
     Who shows their right second factor, or what stands in for it (``factor``), has a count of their own, on a device and elsewhere: nobody
-    without it can use it up. So has the session in which somebody without a second factor shows their password.
+    without it can use it up. So has the session in which somebody without a second factor shows their password, by its ``sign_in``.
     """
-    if session_id is not None:
-        return Bucket(f"bind {settings.name} session {session_id}", settings.most_failed_binds, resets=True)
+    if sign_in is not None:
+        return Bucket(f"bind {settings.name} session {sign_in}", settings.most_failed_binds, resets=True)
     at = f"bind {settings.name} factor" if factor else f"bind {settings.name}"
     if device is not None:
         return Bucket(f"{at} device {device}", FREE_OF_DEVICE, resets=True)
@@ -169,7 +176,7 @@ def fail_together(counts: Sequence[tuple[Bucket, Attempts]], now: datetime) -> N
     slots = {bucket.slots_of: next_slot(attempts, bucket.free, now) for bucket, attempts in counts if bucket.slots_of is not None}
     for bucket, attempts in counts:
         if bucket.within is not None:
-            guess(attempts, bucket.within, now)
+            (guess_to_tell if bucket.tells else guess)(attempts, bucket.within, now)
         elif bucket.waits:
             fail(attempts, bucket.free, now)
             attempts.next_at = max(attempts.next_at, slots.get(bucket.name, attempts.next_at))
@@ -213,6 +220,17 @@ def guess(attempts: Attempts, within: timedelta, now: datetime) -> None:
     attempts.next_at = now + within
 
 
+def guess_to_tell(attempts: Attempts, within: timedelta, now: datetime) -> None:
+    """Count it to be told of: with all of the time ``within`` that began at the first one, and ends at ``next_at``."""
+    if now >= attempts.next_at:
+        attempts.failures = 0
+        attempts.next_at = now + within
+    attempts.failures += 1
+    attempts.seen_at = now
+
+
 def is_guessed_at(bucket: Bucket, attempts: Attempts, now: datetime) -> bool:
     """Whether one code of an authenticator is not enough, because there were too many wrong second factors."""
-    return bucket.within is not None and attempts.failures >= bucket.free and now - attempts.seen_at <= bucket.within
+    if bucket.within is None or bucket.tells:
+        return False
+    return attempts.failures >= bucket.free and now - attempts.seen_at <= bucket.within

@@ -84,6 +84,11 @@ def sign_in(
     )
 
 
+def sign_in_of(user_id: UUID, signed_in_at: datetime) -> str:
+    """The name of the sign-in that a session comes from, the same however often it was handed over."""
+    return f"{user_id} {signed_in_at.astimezone(UTC).isoformat()}"
+
+
 def own_session(session: Session | None, user_id: UUID) -> Session:
     """Condition.SESSION_IS_OWN: a session of the caller's; another's does not exist. Raises NotFound."""
     if session is None or session.user_id != user_id:

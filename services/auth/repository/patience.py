@@ -20,8 +20,9 @@ _KEEP = """INSERT INTO attempts (name, failures, next_at, seen_at)
            ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = excluded.next_at, seen_at = excluded.seen_at"""
 _FORGET = """DELETE FROM attempts WHERE name IN (
                  SELECT name FROM attempts WHERE greatest(seen_at, next_at) < now() - $1::interval FOR UPDATE SKIP LOCKED)"""
-_GUESSED = "SELECT name, failures FROM attempts WHERE length(name) = 16 AND failures >= $1 AND next_at > now()"
+_GUESSED = "SELECT name, failures, next_at FROM attempts WHERE length(name) = 17 AND failures >= $1"
 _DROP = "DELETE FROM attempts WHERE name = ANY($1::bytea[])"
+_DROP_TOLD = "DELETE FROM attempts WHERE name IN ($1, $2) RETURNING CASE WHEN name = $2 THEN failures ELSE 0 END AS told"
 
 
 def of_account(user_id: UUID) -> bytes:
@@ -29,9 +30,20 @@ def of_account(user_id: UUID) -> bytes:
     return user_id.bytes[::-1]
 
 
-async def guessed_at(session: AsyncSession, least: int) -> dict[UUID, int]:
-    """How many wrong second factors there were lately beside the right password of accounts, of those with so many."""
-    return {UUID(bytes=row["name"][::-1]): row["failures"] for row in await fetch(session, _GUESSED, least)}
+def to_tell(name: bytes) -> bytes:
+    """The name of the count of the same that is told of; both have one lock."""
+    return name + b"t"
+
+
+async def guessed_at(session: AsyncSession, least: int) -> list[tuple[UUID, int, datetime]]:
+    """The accounts that have so many wrong second factors beside the right password in one day, to be told of: how many, and when it ends."""
+    return [(UUID(bytes=row["name"][15::-1]), row["failures"], row["next_at"]) for row in await fetch(session, _GUESSED, least)]
+
+
+async def forget_guesses(session: AsyncSession, user_id: UUID) -> int:
+    """Forget the guesses beside a password that is none any more; how many of that day were to be told of."""
+    name = of_account(user_id)
+    return sum(row["told"] for row in await fetch(session, _DROP_TOLD, name, to_tell(name)))
 
 
 async def next_try(session: AsyncSession, names: Collection[bytes]) -> tuple[datetime | None, datetime]:

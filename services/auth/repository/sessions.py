@@ -64,6 +64,12 @@ async def session_of(session: AsyncSession, user_id: UUID, session_id: UUID) -> 
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def signed_in_at(session: AsyncSession, user_id: UUID, session_id: UUID) -> datetime | None:
+    """When the sign-in was that a person's own session comes from; not locked."""
+    query = select(col(Session.created_at)).where(col(Session.session_id) == session_id, col(Session.user_id) == user_id)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 def _over(now: datetime, unused_since: datetime | None) -> ColumnElement[bool]:
     """What has to end: nothing before ``unused_since`` counts as use any more (None: nothing is known about use)."""
     expired = col(Session.expires_at) <= now

@@ -50,14 +50,14 @@ def turn(tools: Tools, name: str) -> AbstractAsyncContextManager[None]:
 
 
 async def ask(
-    tools: Tools, known: User | None, name: str, password: str, device: str | None, shown: ShownFactor | None, session: UUID | None = None
+    tools: Tools, known: User | None, name: str, password: str, device: str | None, shown: ShownFactor | None, sign_in: str | None = None
 ) -> Asked:
     """Ask the directory, if there is one, about somebody who signs in; ``known`` is the account that the name belongs to, if any.
 
     Who is right and comes for the first time gets an account, and everybody's groups are what the directory says now. After a
     few failed binds of one person, by whichever of their names, nobody binds as them for a while: else others could have the
     directory lock them out. ``device``: a device cookie of theirs, if valid, has a count of its own. So has who shows their right
-    second factor, and the session in which somebody is asked for their password once more (``session``); where ``shown`` is not
+    second factor, and the session in which somebody is asked for their password once more (``sign_in``); where ``shown`` is not
     enough, a right password is followed by as little as a wrong one. ``shown`` is None where none is asked for.
     """
     directory = tools.directory
@@ -65,7 +65,7 @@ async def ask(
         return Asked()
     try:
         somebody, entry = await _find(directory, known, name)
-        bucket, enough, guessed = await _look(tools, directory, somebody, name, device, shown, session)
+        bucket, enough, guessed = await _look(tools, directory, somebody, name, device, shown, sign_in)
         may = await patience.before_bind(tools, bucket, directory.settings)
         right = await directory.check(somebody.dn if somebody and may else None, password)
         if not right or not enough or somebody is None or entry is None:
@@ -88,7 +88,7 @@ async def _look(
     name: str,
     device: str | None,
     shown: ShownFactor | None,
-    session_id: UUID | None,
+    sign_in: str | None,
 ) -> tuple[Bucket, bool, UUID | None]:
     """Where a failed bind counts, whether something may follow a right one, and whose second factor is wrong; with the same work for nobody."""
     at = directory.settings.name
@@ -100,7 +100,7 @@ async def _look(
     nonce = known.nonce if user and known and known.user_id == user.user_id else None
     whose = somebody.external_id if somebody else f"nobody {name}"
     right = seen is None or seen.factor is not None
-    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=right, session_id=session_id)
+    bucket = domain.patience.for_bind(directory.settings, whose, nonce, factor=right, sign_in=sign_in)
     return bucket, seen is None or seen.verdict is not Verdict.REFUSED, user.user_id if user and not right else None
 
 

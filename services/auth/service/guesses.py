@@ -1,5 +1,6 @@
 """What follows when somebody who knows a password guesses at the second factor."""
 
+from datetime import datetime
 from uuid import UUID
 
 from chassis.outbox import unit_of_work
@@ -19,20 +20,20 @@ async def tell(tools: Tools) -> None:
     """
     async with repository.reading(tools.engine) as session:
         guessed = await repository.patience.guessed_at(session, domain.patience.FREE_GUESSES)
-    for user_id, guesses in guessed.items():
-        await _tell(tools, user_id, guesses)
+    for user_id, guesses, ends_at in guessed:
+        await _tell(tools, user_id, guesses, ends_at)
 
 
-async def _tell(tools: Tools, user_id: UUID, guesses: int) -> None:
+async def _tell(tools: Tools, user_id: UUID, guesses: int, ends_at: datetime) -> None:
     async with unit_of_work(tools.engine, Service.AUTH.value, "factor.find_guessed") as uow:
         user = await repository.accounts.user(uow.session, user_id)
         if user is None or user.status != UserStatus.ACTIVE:
             return
         at_directory = user.source == domain.directory.SOURCE
-        if guesses < domain.patience.guessing("", user_id, at_directory=at_directory).free:
+        if guesses < domain.patience.telling("", user_id, at_directory=at_directory).free:
             return
-        today = vault.token_hash(f"guessed at {user_id}")
-        if not await repository.spent.spend(uow.session, today, uow.now + domain.patience.GUESSES_WITHIN):
+        told = vault.token_hash(f"guessed at {user_id} until {ends_at.isoformat()}")
+        if not await repository.spent.spend(uow.session, told, ends_at + domain.patience.GUESSES_WITHIN):
             return
         uow.note(user_id=user_id)
         if not at_directory:

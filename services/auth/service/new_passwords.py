@@ -31,7 +31,8 @@ async def change(
         if known.user is None:
             raise NotFound
         domain.passwords.demand_here(known.user)
-        watched = await patience.look_in(session, tools, patience.in_session(session_id))
+        sign_in = await patience.sign_in_of(session, user_id, session_id)
+        watched = await patience.look_in(session, tools, patience.in_session(sign_in))
     checked = await passwords.check(tools, known, password, about.source)
     if checked.right:
         domain.passwords.demand_other(password, new_password)
@@ -53,7 +54,8 @@ async def _replace(
 ) -> None:
     """Store a new password: sessions and open links end, second factors stay, and the person is told.
 
-    The link of a factor's reset stays, for it counts beside the new password; what it gave out beside the old one is void.
+    The link of a factor's reset stays, for it counts beside the new password; what it gave out beside the old one is void. Guesses at the
+    second factor beside the old one are forgotten, and the record says how many there were.
     """
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None:
@@ -66,6 +68,9 @@ async def _replace(
     await sessions.end_all(uow, user.user_id, "password-changed")
     await letters.write(uow, tools, user.user_id, user.email, told, username=user.username)
     uow.note(user_id=user.user_id)
+    guesses = await repository.patience.forget_guesses(uow.session, user.user_id)
+    if guesses:
+        uow.note(guesses_before=guesses)
 
 
 async def ask(later: OpenUow, tools: Tools, name: str, about: About) -> None:

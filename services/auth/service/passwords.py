@@ -54,13 +54,13 @@ async def check_anywhere(
     password: str,
     about: About,
     shown: ShownFactor | None,
-    session_id: UUID | None = None,
+    sign_in: str | None = None,
 ) -> Checked:
     """Look at the password that came with a name, here and in the directory, if there is one: both, whoever it is. As ``check``.
 
-    ``shown``: what is shown as a second factor; None where something else stands in for it. ``session_id``: in which session.
+    ``shown``: what is shown as a second factor; None where something else stands in for it. ``sign_in``: in a session of which sign-in.
     """
-    asked = await directory.ask(tools, known.user, name, password, about.device, shown, session_id)
+    asked = await directory.ask(tools, known.user, name, password, about.device, shown, sign_in)
     checked = await check(tools, known, password, about.source)
     if asked.user_id is not None:
         return Checked(right=True, user_id=asked.user_id, method=domain.directory.SOURCE, guessed=asked.user_id)

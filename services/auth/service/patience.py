@@ -80,11 +80,12 @@ def sign_in(tools: Tools, about: About, name: str | None, user: User | None, now
 
 
 def with_guesses(tools: Tools, watched: Watched, name: str, whose: UUID | None, *, at_directory: bool) -> Watched:
-    """Where a sign-in counts once its password was looked at, as ``domain.patience.guessing`` says; on a known device nothing is added."""
-    if not any(bucket.slots_of for bucket in watched.values()):
-        return watched
+    """Where a sign-in counts once its password was looked at, as ``domain.patience.guessing`` says; on a known device only to be told of."""
     bucket = domain.patience.guessing(name, whose, at_directory=at_directory)
-    return watched | {repository.patience.of_account(whose) if whose else tools.vault.blind(bucket.name): bucket}
+    counted = repository.patience.of_account(whose) if whose else tools.vault.blind(bucket.name)
+    told = {repository.patience.to_tell(counted): domain.patience.telling(name, whose, at_directory=at_directory)}
+    on_device = not any(each.slots_of for each in watched.values())
+    return watched | told if on_device else watched | told | {counted: bucket}
 
 
 async def is_first_code(uow: UnitOfWork, about: About, user: User, now: datetime) -> bool:
@@ -113,9 +114,15 @@ def _device(tools: Tools, about: About, user: User | None, now: datetime, name: 
     return known.nonce if theirs else None
 
 
-def in_session(session_id: UUID) -> tuple[Bucket, ...]:
+async def sign_in_of(session: repository.Reading, user_id: UUID, session_id: UUID) -> str:
+    """What counts as one session, also once it was handed over; one that is not theirs is refused later."""
+    signed_in_at = await repository.sessions.signed_in_at(session, user_id, session_id)
+    return domain.sessions.sign_in_of(user_id, signed_in_at) if signed_in_at is not None else str(session_id)
+
+
+def in_session(sign_in: str) -> tuple[Bucket, ...]:
     """Where a step-up, or a change of the password, counts."""
-    return domain.patience.in_session(session_id)
+    return domain.patience.in_session(sign_in)
 
 
 def wishing(about: About) -> tuple[Bucket, ...]:

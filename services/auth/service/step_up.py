@@ -15,9 +15,10 @@ async def step_up(later: OpenUow, tools: Tools, actor: Actor, shown: ShownFactor
 
     A refusal is returned, not raised, so that the failure it counts is committed. Raises NotFound, SlowDown, SessionEnded, CannotDecide.
     """
-    if actor.session_id is None:
-        raise NotFound
-    watched = await patience.look(tools, patience.in_session(actor.session_id))
+    user_id, session_id = callers.signed_in(actor)
+    async with repository.reading(tools.engine) as reading:
+        sign_in = await patience.sign_in_of(reading, user_id, session_id)
+        watched = await patience.look_in(reading, tools, patience.in_session(sign_in))
     uow = await later()
     turn = await patience.take(uow, watched)
     user, session = await callers.current(uow, tools)
@@ -40,11 +41,12 @@ async def by_password(later: OpenUow, tools: Tools, actor: Actor, password: str,
     user_id, session_id = callers.signed_in(actor)
     async with repository.reading(tools.engine) as session:
         known = await repository.accounts.known_by_id(session, user_id)
+        sign_in = await patience.sign_in_of(session, user_id, session_id)
     if known.user is None:
         raise NotFound
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.user.username}"):
-        watched = await patience.look(tools, patience.in_session(session_id))
-        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about, ShownFactor(), session_id)
+        watched = await patience.look(tools, patience.in_session(sign_in))
+        checked = await passwords.check_anywhere(tools, known, known.user.username, password, about, ShownFactor(), sign_in)
         uow = await later()
         turn = await patience.take(uow, watched)
         user, own = await callers.current(uow, tools)
