@@ -70,7 +70,7 @@ def shown(name: str) -> Response:
 class Place:
     """A service with one door whose requests share transactions, on a database that others may share."""
 
-    def __init__(self, side: Side, **more: int) -> None:
+    def __init__(self, side: Side, **more: Any) -> None:
         self.side = side
         self.together = Together[str, str](side.engine, "projects", Action.PROJECT_CREATE, work, **more)
         router = doors(Service.PROJECTS)
