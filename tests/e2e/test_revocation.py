@@ -13,13 +13,14 @@ from confluent_kafka import Producer
 
 from compose.local.kafka import ADMIN
 from compose.local.suite import Process
-from contracts.events import MEMBERSHIPS
+from contracts.events import CERTIFICATES, MEMBERSHIPS, SESSIONS, USERS
 from contracts.surfaces import Deed, Surface
 from examples.wdbc.doors import Door
 from examples.wdbc.holdings import Account, Garden, Machine, Place
 from examples.wdbc.probes import Held, judged, probes_of
 from examples.wdbc.verdicts import Verdict
 from examples.wdbc.watch import Probe, Watched, shut_out, watched_on, watching
+from hortus.client import Refused
 from tests.e2e.scene import PATIENCE, Scene, sleeping, until
 
 pytestmark = pytest.mark.timeout(400)
@@ -27,10 +28,13 @@ pytestmark = pytest.mark.timeout(400)
 AWAY_SECONDS = 4.0
 END_SECONDS = 3.0
 HELD_SECONDS = 10.0
+STALLED = (MEMBERSHIPS, USERS, SESSIONS, CERTIFICATES)
 TRANSFERS = {Surface.DOWNLOAD.value, Surface.UPLOAD.value}
 CLOCKS = Path(__file__).parent / "clocks"
 READY_SECONDS = 60.0
 UNHURRIED = 0.15  # the bench asks 20 times a second and more; here the machine may be busy
+QUESTIONS = 3
+CONDITION_FAILED = 412
 ASKED_AT_THE_OTHER = (
     Surface.ACCESS_TOKEN,
     Surface.API_KEY,
@@ -117,7 +121,13 @@ def expire(doubled: Scene, garden: Garden) -> float:
 
 
 def block(doubled: Scene, garden: Garden) -> float:
-    doubled.administrator.at(1).users.change(garden.person.user_id, status="blocked")
+    administrator = doubled.administrator.at(1)
+    try:
+        administrator.users.change(garden.person.user_id, status="blocked")
+    except Refused as refused:
+        # It was done before, and its answer kept back while nothing could be decided; so the second try meets another version.
+        assert refused.status == CONDITION_FAILED, refused
+        assert administrator.users.get(garden.person.user_id)["status"] == "blocked"
     return time.monotonic()
 
 
@@ -134,6 +144,22 @@ def test_each_deed_ends_every_surface_at_both_gateways(doubled: Scene, places: l
     with garden.staying.client() as owner:
         assert {owner.jobs.get(garden.project, held.queued)["state"]} == {"cancelled"}
         assert [file["path"] for file in owner.datasets.files(garden.project, garden.dataset) if "trickle" in file["path"]] == []
+
+
+def told_there(held: Held, place: Place, moment: float) -> dict[str, set[Verdict]]:
+    """What the person is answered at a gateway more than 1 s after ``moment``, at each surface that is asked by single questions."""
+    time.sleep(max(0.0, moment + 1.0 - time.monotonic()))
+    there = replace(held, gateway=place.gateway, certificates=place.certificates)
+    probes = [probe for probe in probes_of(there, ASKED_AT_THE_OTHER).values() if isinstance(probe, Probe)]
+    with watching(probes):
+        until(lambda: all(len(probe.seen.answers) >= QUESTIONS or probe.over for probe in probes), "each is asked some times")
+    assert [repr(probe.failure) for probe in probes if probe.failure is not None] == []
+    return {probe.name: {answer.verdict for answer in probe.seen.answers} for probe in probes}
+
+
+def nobody_is_let_in(told: dict[str, set[Verdict]]) -> bool:
+    """Whether no surface let the person in."""
+    return all(Verdict.LET_IN not in verdicts for verdicts in told.values())
 
 
 def asked_once(place: Place, garden: Garden) -> tuple[Verdict, str]:
@@ -165,12 +191,13 @@ def kafka_stopped(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def partition_stalled(scene: Scene) -> Iterator[None]:
-    """A transaction that does not end: whoever reads what is committed gets no further in one partition of the memberships."""
+    """A transaction that does not end: whoever reads what is committed gets no further in one partition of each topic of rights."""
     kafka = scene.suite.kafka
     producer = Producer({**kafka.client_settings(scene.suite.home.tls_folder(ADMIN)), "transactional.id": "stalls"})
     producer.init_transactions(PATIENCE)
     producer.begin_transaction()
-    producer.produce(MEMBERSHIPS.name, b"", b"stalls", partition=0)
+    for topic in STALLED:
+        producer.produce(topic.name, b"", b"stalls", partition=0)
     producer.flush(PATIENCE)
     try:
         yield
@@ -179,14 +206,18 @@ def partition_stalled(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
-def relay_leader_paused(scene: Scene) -> Iterator[None]:
-    leader = scene.leader("projects")
-    scene.suite.pause(leader)
+def relay_leaders_paused(scene: Scene) -> Iterator[None]:
+    """Those who tell of members and of people."""
+    leaders = [scene.leader(service) for service in ("projects", "auth")]
+    for leader in leaders:
+        scene.suite.pause(leader)
     try:
-        until(lambda: sleeping(scene.pid(leader)), "the leader stands still")
+        for leader in leaders:
+            until(lambda: sleeping(scene.pid(leader)), "the leader stands still")  # noqa: B023 - called at once
         yield
     finally:
-        scene.suite.resume(leader)
+        for leader in leaders:
+            scene.suite.resume(leader)
 
 
 @pytest.mark.parametrize("away", [kafka_paused, kafka_stopped, partition_stalled])
@@ -208,7 +239,9 @@ def test_while_nobody_can_be_told_no_surface_lets_anybody_in_after_their_end_and
 
 
 @pytest.mark.parametrize(
-    ("deed", "away"), [(remove, kafka_paused), (block, partition_stalled), (remove, relay_leader_paused)], ids=lambda given: given.__name__
+    ("deed", "away"),
+    [(remove, kafka_stopped), (block, partition_stalled), (remove, relay_leaders_paused)],
+    ids=lambda given: given.__name__,
 )
 def test_a_deed_beside_which_a_part_fails_ends_every_surface_from_its_acknowledgement_on_and_all_heals(
     doubled: Scene,
@@ -232,7 +265,7 @@ def test_a_deed_beside_which_a_part_fails_ends_every_surface_from_its_acknowledg
 
 def healed(doubled: Scene, garden: Garden, probes: list[Watched], moment: float) -> None:
     """Nobody was let in too late, all were refused in the end, and rights that stand are rights again."""
-    assert never_refused(probes, moment) == []
+    assert never_refused(probes, moment) == [], doubled.all_ready()
     assert stale(probes, moment) == {}
     until(lambda: not doubled.all_ready(), "all processes are ready again", 2 * PATIENCE)
     welcome(doubled, garden)
@@ -242,29 +275,35 @@ def test_a_gateway_that_starts_while_kafka_is_away_lets_nobody_in_before_it_know
     doubled: Scene, places: list[Place], garden: Garden
 ) -> None:
     welcome(doubled, garden)
+    held = garden.held(places[0])
     second = doubled.suite.parts["gateway-2"]
     assert isinstance(second, Process)
     second.kill()
 
     with kafka_paused(doubled):
-        remove(doubled, garden)
+        moment = remove(doubled, garden)
         second.launch()
         until(
             lambda: asked_once(places[1], garden) == (Verdict.CANNOT_DECIDE, "503 cannot-decide"),
             "it answers, and says that it cannot decide",
         )
         assert any("no fresh position" in reason or "Kafka" in reason for reason in second.missing())
+        assert nobody_is_let_in(told_there(held, places[1], moment))
     until(lambda: not second.missing(), "it is ready")
     assert asked_once(places[1], garden) == (Verdict.REFUSED, "404 not-found")
+    until(lambda: set.union(*told_there(held, places[1], moment).values()) == {Verdict.REFUSED}, "all surfaces refuse")
+    garden.keep(held)
 
 
-def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why(
+def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why_also_after_a_removal(
     doubled: Scene, places: list[Place], garden: Garden
 ) -> None:
     welcome(doubled, garden)
+    held = garden.held(places[0])
     second = doubled.suite.parts["gateway-2"]
     assert isinstance(second, Process)
     right = dict(second.child.environment)
+    moment = 0.0
     try:
         for off in (5.0, -5.0):
             second.stop()
@@ -276,9 +315,14 @@ def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why(
             # A token can lie in the future of a clock that is behind; neither is an allow.
             assert Verdict.LET_IN not in {verdict for verdict, _ in asked}
             assert {words for _, words in asked} <= {"503 cannot-decide", "401 invalid-credential"}
+            moment = moment or remove(doubled, garden)
+            assert nobody_is_let_in(told_there(held, places[1], moment))
     finally:
         second.child.environment = right
         second.stop()
         second.launch()
     until(lambda: not second.missing(), "with the right clock it is ready")
-    until(lambda: asked_once(places[1], garden) == (Verdict.LET_IN, ""), "and it decides")
+    until(lambda: set.union(*told_there(held, places[1], moment).values()) == {Verdict.REFUSED}, "and all surfaces refuse")
+    garden.keep(held)
+    welcome(doubled, garden)
+    until(lambda: asked_once(places[1], garden) == (Verdict.LET_IN, ""), "and it lets in whoever may")
