@@ -20,7 +20,7 @@ from tests.e2e.scene import Scene, Watch, until, watching
 
 pytestmark = pytest.mark.timeout(400)
 
-LIFE = timedelta(seconds=30)
+LIFE = timedelta(seconds=24)
 RENEWALS = 2
 LOOK_SECONDS = 0.25
 ENDED = timedelta(seconds=-30)
