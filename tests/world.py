@@ -37,6 +37,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -221,6 +222,10 @@ class Databases:
         finally:
             await connection.close()
         return "; ".join(["BEGIN", *statements, "COMMIT"])
+
+    async def analyze(self, url: str) -> None:
+        """Let the planner know what is in a database, as PostgreSQL does by itself after a while."""
+        await self._execute(urlsplit(url).path[1:], "ANALYZE")
 
     async def _execute(self, database: str, statements: str) -> None:
         connection = await asyncpg.connect(self._dsn(database))

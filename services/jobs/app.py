@@ -1,6 +1,7 @@
 """The assembly of jobs: its doors, what it hears, the timers of leases, and the notices to agents."""
 
 import asyncio
+import time
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
@@ -20,6 +21,7 @@ from services.jobs.service.leases import Terms
 log = logger(__name__)
 LONGEST_REST_S = 2.0
 LONGEST_PAUSE_S = 5.0
+WHOLE_S = 600.0
 
 
 class JobsSettings(Settings):
@@ -45,14 +47,20 @@ async def know_local_agent(runtime: Runtime) -> None:
 
 
 async def end_what_is_over(runtime: Runtime) -> None:
-    """Act at the instant at which a lease runs out or the membership behind a run ends."""
+    """Act at the instant at which a lease runs out or the membership behind a run ends.
+
+    The inputs of all runs are looked at when this begins and every 10 minutes, in case it stood still when it was to look; those of new runs each time.
+    """
     terms = Terms(runtime.settings.run_lease_s, runtime.settings.most_leases)
+    whole_at = 0.0
     async with changes.listening(runtime.engine, repository.changes.CHANNEL) as changed:
         while True:
+            whole = time.monotonic() >= whole_at
             async with unit_of_work(runtime.engine, Service.JOBS.value, "run.end") as uow:
-                ended = await service.leases.end_what_is_over(uow, terms)
+                ended = await service.leases.end_what_is_over(uow, terms, whole=whole)
                 left = await repository.jobs.seconds_to_next_end(uow.session)
             if not ended:
+                whole_at = time.monotonic() + WHOLE_S if whole else whole_at
                 await changed.wait(LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
 
 

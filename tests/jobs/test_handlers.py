@@ -6,12 +6,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from chassis.outbox import UnitOfWork
 from contracts.events import Fact, ProjectState, ShareState, UserStatus
 from contracts.roles import Role
-from services.jobs import app, service
+from services.jobs import app, repository, service
 from services.jobs.service.leases import Terms
 from tests.jobs.scene import Scene, certificate, dataset, member, project, share, user
 from tests.world import OURS, THEIRS, World, Worlds, reason
@@ -120,6 +121,58 @@ async def test_what_is_over_ends_no_run_whose_inputs_can_be_read(scene: Scene) -
         await scene.submitted(inputs=inputs)
     async with scene.world.work() as uow:
         assert await service.leases.end_what_is_over(uow, Terms(5, 2)) == 0
+
+
+async def test_the_look_at_new_runs_costs_no_more_the_more_others_wait(scene: Scene, worlds: Worlds) -> None:
+    await scene.submitted()
+    await scene.world.sql(
+        "INSERT INTO jobs SELECT made.* FROM jobs, generate_series(1, 2000) n, jsonb_populate_record(jobs, jsonb_build_object("
+        " 'job_id', md5('j' || n)::uuid, 'output_dataset_id', md5('o' || n)::uuid, 'submitted_at', now() - interval '1 hour')) made"
+    )
+    await scene.world.sql(
+        "INSERT INTO runs SELECT made.* FROM runs, generate_series(1, 2000) n, jsonb_populate_record(runs, jsonb_build_object("
+        " 'job_id', md5('j' || n)::uuid, 'run_id', md5('r' || n)::uuid)) made"
+    )
+    await worlds.databases.analyze(scene.world.database_url)
+    rows_read = text("SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables")
+
+    async def looked_at(lately: timedelta) -> int:
+        async with scene.world.work() as uow:
+            before = (await uow.session.execute(rows_read)).scalar_one()
+            assert await repository.jobs.unreadable(uow.session, uow.now - lately, 100) == []
+            return int((await uow.session.execute(rows_read)).scalar_one() - before)
+
+    assert await looked_at(timedelta(minutes=1)) < 20
+    assert await looked_at(timedelta(days=1)) > 4000
+
+
+async def test_a_run_whose_input_went_while_nobody_looked_ends_at_the_next_look_at_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first look of a process, and at those that come after it now and then."""
+    world = scene.world
+    monkeypatch.setattr(app, "WHOLE_S", 0.0)
+
+    async def submitted_long_ago() -> dict[str, Any]:
+        await world.sql("UPDATE datasets SET deleted = false")
+        job = await scene.submitted()
+        await world.sql("UPDATE jobs SET submitted_at = now() - interval '1 hour'")
+        await world.sql("UPDATE datasets SET deleted = true")
+        return job
+
+    async def ends(job: dict[str, Any]) -> None:
+        async with world.work() as uow:
+            await repository.changes.wake(uow.session)
+        async with asyncio.timeout(10):
+            while (await scene.run_of(job)).state != "cancelled":
+                await asyncio.sleep(0.02)
+
+    job = await submitted_long_ago()
+    async with world.work() as uow:
+        assert await service.leases.end_what_is_over(uow, Terms(5, 2), whole=False) == 0
+    async with world.running(app.end_what_is_over):
+        await ends(job)
+        await ends(await submitted_long_ago())
 
 
 async def test_a_deleted_dataset_ends_the_runs_over_it(scene: Scene) -> None:

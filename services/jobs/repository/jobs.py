@@ -90,8 +90,11 @@ async def unentitled(session: AsyncSession, now: datetime, limit: int) -> list[t
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 
 
-async def unreadable(session: AsyncSession, limit: int) -> list[tuple[Job, Run]]:
-    """Live runs with an input that their project cannot read: the same rule as ``domain.submitting.inputs_are_readable``. Locked."""
+async def unreadable(session: AsyncSession, since: datetime | None, limit: int) -> list[tuple[Job, Run]]:
+    """Live runs with an input that their project cannot read: the same rule as ``domain.submitting.inputs_are_readable``. Locked.
+
+    Those that were submitted ``since`` then; with None all, which costs the more the more there are.
+    """
     into_it = (col(Share.dataset_id) == col(Dataset.dataset_id), col(Share.target_project_id) == col(Job.project_id))
     shared = exists().where(*into_it, col(Share.state) == ShareState.ACCEPTED).correlate(Dataset, Job)
     readable = (
@@ -111,6 +114,8 @@ async def unreadable(session: AsyncSession, limit: int) -> list[tuple[Job, Run]]
         .limit(limit)
         .with_for_update(of=(Job, Run), skip_locked=True)
     )
+    if since is not None:
+        query = query.where(col(Job.submitted_at) > since)
     return [(row[0], row[1]) for row in (await session.execute(query)).all()]
 
 

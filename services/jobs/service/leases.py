@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from services.jobs.service.known import demand_known
 
 LOOK_S = 0.1
 AGAIN_S = 30.0
+LATELY = timedelta(minutes=1)
+"""Longer than a submission and what is heard meanwhile take until both are committed."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,11 @@ async def wait_for_news(engine: Any, run_id: UUID, seen: int, seconds: float) ->
         await asyncio.sleep(LOOK_S)
 
 
-async def end_what_is_over(uow: UnitOfWork, terms: Terms) -> int:
+async def end_what_is_over(uow: UnitOfWork, terms: Terms, *, whole: bool = True) -> int:
     """Requeue or fail runs whose lease ran out, cancel those whose person may not work or whose project may not read any more; how many.
 
-    The latter are those that were submitted at the moment at which it was heard, which did not see one another.
+    The latter are those that were submitted at the moment at which it was heard, which did not see one another: but where the look is to be a
+    ``whole`` one, they are looked for among the runs of the last minute alone.
     """
     overdue = await repository.jobs.overdue(uow.session, BATCH)
     for job, run in overdue:
@@ -147,7 +151,7 @@ async def end_what_is_over(uow: UnitOfWork, terms: Terms) -> int:
         await tell(uow, job, run)
     unentitled = await repository.jobs.unentitled(uow.session, uow.now, BATCH)
     await cancel_runs(uow, unentitled, "The person who submitted it has no role in the project any more.")
-    unreadable = await repository.jobs.unreadable(uow.session, BATCH)
+    unreadable = await repository.jobs.unreadable(uow.session, None if whole else uow.now - LATELY, BATCH)
     await cancel_runs(uow, unreadable, NOT_READABLE)
     return len(overdue) + len(unentitled) + len(unreadable)
 
