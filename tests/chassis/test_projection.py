@@ -100,6 +100,29 @@ async def test_with_the_broker_paused_during_a_revocation_nothing_is_allowed_and
     assert stale_allows == 0
 
 
+async def test_a_projection_goes_on_after_a_broker_that_was_away_for_longer_than_the_library_asks(
+    broker: Bus, relayed: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bus.consumer
+
+    def impatient(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
+        made._request_timeout_ms = 2000
+        return made
+
+    monkeypatch.setattr(bus, "consumer", impatient)
+    monkeypatch.setattr(patience, "LAST_S", 0.5)
+    projection = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
+    await projection.start()
+    await until(projection.is_fresh)
+    await asyncio.to_thread(broker.kafka.kill)
+    await until(lambda: projection.error == "Kafka: KafkaTimeoutError")
+    monkeypatch.setattr(bus, "consumer", real)
+    await asyncio.to_thread(broker.kafka.start)
+    await until(projection.is_fresh, 60)
+    await projection.stop()
+
+
 async def test_what_a_service_erased_is_known_no_more_neither_here_nor_after_a_cold_start(side: Make, broker: Bus) -> None:
     auth: Side = await side("auth")
     relay = asyncio.create_task(Relay(auth.settings).run())
@@ -225,25 +248,3 @@ async def test_a_clock_that_is_as_late_as_the_bus_makes_nothing_fresh_and_with_t
         await cold.stop()
         leading.cancel()
         await asyncio.gather(leading, return_exceptions=True)
-
-
-async def test_a_projection_goes_on_after_a_broker_that_was_away_for_longer_than_the_library_asks(
-    broker: Bus, relayed: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = bus.consumer
-
-    def impatient(*arguments: Any, **options: Any) -> Any:
-        made = real(*arguments, **options)
-        made._request_timeout_ms = 500
-        return made
-
-    monkeypatch.setattr(bus, "consumer", impatient)
-    monkeypatch.setattr(patience, "LAST_S", 0.5)
-    projection = Projection(broker.settings("gateway", "postgresql+asyncpg://unused"), [MEMBERSHIPS])
-    await projection.start()
-    await until(projection.is_fresh)
-    await asyncio.to_thread(broker.kafka.kill)
-    await until(lambda: projection.error == "Kafka: KafkaTimeoutError")
-    await asyncio.to_thread(broker.kafka.start)
-    await until(projection.is_fresh)
-    await projection.stop()
