@@ -186,18 +186,18 @@ def _anew(*, opens: bool, seconds: float) -> Session:
         if session["user"]["user_id"] != kept.user_id:
             client.sessions.end(session["session_id"])
             raise HortusError(f"In the browser {session['user']['username']} signed in; here {kept.username} still is.")
-    with signin.own() as client:
-        _end(client, kept.session_id)
+    _end_before(kept.session_id)
     return session
 
 
-def _end(client: Client, session_id: str) -> None:
-    """End a session; one that is gone has ended."""
+def _end_before(session_id: str) -> None:
+    """End the session before; one that is gone has ended, and one that cannot be ended now is named: the new one is kept already."""
     try:
-        client.sessions.end(session_id)
-    except Refused as refusal:
-        if refusal.status != HTTPStatus.NOT_FOUND:
-            raise
+        with signin.own() as client:
+            client.sessions.end(session_id)
+    except HortusError as error:
+        if not isinstance(error, Refused) or error.status != HTTPStatus.NOT_FOUND:
+            show.say(f"The sign-in before could not be ended ({error}). End it with: hortus sessions end {session_id}")
 
 
 def _without_token(session: Session) -> dict[str, object]:

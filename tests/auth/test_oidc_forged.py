@@ -373,6 +373,17 @@ async def test_who_signs_out_there_before_their_second_factor_was_shown_here_is_
         assert (await browser.post("/sessions", {"pending": True, "code": totp.now()})).status_code == 201
 
 
+async def test_who_signs_out_there_in_another_session_goes_on_here(world: World, browser: Browser, fake: FakeProvider) -> None:
+    came = await sign_in_with(browser, fake, sid="s1")
+    link = came.headers["location"].partition("enrolment=")[2]
+    totp = pyotp.TOTP((await browser.post("/factor-enrolments/acceptance", {"token": link})).json()["totp_secret"])
+    assert (await browser.post("/factor-enrolments/confirmation", {"token": link, "code": totp.now()})).status_code == 200
+    await world.sql("UPDATE credentials SET last_step = -1")
+    token = fake.sign(fake.claims(events=LOGOUT, jti="j1", sid="s0"))
+    assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
+    assert (await browser.post("/sessions", {"pending": True, "code": totp.now()})).status_code == 201
+
+
 async def test_a_logout_token_that_does_not_hold_is_counted_and_recorded_although_whoever_shows_it_hangs_up(
     world: World, browser: Browser, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

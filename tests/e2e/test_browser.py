@@ -241,7 +241,7 @@ async def test_password_and_code_on_the_page_with_cookies_that_no_script_and_no_
     assert window.policy_complaints() == []
     await window.context.set_offline(True)
     await page.get_by_role("button", name="Sign out").click()
-    await alerted(page, "Nobody was signed out. Hortus does not answer.")
+    await alerted(page, "It is not known whether you are signed out: Hortus does not answer.")
     await window.context.set_offline(False)
     await sign_out(page)
     assert await still_open(world) == 0

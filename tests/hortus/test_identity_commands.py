@@ -460,6 +460,19 @@ def test_signing_in_anew_takes_the_place_of_the_sign_in_before(
     assert (kept["session_id"], kept["token"]) == ("s2", "t2")
 
 
+def test_a_sign_in_before_that_cannot_be_ended_is_named_and_the_new_one_counts(
+    door: Door, confirming: Browsing, environment: dict[str, str]
+) -> None:
+    door.on("POST", "/sessions", Answer(201, {**SESSION, "session_id": "s2", "access_token": "t2"}))
+    door.on("DELETE", "/sessions/s1", problem(403, "not-allowed", "Not now"))
+    confirming.come_back(code="c0de", state=confirming.asked["state"])
+    code, said = confirming.end()
+    assert (code, said.splitlines()[-1]) == (0, "Signed in anew as ada.")
+    assert "could not be ended" in said
+    assert "hortus sessions end s1" in said
+    assert json.loads(Path(environment["HORTUS_CONFIG"]).read_text())["session_id"] == "s2"
+
+
 def test_somebody_else_who_signs_in_in_the_browser_takes_nobodys_place(
     door: Door, confirming: Browsing, environment: dict[str, str]
 ) -> None:

@@ -190,6 +190,7 @@ async function endSession() {
     const { headers } = await call("DELETE", `/sessions/${signedIn.session_id}`);
     return { there: headers.get("Hortus-Logout"), said: "You are signed out." };
   } catch (error) {
+    if (error instanceof TypeError) throw new Error("It is not known whether you are signed out: Hortus does not answer.");
     if (error.slug !== "not-found" && !OVER.has(error.slug)) throw new Error(`Nobody was signed out. ${sentence(error)}`);
     return { there: null, said: SENTENCES["session-ended"] };
   }

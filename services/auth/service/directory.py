@@ -196,8 +196,9 @@ async def sync(tools: Tools, directory: Directory) -> None:
             has = await repository.directory.groups_by_directory(session, settings.name)
         gone = [user for user in users if user.external_id not in there]
         active = sum(user.status == UserStatus.ACTIVE for user in users)
-        believed = {user.user_id for user in gone if user.external_id in disabled | directory.awaited}
-        staying, awaited = domain.directory.staying([user for user in gone if user.status == UserStatus.ACTIVE], active, believed)
+        leaving = [user for user in gone if user.status == UserStatus.ACTIVE]
+        believed = {user.user_id for user in leaving if user.external_id in disabled or user.external_id in directory.awaited}
+        staying, awaited = domain.directory.staying(leaving, active, believed)
         directory.awaited = {str(user.external_id) for user in gone if user.user_id in awaited}
         named = {user.user_id: there[user.external_id][1] for user in users if user.external_id in there and has[user.user_id]}
         doubted = domain.directory.doubted(named)

@@ -45,21 +45,27 @@ async def counts(session: repository.Reading, known: dict[str, Any], user: User,
     if not is_recent(known, now) or UUID(known["user_id"]) != user.user_id:
         return False
     until = datetime.fromtimestamp(known["at"], UTC) + PENDING_LIFE
-    return not await repository.spent.is_kept(session, _names(known["provider"], user.external_id, known["session"]), until)
+    subject, there = ("subject", user.external_id), _in_session(user.external_id, known["session"])
+    return not await repository.spent.is_kept(session, _names(known["provider"], subject, there), until)
 
 
 async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere, now: datetime) -> None:
     """Somebody signed out at the provider: what it said of them until now opens nothing, nor does the link that it led to.
 
-    A subject's account is locked before, so that who shows their second factor meanwhile is not missed.
+    Where it names a session, what it said of them in others stays. A subject's account is locked before, so that who shows their second factor
+    meanwhile is not missed.
     """
-    for name in _names(provider, ended.subject, ended.session):
+    by_session = [("session", ended.session), ("subject without session", ended.subject)]
+    for name in _names(provider, *(by_session if ended.session is not None else [("subject", ended.subject)])):
         await repository.spent.keep(uow.session, name, now + PENDING_LIFE)
     user = await repository.oidc.user_of(uow.session, provider, ended.subject) if ended.subject is not None else None
     if user is not None:
         await repository.links.forget_links(uow.session, user.user_id, {Purpose.FACTOR_ENROLMENT})
 
 
-def _names(provider: str, subject: str | None, provider_session: str | None) -> list[bytes]:
-    named = (("subject", subject), ("session", provider_session))
+def _in_session(subject: str | None, provider_session: str | None) -> tuple[str, str | None]:
+    return ("session", provider_session) if provider_session is not None else ("subject without session", subject)
+
+
+def _names(provider: str, *named: tuple[str, str | None]) -> list[bytes]:
     return [vault.token_hash(json.dumps(["signed out", provider, kind, value])) for kind, value in named if value is not None]
