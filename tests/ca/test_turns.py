@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -93,6 +94,7 @@ async def test_behind_a_call_that_hangs_nobody_begins_to_wait_and_no_call_is_beg
 
 async def test_what_is_urgent_goes_before_all_that_waited_longer(token: Turns, goes: threading.Event) -> None:
     made: list[str] = []
+    token._each_s = 0.01
     first = asyncio.create_task(token.take([goes.wait]))
     behind = [asyncio.create_task(token.take_behind(lambda: made.append("behind"))) for _ in range(3)]
     await asyncio.sleep(0)
@@ -104,15 +106,38 @@ async def test_what_is_urgent_goes_before_all_that_waited_longer(token: Turns, g
 
 
 async def test_no_more_wait_behind_than_are_answered_soon_and_the_others_are_told_at_once(
-    token: Turns, monkeypatch: pytest.MonkeyPatch
+    token: Turns, goes: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "BEHIND_S", 0.2)
-    await token.take([at_20_ms(each) for each in range(12)])
-    room = token.fit(turns.BEHIND_S)
-    assert 3 <= room <= 15
-    told = await asyncio.gather(*(token.take_behind(at_20_ms(each)) for each in range(room + 20)), return_exceptions=True)
-    assert told[:room] == list(range(room))
-    assert {type(each) for each in told[room:]} == {NoRoom}
+    monkeypatch.setattr(turns, "SIGN_S", 60.0)
+    monkeypatch.setattr(turns, "BEHIND_S", 30.0)
+    token._each_s = 3.0
+    waiting = [asyncio.create_task(token.take_behind(goes.wait)) for _ in range(30)]
+    await until(lambda: sum(task.done() for task in waiting) >= 20)
+    goes.set()
+    told = Counter(type(each) for each in await asyncio.gather(*waiting, return_exceptions=True))
+    assert told == {NoRoom: 20, bool: 10}
+
+
+async def test_who_waits_behind_what_is_urgent_for_too_long_is_told(token: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "BEHIND_S", 0.1)
+    urgent = asyncio.create_task(token.take([at_20_ms(each) for each in range(50)]))
+    with pytest.raises(NoRoom):
+        await token.take_behind(lambda: None)
+    assert not urgent.done()
+    await urgent
+    assert await token.take_behind(lambda: "in time") == "in time"
+
+
+async def test_only_signatures_that_were_made_tell_how_fast_a_token_is(token: Turns) -> None:
+    def fails() -> None:
+        raise SignerAway("the token is away")
+
+    assert token.fit(0.5) == 1
+    for _ in range(60):
+        await asyncio.gather(token.take([fails]), token.take([lambda: "away"], counted=False), return_exceptions=True)
+    assert token.fit(0.5) == 1
+    await token.take([at_20_ms(1)])
+    assert token.fit(0.5) <= 25
 
 
 async def test_a_call_that_fails_is_told_to_whoever_waits_for_it_and_ends_nothing_else(token: Turns) -> None:

@@ -48,7 +48,7 @@ async def _troubles(office: Office, signers: Iterable[Signer]) -> dict[str, str]
     found: dict[str, str] = {}
     for signer in signers:
         try:
-            [found[signer.name]] = await office.signed([(signer, signer.trouble)])
+            [found[signer.name]] = await office.signed([(signer, signer.trouble)], counted=False)
         except SignerAway as away:
             found[signer.name] = away.detail
     return {name: trouble for name, trouble in found.items() if trouble}

@@ -10,7 +10,7 @@ from typing import TypeVar
 from chassis.errors import CannotDecide
 from chassis.log import logger
 from chassis.outbox import Caller, UnitOfWork
-from chassis.together import Together
+from chassis.together import AT_ONCE, Together
 from contracts.events import CertificateKind
 from services.ca import domain, status_forms
 from services.ca.domain.certificates import Authority, Terms
@@ -83,8 +83,11 @@ class Office:
         return not self._trouble(self._current(kind))
 
     def at_once(self, kind: CertificateKind, most: int) -> int:
-        """How many of a kind are issued in a transaction, at most ``most``: a token signs them in half a second, since rights end behind it."""
-        return min(most, self.turns.fit(TOGETHER_S)) if self._current(kind).slow else most
+        """How many of a kind are issued in a transaction, at most ``most``: a token signs those of all that are under way in half a second.
+
+        Rights end behind them.
+        """
+        return min(most, self.turns.fit(TOGETHER_S / AT_ONCE)) if self._current(kind).slow else most
 
     def notice(self, troubles: Mapping[str, str]) -> None:
         """Issue nothing with keys that have trouble, in words by their names; go on when they have none."""
@@ -97,10 +100,10 @@ class Office:
         if signer.slow and self.turns.hanging:
             raise SignerAway(HANGS, retry_after=1)
 
-    async def signed(self, calls: Sequence[tuple[Signer, Callable[[], S]]]) -> list[S]:
+    async def signed(self, calls: Sequence[tuple[Signer, Callable[[], S]]], *, counted: bool = True) -> list[S]:
         """What keys make of these: in turns, where one waits for something else than this processor. Raises SignerAway."""
         if any(signer.slow for signer, _ in calls):
-            return await self.turns.take([call for _, call in calls])
+            return await self.turns.take([call for _, call in calls], counted=counted)
         return [call() for _, call in calls]
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ async def renew_list(uow: UnitOfWork, signer: Signer) -> tuple[int, bytes]:
     domain.revocation.renumber(kept, len(entries), now, desk.list_life)
     made = await asyncio.to_thread(status_forms.revocation_list, kept, entries, signer.certificate)  # one of very many takes long
     sign = functools.partial(signer.sign_list, made)
-    signed = (await desk.turns.take([sign], LIST_S))[0] if signer.slow else await asyncio.to_thread(sign)
+    signed = (await desk.turns.take([sign], LIST_S, counted=False))[0] if signer.slow else await asyncio.to_thread(sign)
     kept.der = signed.public_bytes(Encoding.DER)
     uow.note(issuer=signer.name, number=kept.number)
     await uow.session.flush()
@@ -116,4 +116,13 @@ async def answer(question: Question) -> bytes:
         signed = await desk.turns.take_behind(sign) if signer.slow else sign()
     except NoRoom as full:
         raise NotNow from full
+    if signer.slow and found is not None and revoked is None and not await _is_good(name, signer):
+        raise NotNow  # a right was lost while this waited for its turn
     return signed.public_bytes(Encoding.DER)
+
+
+async def _is_good(name: str, signer: Signer) -> bool:
+    desk = office()
+    known = await up_to_date(desk.engine, AUTHORITIES)
+    now, found = await repository.revocation.standing(desk.engine, name, signer.key_id)
+    return known and found is not None and domain.revocation.revocation_of(found, now) is None

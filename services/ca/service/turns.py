@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import PriorityQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from services.ca.signer import SignerAway
 
@@ -33,9 +33,10 @@ class NoRoom(SignerAway):
 
 @dataclass(frozen=True)
 class _Turn:
-    """Calls that are made one by one, others between them; who waits for ``made`` can give it up."""
+    """Calls that are made one by one, others between them; who waits for ``made`` can give it up. ``counted``: they tell how fast the token is."""
 
     calls: Sequence[Callable[[], Any]]
+    counted: bool = True
     made: "Future[list[Any]]" = field(default_factory=Future)
     so_far: list[Any] = field(default_factory=list)
 
@@ -48,7 +49,7 @@ class Turns:
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
         self._began: float | None = None
-        self._each_s = 0.0
+        self._each_s: float | None = None
         self._behind = 0
         self._closed = False
 
@@ -58,30 +59,39 @@ class Turns:
         return self._silent_s() >= SIGN_S
 
     def fit(self, within_s: float) -> int:
-        """How many signatures the token makes in this time, in seconds, as fast as it has been lately; at least one."""
-        return max(1, int(within_s / max(self._each_s, 1e-6)))
+        """How many signatures the token makes in this time, in seconds, as fast as it has been lately; one, where that is not known yet."""
+        return max(1, int(within_s / self._each_s)) if self._each_s else 1
 
-    async def take(self, calls: Sequence[Callable[[], S]], patience_s: float | None = None) -> list[S]:
-        """What calls make, one after the other. Raises SignerAway where one is silent for ``patience_s`` (2 s), and makes no more of them then."""
-        return await self._take(URGENT, calls, patience_s or SIGN_S)
+    async def take(self, calls: Sequence[Callable[[], S]], patience_s: float | None = None, *, counted: bool = True) -> list[S]:
+        """What calls make, one after the other. Raises SignerAway where one is silent for ``patience_s`` (2 s), and makes no more of them then.
+
+        How fast the token is, the ``counted`` ones tell: those that are one signature each.
+        """
+        return await self._take(URGENT, _Turn(calls, counted), patience_s or SIGN_S)
 
     async def take_behind(self, call: Callable[[], S]) -> S:
-        """What a call makes when nothing urgent waits. Raises SignerAway, NoRoom where as many wait like this as the token makes in 1 s."""
+        """What a call makes when nothing urgent waits.
+
+        Raises SignerAway, and NoRoom where as many wait like this as the token makes in 1 s, or what is urgent leaves no turn for so long.
+        """
         if self._behind >= self.fit(BEHIND_S):
             raise NoRoom(retry_after=1)
         self._behind += 1
         try:
-            [made] = await self._take(BEHIND, [call], SIGN_S)
+            async with asyncio.timeout(BEHIND_S):
+                [made] = await self._take(BEHIND, _Turn([call]), SIGN_S)
+        except TimeoutError as late:
+            raise NoRoom(retry_after=1) from late
         finally:
             self._behind -= 1
-        return made
+        return cast("S", made)
 
     def close(self) -> None:
         """Make no more calls; those who wait are let go."""
         self._closed = True
         self._waiting.put((END, next(self._numbers), _Turn([])))
 
-    async def _take(self, rank: int, calls: Sequence[Callable[[], S]], patience_s: float) -> list[S]:
+    async def _take(self, rank: int, turn: _Turn, patience_s: float) -> list[Any]:
         if self._closed:
             raise SignerAway("nothing is signed any more", retry_after=1)
         if self.hanging:
@@ -89,7 +99,6 @@ class Turns:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="signing", daemon=True)
             self._thread.start()
-        turn = _Turn(calls)
         made = asyncio.wrap_future(turn.made)
         self._waiting.put((rank, next(self._numbers), turn))
         try:
@@ -123,7 +132,9 @@ class Turns:
         except Exception as error:  # noqa: BLE001 - it is raised to whoever waits
             failed = error
         self._began = None
-        self._each_s += (min(time.monotonic() - began, SIGN_S) - self._each_s) / SMOOTH
+        if failed is None and turn.counted:
+            took = min(time.monotonic() - began, SIGN_S)
+            self._each_s = took if self._each_s is None else self._each_s + (took - self._each_s) / SMOOTH
         if failed is None and len(turn.so_far) < len(turn.calls):
             return True
         if turn.made.set_running_or_notify_cancel():
