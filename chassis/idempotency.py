@@ -1,13 +1,15 @@
 """Requests with an Idempotency-Key are done once, and whoever sends one again gets the answer that was given.
 
 A key is claimed in the transaction that does what is asked for, before anything else of it, and the answer is kept in the same one: both are there or neither.
-Whoever comes with a key that is claimed in a transaction under way waits for its end. All claim in one order, so that nobody waits for another in a circle.
+Whoever comes with a key that is claimed in a transaction under way waits for its end; a group, for which many wait, for a second. All claim in one order, so
+that nobody waits for another in a circle.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.db import Row, fetch
@@ -15,6 +17,7 @@ from chassis.errors import ChangedMeanwhile, Conflict, Problem, Unprocessable
 
 _CLAIM = """INSERT INTO idempotency (owner, key, fingerprint) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
             ON CONFLICT DO NOTHING RETURNING owner, key"""
+_SOON = "SELECT set_config('lock_timeout', $1, true)"
 _READ = """SELECT i.owner, i.key, i.fingerprint, i.status, i.body, i.headers
            FROM unnest($1::text[], $2::text[]) AS asked (owner, key) JOIN idempotency i USING (owner, key)"""
 # By way of the conflict, since the row is found by its key then, whatever the planner thinks of a table that was empty a minute ago.
@@ -23,6 +26,10 @@ _KEEP = """INSERT INTO idempotency (owner, key, fingerprint, status, body, heade
            ON CONFLICT (owner, key) DO UPDATE SET status = excluded.status, body = excluded.body, headers = excluded.headers"""
 _GIVE_UP = """DELETE FROM idempotency i USING unnest($1::text[], $2::text[]) AS claimed (owner, key)
               WHERE i.owner = claimed.owner AND i.key = claimed.key"""
+
+
+SOON = "1s"
+NOT_LOCKED = "55P03"
 
 
 class KeyReused(Unprocessable):
@@ -80,6 +87,19 @@ async def claim(session: AsyncSession, claims: Sequence[Claim]) -> list[Exceptio
         place = (each.owner, each.key)
         ends.append(None if place in taken else _end(each, kept.get(place)))
         taken.discard(place)
+    return ends
+
+
+async def claim_soon(session: AsyncSession, claims: Sequence[Claim]) -> list[Exception | None]:
+    """The same, waiting for a transaction under way no longer than a second: others wait for these. Raises ChangedMeanwhile."""
+    await fetch(session, _SOON, SOON)
+    try:
+        ends = await claim(session, claims)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != NOT_LOCKED:
+            raise
+        raise ChangedMeanwhile from error
+    await fetch(session, _SOON, "0")
     return ends
 
 

@@ -173,7 +173,7 @@ class Together(Generic[I, R]):
     async def _once(self, uows: Sequence[UnitOfWork], group: Sequence[_Asked[I, R]]) -> list[R | Exception]:
         """Work that is done for those whose keys are free, and for those without one; what they are answered is kept with it."""
         session = uows[0].session
-        claimed = iter(await idempotency.claim(session, [each.once.claim for each in group if each.once]))
+        claimed = iter(await idempotency.claim_soon(session, [each.once.claim for each in group if each.once]))
         before = [next(claimed) if each.once else None for each in group]
         free = [(uow, each) for uow, each, end in zip(uows, group, before, strict=True) if end is None]
         done = list(await self._work([uow for uow, _ in free], [each.item for _, each in free])) if free else []

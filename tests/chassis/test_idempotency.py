@@ -151,6 +151,22 @@ async def test_one_key_for_two_requests_of_one_moment_serves_one_and_refuses_the
     assert await place.effects() == sorted([served.json()["name"], "o"])
 
 
+async def test_a_key_that_is_under_way_in_a_process_that_stands_still_keeps_nobody_else_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "SOON", "50ms")
+    assert (await place.ask("n", "k")).status_code == 201
+    await place.side.sql("DELETE FROM idempotency")
+    async with place.side.engine.begin() as stands:
+        claimed = "INSERT INTO idempotency (owner, key, fingerprint) VALUES (:owner, 'k', 'f')"
+        await stands.execute(text(claimed), {"owner": str(SOMEBODY.user_id)})
+        stuck, *others = await asyncio.gather(*[place.ask("n", key) for key in ("k", "k2", None)])
+        assert (stuck.status_code, reason(stuck)) == (409, "changed-meanwhile")
+        assert [answer.status_code for answer in others] == [201, 201]
+        await stands.rollback()
+    assert (await place.ask("n", "k")).status_code == 201
+
+
 async def test_a_key_belongs_to_one_person_also_in_a_group(place: Place) -> None:
     answers = await asyncio.gather(*[place.ask("n", "k", person(UUID(int=user))) for user in (1, 2, 3)])
     assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None] * 3
