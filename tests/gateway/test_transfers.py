@@ -464,9 +464,10 @@ async def test_an_answer_outlives_its_right_only_when_the_request_itself_took_it
     assert (await client.get("/projects")).status_code == 401
 
 
-async def test_an_answer_is_not_waited_for_past_the_second_for_which_a_lost_right_may_be_used(stage: Stage) -> None:
+async def ending_their_session(stage: Stage) -> tuple[asyncio.Task[Any], Session]:
+    """Somebody asks to end their session, where nothing is ever answered; no position comes any more, and what would tell that it ended."""
     ada = stage.signs_in()
-    session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
+    session: Session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
 
     async def never_comes_to_its_answer(_scope: object, receive: Any, _send: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -476,27 +477,22 @@ async def test_an_answer_is_not_waited_for_past_the_second_for_which_a_lost_righ
     asking = asyncio.create_task((await stage.client(ada)).delete(f"/sessions/{ada.session_id}"))
     await until(lambda: len(stage.seen) == 1)
     stage.pulsing = False
+    return asking, session.model_copy(update={"version": 2, "live": False})
+
+
+async def test_an_answer_is_not_waited_for_past_the_second_for_which_a_lost_right_may_be_used(stage: Stage) -> None:
+    asking, ended = await ending_their_session(stage)
     await until(lambda: not stage.gateway.projection.is_fresh())
-    stage.tell(session.model_copy(update={"version": 2, "live": False}))
+    stage.tell(ended)
     assert [flight.over for flight in stage.gateway.in_flight] == ["cut"]
     assert (await asking).status_code == 401
 
 
 async def test_the_wait_for_an_answer_is_as_short_as_what_is_left_of_that_second(stage: Stage) -> None:
-    ada = stage.signs_in()
-    session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
-
-    async def never_comes_to_its_answer(_scope: object, receive: Any, _send: Any) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    stage.answer = never_comes_to_its_answer
-    asking = asyncio.create_task((await stage.client(ada)).delete(f"/sessions/{ada.session_id}"))
-    await until(lambda: len(stage.seen) == 1)
-    stage.pulsing = False
+    asking, ended = await ending_their_session(stage)
     stage.pulse(age=0.8)
     told = asyncio.get_running_loop().time()
-    stage.tell(session.model_copy(update={"version": 2, "live": False}))
+    stage.tell(ended)
     (flight,) = stage.gateway.in_flight
     assert flight.over is None, "there is a moment left for its answer"
     assert flight.timer is not None
