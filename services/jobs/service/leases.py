@@ -142,8 +142,8 @@ async def wait_for_news(engine: Any, run_id: UUID, seen: int, seconds: float) ->
 async def end_what_is_over(uow: UnitOfWork, terms: Terms, *, whole: bool = True) -> int:
     """Requeue or fail runs whose lease ran out, cancel those whose person may not work or whose project may not read any more; how many.
 
-    The latter are those that were submitted at the moment at which it was heard, which did not see one another: but where the look is to be a
-    ``whole`` one, they are looked for among the runs of the last minute alone.
+    The latter are those that were submitted at the moment at which it was heard, which did not see one another. So they are looked for among the
+    runs of the last minute alone, and among all of them when the look is a ``whole`` one.
     """
     overdue = await repository.jobs.overdue(uow.session, BATCH)
     for job, run in overdue:
