@@ -20,6 +20,7 @@ PIECE = b"row of a table\n" * 256
 CHUNK = b"%x\r\n%s\r\n" % (len(PIECE), PIECE)
 PIECE_SECONDS = 0.04
 LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Transfer:
@@ -136,15 +137,20 @@ class Transfer:
 
 
 class Upload(Transfer):
-    """A file that trickles in for as long as it is let; an answer before its end is a cut, too."""
+    """A file that trickles in for as long as it is let; an answer before its end is a cut, too.
+
+    It waits to be let in (RFC 9110 section 10.1.1): what a client has sent says nothing of whether anybody takes it.
+    """
 
     name = "open upload"
 
     def _move(self, connection: ssl.SSLSocket) -> tuple[bool, str]:
         poll = select.poll()
         poll.register(connection, select.POLLIN | select.POLLRDHUP)
-        connection.sendall(self._asked("PUT", "Transfer-Encoding: chunked"))
-        answer = b""
+        connection.sendall(self._asked("PUT", "Transfer-Encoding: chunked", "Expect: 100-continue"))
+        answer = _some(connection, 4096)
+        if answer == CONTINUE:
+            answer = b""
         while not (answer or self.stopping.is_set()):
             if select.select([], [connection], [], 0)[1]:  # who is not read goes on listening
                 connection.sendall(CHUNK)

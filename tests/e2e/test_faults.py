@@ -167,6 +167,7 @@ def listens(port: int) -> bool:
 
 @pytest.mark.parametrize("name", ["datasets-1", "gateway-2"])
 def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scene, load: Load, name: str) -> None:
+    until(lambda: not doubled.all_ready(), "all processes are ready")
     project = doubled.study()
     dataset = doubled.owner.at(0).datasets.create(project, "arriving")["dataset_id"]
     until(lambda: doubled.owner.at(1).datasets.get(project, dataset), "the dataset is there")
@@ -182,7 +183,7 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
     try:
         for started in uploads:
             started.start()
-        assert all(started.flows(3) for started in uploads)
+        assert all(started.flows() for started in uploads)
         os.kill(doubled.pid(name), signal.SIGTERM)
         until(lambda: not listens(port), f"{name} takes nothing new")
     finally:
@@ -195,6 +196,7 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
     until(lambda: not process.running, "the process ends")
     assert process.child.exit_code == 0
     started_again(doubled, name)
+    until(lambda: doubled.ready(name), "it is ready again")
 
 
 def test_without_elasticsearch_search_says_so_and_it_finds_what_was_made_meanwhile(doubled: Scene, load: Load) -> None:

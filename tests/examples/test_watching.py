@@ -54,8 +54,18 @@ def gateway(pki: Pki, *talks: Talk) -> Iterator[str]:
             connection.close()
 
 
+def let_in(connection: ssl.SSLSocket) -> None:
+    """Take the head of an upload, and let the rest come."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(65536)
+    assert b"\r\nExpect: 100-continue\r\n" in head
+    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 def taken(connection: ssl.SSLSocket, pieces: int) -> None:
-    """Take so many pieces of an upload."""
+    """Let an upload in, and take so many pieces of it."""
+    let_in(connection)
     got = b""
     while got.count(b"\r\nrow of a table") < pieces:
         got += connection.recv(65536)
@@ -82,7 +92,18 @@ def hang_up(connection: ssl.SSLSocket) -> None:
     connection.shutdown(socket.SHUT_WR)
 
 
+def hold(connection: ssl.SSLSocket) -> None:
+    """Say in the end that nothing can be decided, however much was sent."""
+    while not connection.recv(65536).endswith(b"\r\n\r\n"):
+        pass
+    connection.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
 def store(connection: ssl.SSLSocket) -> None:
+    let_in(connection)
     got = b""
     while not got.endswith(b"\r\n0\r\n\r\n"):
         got += connection.recv(65536)
@@ -119,6 +140,14 @@ def test_an_upload_that_ends_before_all_are_let_in_is_begun_again(pki: Pki) -> N
         with watching([sending]):
             assert sending.cut(PATIENCE)
             assert shut_out([sending], PATIENCE) == []
+    assert sending.why == "it was accepted to its end"
+
+
+def test_an_upload_flows_only_once_it_was_let_in(pki: Pki) -> None:
+    with gateway(pki, hold, store) as address:
+        sending = upload(pki, address)
+        with watching([sending]):
+            assert sending.flows(1, PATIENCE)
     assert sending.why == "it was accepted to its end"
 
 
