@@ -16,13 +16,12 @@ from contracts.policy import Service
 from examples.wdbc.transfers import Upload
 from hortus.client import HortusError
 from tests.e2e.load import Load
-from tests.e2e.scene import Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching
+from tests.e2e.scene import SCHEDULING_SECONDS, Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching
 
 pytestmark = pytest.mark.timeout(400)
 
 FRESH_SECONDS = 1.0
 HOLD_SECONDS = 2.0
-SCHEDULING_SECONDS = 1.0
 BOTH = (0, 1)
 ONCE = "its answer is shown only once"
 
@@ -74,7 +73,7 @@ def test_when_a_gateway_is_killed_the_other_goes_on_and_no_record_is_missing(dou
 
 
 def test_all_that_was_killed_is_ready_again(doubled: Scene, load: Load) -> None:
-    until(lambda: not doubled.all_ready(), "all processes are ready")
+    doubled.until_ready()
     for service in load.kinds:
         load.goes_on(service, time.time())
 
@@ -167,7 +166,7 @@ def listens(port: int) -> bool:
 
 @pytest.mark.parametrize("name", ["datasets-1", "gateway-2"])
 def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scene, load: Load, name: str) -> None:
-    until(lambda: not doubled.all_ready(), "all processes are ready")
+    doubled.until_ready()
     project = doubled.study()
     dataset = doubled.owner.at(0).datasets.create(project, "arriving")["dataset_id"]
     until(lambda: doubled.owner.at(1).datasets.get(project, dataset), "the dataset is there")
@@ -187,6 +186,8 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
         os.kill(doubled.pid(name), signal.SIGTERM)
         until(lambda: not listens(port), f"{name} takes nothing new")
     finally:
+        for started in uploads:
+            started.stopping.set()  # all at once: what a process has begun it finishes within 5 s
         for started in uploads:
             started.stop()
     # While it drains, others serve what is new.
@@ -239,7 +240,7 @@ def test_postgresql_crashes_and_comes_back_and_so_do_the_services(doubled: Scene
         watch.allowed_within(back)
     finally:
         watch.stop()
-    until(lambda: not doubled.all_ready(), "all processes are ready")
+    doubled.until_ready()
     for service in load.kinds:
         load.goes_on(service, back)
 
@@ -254,7 +255,7 @@ def test_after_all_of_this_nothing_acknowledged_is_lost_and_the_ledger_has_no_ga
         chains = {chain["source"]: chain["last"] for chain in auditor.audit.chains()}
         return {source: (last, chains.get(source, 0)) for source, last in numbered.items() if chains.get(source, 0) < last}
 
-    until(lambda: not behind(), f"the ledger has what was numbered: {behind()}")
+    until(lambda: not behind(), lambda: f"the ledger has what was numbered: {behind()}")
     checks = auditor.audit.verify()
     assert {check.source: check.findings for check in checks if not check.holds} == {}
     assert {"gateway-1", "gateway-2", *(source for source, last in numbered.items() if last)} <= {check.source for check in checks}
