@@ -358,7 +358,7 @@ class World:
 
     async def somebody_waits(self, count: int = 1) -> None:
         """Return when as many transactions wait for locks that others hold; fails when they do not."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             while (await self.sql(waiting))[0][0] < count:
                 await asyncio.sleep(0.01)

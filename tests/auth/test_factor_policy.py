@@ -1,17 +1,19 @@
 """What a group's policy asks for: which factors somebody has, the policy, and what is shown -> what comes of it."""
 
+import asyncio
 import itertools
 from typing import Any
 
 import pyotp
 import pytest
+from sqlalchemy import text
 
-from services.auth import domain
+from services.auth import domain, repository
 from services.auth.domain.factors import AFactorStays, Factor, Factors, Policy, Verdict
 from tests.auth.factors import recovery_codes, register, shown, sign_in, under
 from tests.auth.passkeys import Authenticator
 from tests.auth.people import another_code, join, passing_by
-from tests.world import World, reason
+from tests.world import World, administrator, reason
 
 OPENS, REFUSED, ENROLS = Verdict.OPENS, Verdict.REFUSED, Verdict.ENROLS
 NEVER = Factors(totp=False, passkeys=0, ever=False)
@@ -180,3 +182,17 @@ async def test_a_first_factor_that_was_set_up_in_a_session_is_no_more_to_be_had_
     await world.sql("DELETE FROM passkeys")
     await world.sql("UPDATE credentials SET totp_sealed = NULL")
     assert reason(await sign_in(ada)) == "sign-in-refused"
+
+
+async def test_a_sign_in_that_waits_for_an_account_asks_for_the_factor_that_it_gets_meanwhile(world: World) -> None:
+    ada = await join(world)
+    await under(ada, "optional")
+    await world.sql("UPDATE credentials SET pending_totp_sealed = totp_sealed, totp_sealed = NULL")
+    await world.sql("UPDATE users SET factor_enrolled_at = NULL")
+    assert (await sign_in(ada)).status_code == 201
+    async with world.work(administrator()) as uow:
+        await repository.accounts.user(uow.session, ada.user_id, lock=True)
+        coming = asyncio.create_task(sign_in(ada))
+        await world.somebody_waits()
+        await uow.session.execute(text("UPDATE credentials SET totp_sealed = pending_totp_sealed"))
+    assert reason(await coming) == "sign-in-refused"

@@ -14,6 +14,7 @@ from services.auth.repository import (
     patience,
     registrations,
     sessions,
+    sign_ins,
     signing,
     spent,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "reading",
     "registrations",
     "sessions",
+    "sign_ins",
     "signing",
     "spent",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import BindParameter, ColumnElement, bindparam, delete, func, select, update
@@ -18,10 +19,18 @@ _HELD = "credentials.held"
 _LOCKED = f"SELECT {', '.join(Credential.model_fields)} FROM credentials WHERE user_id = $1 FOR UPDATE"  # noqa: S608 - our columns
 _RENEW_HASH = "UPDATE credentials SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 _USE_STEP = "UPDATE credentials SET last_step = $2 WHERE user_id = $1"
-_STANDING = """SELECT
-    ARRAY(SELECT g.factor_policy FROM groups g JOIN group_members m USING (group_id) WHERE m.user_id = $1 AND g.factor_policy IS NOT NULL) AS asked,
-    EXISTS (SELECT FROM credentials WHERE user_id = $1 AND totp_sealed IS NOT NULL) AS totp,
-    (SELECT count(*) FROM passkeys WHERE user_id = $1) AS passkeys"""
+STANDING = """ARRAY(SELECT g.factor_policy FROM groups g JOIN group_members m USING (group_id) WHERE m.user_id = {user_id} AND g.factor_policy IS NOT NULL) AS asked,
+    EXISTS (SELECT FROM credentials WHERE user_id = {user_id} AND totp_sealed IS NOT NULL) AS totp,
+    (SELECT count(*) FROM passkeys WHERE user_id = {user_id}) AS passkeys"""
+_STANDING = f"SELECT {STANDING.format(user_id='$1')}"
+
+
+class Standing(NamedTuple):
+    """What the groups of somebody ask for, where they have a say, whether they have an authenticator, and how many passkeys."""
+
+    policies: list[str]
+    totp: bool
+    passkeys: int
 
 
 async def credential(session: AsyncSession, user_id: UUID, *, lock: bool = False) -> Credential | None:
@@ -38,6 +47,11 @@ async def locked(session: AsyncSession, user_id: UUID) -> Credential | None:
     return held[user_id]
 
 
+def hold(session: AsyncSession, user_id: UUID, credential: Credential | None) -> None:
+    """Say what ``locked`` is to find: it was locked in this transaction, together with something else."""
+    session.info.setdefault(_HELD, {})[user_id] = credential
+
+
 async def renew_hash(session: AsyncSession, user_id: UUID, old: str | None, new: str) -> None:
     """Keep the same password under other parameters, if its hash is still the old one."""
     await fetch(session, _RENEW_HASH, user_id, old, new)
@@ -49,10 +63,10 @@ async def use_step(session: AsyncSession, user_id: UUID, step: int) -> None:
     session.info.pop(_HELD, None)
 
 
-async def standing(session: AsyncSession, user_id: UUID) -> tuple[list[str], bool, int]:
-    """What the groups of somebody ask for, where they have a say, whether they have an authenticator, and how many passkeys."""
+async def standing(session: AsyncSession, user_id: UUID) -> Standing:
+    """What somebody has as second factors, and is asked for."""
     (row,) = await fetch(session, _STANDING, user_id)
-    return row["asked"], row["totp"], row["passkeys"]
+    return Standing(*row)
 
 
 async def codes_left(session: AsyncSession, user_id: UUID) -> int:

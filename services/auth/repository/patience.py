@@ -1,20 +1,21 @@
 """The SQL of failed tries."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chassis.db import fetch
+from chassis.db import Row, fetch
 from services.auth.models import Attempts
 
 LOCKS = 0x74727973
 _NEXT = "SELECT max(next_at) AS next_at, clock_timestamp() AS now FROM attempts WHERE name = ANY($1::bytea[])"
-_LOCK = "SELECT pg_advisory_xact_lock($1, k) FROM unnest($2::int[]) AS k"
-_COUNTED = """SELECT coalesce(a.failures, 0), coalesce(a.next_at, now.at), coalesce(a.seen_at, now.at), now.at
-              FROM (SELECT clock_timestamp() AS at) AS now, unnest($1::bytea[]) WITH ORDINALITY AS asked (name, place)
-              LEFT JOIN attempts a USING (name) ORDER BY asked.place"""
+LOCK = "SELECT count(pg_advisory_xact_lock($1, k)::text) AS locked FROM unnest($2::int[]) AS k"
+COUNTED = """SELECT (coalesce(a.failures, 0), coalesce(a.next_at, now.at), coalesce(a.seen_at, now.at), now.at)
+             FROM (SELECT clock_timestamp() AS at) AS now, unnest($1::bytea[]) WITH ORDINALITY AS asked (name, place)
+             LEFT JOIN attempts a USING (name) ORDER BY asked.place"""
+_COUNTED = f"SELECT ARRAY({COUNTED})"
 _KEEP = """INSERT INTO attempts (name, failures, next_at, seen_at)
            SELECT * FROM unnest($1::bytea[], $2::int[], $3::timestamptz[], $4::timestamptz[])
            ON CONFLICT (name) DO UPDATE SET failures = excluded.failures, next_at = excluded.next_at, seen_at = excluded.seen_at"""
@@ -52,17 +53,27 @@ async def next_try(session: AsyncSession, names: Collection[bytes]) -> tuple[dat
     return row["next_at"], row["now"]
 
 
-async def lock_attempts(session: AsyncSession, names: Collection[bytes]) -> tuple[dict[bytes, Attempts], datetime]:
-    """What is counted under these names, locked until the transaction ends, and the database's clock after waiting for it.
+def locks(names: Collection[bytes]) -> tuple[int, list[int]]:
+    """What ``LOCK`` takes, to lock what is counted under these names until the transaction ends.
 
     Everybody locks in one order, so nobody waits in a circle. The locks are of names, not of rows: most names have failed nowhere,
-    and a right sign-in then writes nothing here. What changes is for ``keep_attempts``.
+    and a right sign-in then writes nothing here.
     """
+    return LOCKS, sorted({int.from_bytes(name[:4], signed=True) for name in names})
+
+
+async def lock_attempts(session: AsyncSession, names: Collection[bytes]) -> tuple[dict[bytes, Attempts], datetime]:
+    """What is counted under these names, locked, and the database's clock after waiting for it; what changes is for ``keep_attempts``."""
     asked = list(names)
-    await fetch(session, _LOCK, LOCKS, sorted({int.from_bytes(name[:4], signed=True) for name in asked}))
-    rows = await fetch(session, _COUNTED, asked)
-    taken = {name: Attempts(name, failures, next_at, seen_at) for name, (failures, next_at, seen_at, _) in zip(asked, rows, strict=True)}
-    return taken, rows[0][3]
+    await fetch(session, LOCK, *locks(asked))
+    ((counted,),) = await fetch(session, _COUNTED, asked)
+    return as_counted(asked, counted)
+
+
+def as_counted(names: Sequence[bytes], counted: Sequence[Row]) -> tuple[dict[bytes, Attempts], datetime]:
+    """What ``COUNTED`` brought of some names, and the database's clock then."""
+    taken = {name: Attempts(name, failures, next_at, seen_at) for name, (failures, next_at, seen_at, _) in zip(names, counted, strict=True)}
+    return taken, counted[0][3]
 
 
 async def keep_attempts(session: AsyncSession, changed: Collection[Attempts]) -> None:

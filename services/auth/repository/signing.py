@@ -9,7 +9,7 @@ from sqlmodel import col
 from chassis.db import fetch
 from services.auth.models import SigningKey
 
-_SIGNS = """SELECT key_id, sealed FROM signing_keys WHERE live AND signs_from <= clock_timestamp()
+SIGNS = """SELECT key_id, sealed FROM signing_keys WHERE live AND signs_from <= clock_timestamp()
             ORDER BY signs_from DESC, key_id DESC LIMIT 1"""
 
 
@@ -22,7 +22,7 @@ class Signs(NamedTuple):
 
 async def signing_key(session: AsyncSession) -> Signs | None:
     """The key that signs now: the newest live one whose time has come."""
-    rows = await fetch(session, _SIGNS)
+    rows = await fetch(session, SIGNS)
     return Signs(*rows[0]) if rows else None
 
 

@@ -73,10 +73,22 @@ async def check(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFa
     return None
 
 
-async def weigh(uow: UnitOfWork, tools: Tools, user: User | None, shown: ShownFactor, now: datetime, *, use: bool = True) -> Weighed:
-    """What comes of what somebody shows beside their first factor, which is right where ``use`` says so."""
+async def weigh(
+    uow: UnitOfWork,
+    tools: Tools,
+    user: User | None,
+    shown: ShownFactor,
+    now: datetime,
+    *,
+    use: bool = True,
+    standing: repository.factors.Standing | None = None,
+) -> Weighed:
+    """What comes of what somebody shows beside their first factor, which is right where ``use`` says so.
+
+    ``standing``: what they have and are asked for, where that was read in this transaction.
+    """
     factor = await check(uow, tools, user, shown, now, use=use)
-    asked, has = await standing(uow, tools, user)
+    asked, has = _stands(tools, user, standing or await repository.factors.standing(uow.session, _id(user)))
     if user is None or not use:
         return Weighed(Verdict.REFUSED, None)
     return Weighed(domain.factors.verdict(asked, has, factor, tried=shown.tried), factor)
@@ -192,7 +204,11 @@ async def forget_spent(uow: UnitOfWork) -> None:
 
 
 async def _standing(session: repository.Reading, tools: Tools, user: User | None) -> tuple[Policy, Factors]:
-    policies, totp, count = await repository.factors.standing(session, _id(user))
+    return _stands(tools, user, await repository.factors.standing(session, _id(user)))
+
+
+def _stands(tools: Tools, user: User | None, standing: repository.factors.Standing) -> tuple[Policy, Factors]:
+    policies, totp, count = standing
     has = Factors(totp=totp, passkeys=count, ever=totp or count > 0 or (user is not None and user.factor_enrolled_at is not None))
     return domain.factors.policy_of(policies, tools.settings.factor_policy), has
 

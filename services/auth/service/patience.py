@@ -8,6 +8,7 @@
     … return await turn.refused(problem, user) … or … await turn.succeeded()
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -146,7 +147,11 @@ async def look_in(session: repository.Reading, tools: Tools, buckets: tuple[Buck
 
 async def take(uow: UnitOfWork, watched: Watched) -> Turn:
     """Lock the counts, across all replicas, before anything else is locked. Raises SlowDown."""
-    attempts, now = await repository.patience.lock_attempts(uow.session, watched)
+    return take_held(uow, watched, *await repository.patience.lock_attempts(uow.session, watched))
+
+
+def take_held(uow: UnitOfWork, watched: Watched, attempts: Mapping[bytes, Attempts], now: datetime) -> Turn:
+    """The same of counts that were locked, and read at ``now``, with something else. Raises SlowDown."""
     domain.patience.demand((attempts[name] for name, bucket in watched.items() if bucket.waits), now)
     return Turn(uow, tuple((bucket, attempts[name]) for name, bucket in watched.items()), now)
 

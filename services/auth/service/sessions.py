@@ -16,6 +16,7 @@ from services.auth.domain.factors import Factor, Verdict
 from services.auth.domain.letters import Kind
 from services.auth.domain.links import Purpose
 from services.auth.models import Session, User
+from services.auth.repository.signing import Signs
 from services.auth.service import callers, devices, directory, factors, letters, measures, passkeys, passwords, patience, signing
 from services.auth.service.factors import ShownFactor
 from services.auth.service.passkeys import ShownPasskey
@@ -69,22 +70,23 @@ async def _sign_in(later: OpenUow, tools: Tools, normal: str, password: str, sho
     uow = await later()
     at_directory = checked.method == domain.directory.SOURCE
     guessed = checked.guessed if shown.tried else None
-    turn = await patience.take(uow, patience.with_guesses(tools, watched, normal, guessed, at_directory=at_directory))
-    user = await repository.accounts.locked(uow.session, checked.user_id)
+    watched = patience.with_guesses(tools, watched, normal, guessed, at_directory=at_directory)
+    attempts, now, user, standing, key = await repository.sign_ins.hold(uow.session, watched, checked.user_id)
+    turn = patience.take_held(uow, watched, attempts, now)
     right = await passwords.confirm(uow, user, checked) and user is not None and user.status == UserStatus.ACTIVE
-    weighed = await factors.weigh(uow, tools, user, shown, turn.now, use=right)
+    weighed = await factors.weigh(uow, tools, user, shown, now, use=right, standing=standing)
     if user is None or weighed.verdict is Verdict.REFUSED:
         return await turn.refused(
             domain.directory.DirectoryAway(retry_after=AWAY_S) if checked.away else domain.sessions.SignInRefused(), user
         )
-    if weighed.factor is Factor.TOTP and turn.guessed_at and await patience.is_first_code(uow, about, user, turn.now):
+    if weighed.factor is Factor.TOTP and turn.guessed_at and await patience.is_first_code(uow, about, user, now):
         uow.note(because="another-code-needed")
         return turn.record(domain.sessions.SignInRefused(), user)
     await turn.succeeded()
     if weighed.verdict is Verdict.ENROLS:
         return await factors.enrolment_needed(uow, user)
     method = "+".join(filter(None, (checked.method, weighed.factor)))
-    signed_in = await open_session(uow, tools, user, method, turn.now, about, login=None if known.user else normal)
+    signed_in = await open_session(uow, tools, user, method, now, about, login=None if known.user else normal, key=key)
     if not checked.outdated:
         return signed_in
     return replace(signed_in, afterwards=functools.partial(passwords.renew, tools, checked, password, about.source))
@@ -123,11 +125,12 @@ async def open_session(
     factor_at: datetime | None = None,
     handed_over: Session | None = None,
     login: str | None = None,
+    key: Signs | None = None,
 ) -> SignedIn:
     """A new session for somebody who has shown who they are, with its first tokens and a cookie for their device.
 
     ``factor_at``: when the second factor was shown, where the method does not tell. ``handed_over``: the session that this one comes from.
-    ``login``: the name that was typed, where only the directory knew whose it is.
+    ``login``: the name that was typed, where only the directory knew whose it is. ``key``: the key that signs, where it was read just now.
     """
     life = timedelta(seconds=tools.settings.session_s)
     opened = domain.sessions.sign_in(user, uow.new_id(), method, now, life, seed=vault.new_seed(), factor_at=factor_at)
@@ -145,13 +148,15 @@ async def open_session(
     uow.note(session_id=opened.session_id, user_id=user.user_id, method=method)
     left = await factors.codes_left(uow, user) if method.endswith(Factor.RECOVERY) else None
     device = devices.renewed(tools.vault, about.device, user.user_id, now, login)
-    signed_in = await access(uow, tools, opened, user, now, device=device)
+    signed_in = await access(uow, tools, opened, user, now, device=device, key=key)
     return replace(signed_in, recovery_codes_left=left)
 
 
-async def access(uow: UnitOfWork, tools: Tools, session: Session, user: User, now: datetime, *, device: str | None = None) -> SignedIn:
+async def access(
+    uow: UnitOfWork, tools: Tools, session: Session, user: User, now: datetime, *, device: str | None = None, key: Signs | None = None
+) -> SignedIn:
     """An access token for a session, ending with the session at the latest, beside the session's newest refresh token."""
-    key = await signing.signing_key(uow, tools.vault)
+    key = key or await signing.signing_key(uow, tools.vault)
     life = min(timedelta(seconds=tools.settings.token_s), session.expires_at - now)
     private = tools.vault.signing_key(key.key_id, key.sealed)
     token, expires = tokens.issue(private, key.key_id, user.user_id, session.session_id, now, life)
