@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hortus.cli import app
+from hortus.cli import app, main
 from hortus.client import Client
 from tests.hortus.door import SESSION, Answer, Door, Turning
 
@@ -45,6 +45,25 @@ def run(environment: dict[str, str]) -> Run:
     def go(*arguments: str, typed: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "hortus.cli", *arguments]
         return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, env=environment | more, check=False)
+
+    return go
+
+
+@pytest.fixture
+def run_here(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in this process, from its words to the number it ends with; that it starts as one is shown where ``run`` is asked for."""
+
+    def go(*arguments: str, typed: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["hortus", *arguments])
+        known = environment | more
+        settings = {name: known.get(name) for name in {*known, *os.environ}}
+        with CliRunner().isolation(typed, settings) as (said, complained, _):
+            with pytest.raises(SystemExit) as ended:
+                main()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            written = said.getvalue().decode(), complained.getvalue().decode()
+        return subprocess.CompletedProcess(arguments, int(str(ended.value.code)), *written)
 
     return go
 

@@ -69,6 +69,11 @@ class Authority:
 
 
 @pytest.fixture
+def run(run_here: Run) -> Run:
+    return run_here
+
+
+@pytest.fixture
 def authority(door: Door) -> Authority:
     return Authority(door)
 

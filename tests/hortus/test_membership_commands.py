@@ -38,6 +38,11 @@ LINE = {
 }
 
 
+@pytest.fixture
+def run(run_here: Run) -> Run:
+    return run_here
+
+
 def page(*items: Any) -> dict[str, Any]:
     return {"items": list(items), "next": None}
 
