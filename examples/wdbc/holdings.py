@@ -13,7 +13,7 @@ from contracts.surfaces import Surface
 from examples.wdbc.codes import Authenticator
 from examples.wdbc.doors import Door, Pair, refresh_token
 from examples.wdbc.probes import Held
-from hortus.client import Client, Memory, Refused, new_key, write_private
+from hortus.client import Client, HortusError, Memory, Refused, new_key, write_private
 
 CREATED = 201
 CONFLICT = 409
@@ -45,9 +45,9 @@ class Place:
         self.certificates = certificates
         self.root = root
 
-    def client(self, token: str | None = None) -> Client:
-        """A patient connection that is told by nobody what to wait for."""
-        return Client(self.gateway, self.root, token=token, memory=Memory(), patience=PATIENCE, attempts=30)
+    def client(self, token: str | None = None, patience: float = PATIENCE) -> Client:
+        """A patient connection that is told by nobody what to wait for; ``patience`` in seconds."""
+        return Client(self.gateway, self.root, token=token, memory=Memory(), patience=patience, attempts=round(patience / 2))
 
 
 class Account:
@@ -83,9 +83,9 @@ class Account:
         self.token, self.refresh = json.loads(answer.body)["access_token"], refresh_token(answer)
         self.key = ""  # who was blocked has lost it
 
-    def client(self) -> Client:
-        """A connection with the person's token."""
-        return self.place.client(self.token)
+    def client(self, patience: float = PATIENCE) -> Client:
+        """A connection with the person's token; ``patience`` in seconds."""
+        return self.place.client(self.token, patience)
 
 
 class Machine:
@@ -165,8 +165,22 @@ class Garden:
             except Refused as refused:
                 if refused.status != CONFLICT:
                     raise
-        with self.person.client() as mine:
-            until(lambda: _works(lambda: mine.projects.get(self.project)), "the person is let in")
+        said = ""
+
+        def let_in(mine: Client) -> bool:
+            nonlocal said
+            try:
+                mine.projects.get(self.project)
+            except HortusError as error:
+                said = str(error)
+                return False
+            return True
+
+        try:
+            with self.person.client() as mine:
+                until(lambda: let_in(mine), "the person is let in")
+        except NotSoon as never:
+            raise NotSoon(f"{never}; answered last: {said}") from never
 
     def held(self, place: Place, surfaces: Iterable[Surface] = Surface) -> Held:
         """What the person holds for these surfaces, to be asked at ``place``; a job that waits comes by ``queue``, afterwards."""
@@ -204,11 +218,3 @@ def _key(mine: Client) -> str:
     ends = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     secret: str = mine.keys.create(f"program-{secrets.token_hex(4)}", scopes=("dataset.*", "search"), expires_at=ends)["secret"]
     return secret
-
-
-def _works(deed: Callable[[], object]) -> bool:
-    try:
-        deed()
-    except Exception:  # noqa: BLE001 - whatever it is, not yet
-        return False
-    return True
