@@ -1,8 +1,8 @@
 """Requests with an Idempotency-Key are done once, and whoever sends one again gets the answer that was given.
 
 A key is claimed in the transaction that does what is asked for, before anything else of it, and the answer is kept in the same one: both are there or neither.
-Whoever comes with a key that is claimed in a transaction under way waits for its end; a group, for which many wait, for a second. All claim in one order, so
-that nobody waits for another in a circle.
+Whoever comes with a key that is claimed in a transaction under way waits for its end. All claim in one order, so that nobody waits for
+another in a circle.
 """
 
 import json
@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.db import Row, fetch
-from chassis.errors import ChangedMeanwhile, Conflict, Problem, Unprocessable
+from chassis.errors import CannotDecide, ChangedMeanwhile, Conflict, Problem, Unprocessable
 
 _CLAIM = """INSERT INTO idempotency (owner, key, fingerprint) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
             ON CONFLICT DO NOTHING RETURNING owner, key"""
-_SOON = "SELECT set_config('lock_timeout', $1, true)"
+_PATIENCE = "SELECT set_config('lock_timeout', $1, true)"
 _READ = """SELECT i.owner, i.key, i.fingerprint, i.status, i.body, i.headers
            FROM unnest($1::text[], $2::text[]) AS asked (owner, key) JOIN idempotency i USING (owner, key)"""
 # By way of the conflict, since the row is found by its key then, whatever the planner thinks of a table that was empty a minute ago.
@@ -26,10 +26,13 @@ _KEEP = """INSERT INTO idempotency (owner, key, fingerprint, status, body, heade
            ON CONFLICT (owner, key) DO UPDATE SET status = excluded.status, body = excluded.body, headers = excluded.headers"""
 _GIVE_UP = """DELETE FROM idempotency i USING unnest($1::text[], $2::text[]) AS claimed (owner, key)
               WHERE i.owner = claimed.owner AND i.key = claimed.key"""
-
-
-SOON = "1s"
 NOT_LOCKED = "55P03"
+
+
+class UnderWay(CannotDecide):
+    """What a key is for is being done in another transaction, and how that ends is not known yet."""
+
+    slug = "cannot-decide"
 
 
 class KeyReused(Unprocessable):
@@ -90,16 +93,16 @@ async def claim(session: AsyncSession, claims: Sequence[Claim]) -> list[Exceptio
     return ends
 
 
-async def claim_soon(session: AsyncSession, claims: Sequence[Claim]) -> list[Exception | None]:
-    """The same, waiting for a transaction under way no longer than a second: others wait for these. Raises ChangedMeanwhile."""
-    await fetch(session, _SOON, SOON)
+async def claim_within(session: AsyncSession, claims: Sequence[Claim], within_s: float) -> list[Exception | None]:
+    """The same, waiting for a transaction under way no longer than so many seconds. Raises UnderWay."""
+    await fetch(session, _PATIENCE, f"{within_s * 1000:.0f}ms")
     try:
         ends = await claim(session, claims)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != NOT_LOCKED:
             raise
-        raise ChangedMeanwhile from error
-    await fetch(session, _SOON, "0")
+        raise UnderWay("The same request is under way, and how it ends is not known yet.", retry_after=1) from error
+    await fetch(session, _PATIENCE, "0")
     return ends
 
 

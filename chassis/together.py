@@ -3,6 +3,7 @@
 A commit waits for the disk, and each statement for the database; both cost as much for a hundred as for one. Nobody waits for others to
 come: while one group is under way, the next one gathers, and begins beside it when it has grown large, or when the first takes long.
 Keys that make requests be done once (``chassis.idempotency``) are claimed for a whole group, and its answers kept in its transaction.
+A request whose key is under way elsewhere waits for that end apart from the others, who do not wait for it.
 """
 
 import asyncio
@@ -16,12 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from chassis import idempotency
 from chassis.db import is_away
 from chassis.errors import CallerLeft, ChangedMeanwhile, Problem
-from chassis.idempotency import Answer, Claim
+from chassis.idempotency import Answer, Claim, UnderWay
 from chassis.outbox import Caller, UnitOfWork, units_of_work
 
 MOST = 128
 AT_ONCE = 2
 BESIDE_S = 0.05
+GROUP_S = 1.0
+ALONE_S = 0.02
+APART_S = 15.0  # less than a gateway waits for an answer
 
 A = TypeVar("A")
 I = TypeVar("I")  # noqa: E741 - an item
@@ -111,6 +115,7 @@ class Together(Generic[I, R]):
         self._service = service
         self._action = action
         self._groups: Groups[_Asked[I, R]] = Groups(self._serve, most, at_once)
+        self._apart: Groups[_Asked[I, R]] = Groups(self._serve_apart, lambda: 1)
 
     async def ask(self, caller: Caller, item: I, once: Once[R] | None = None) -> tuple[UnitOfWork, R]:
         """The result for an item, and its unit of work, which is committed by then. Raises what its work ended with, and AnsweredBefore."""
@@ -132,33 +137,40 @@ class Together(Generic[I, R]):
                 keys.add(key)
         await self._do(group)
 
-    async def _do(self, asked: Sequence[_Asked[I, R]]) -> None:
+    async def _serve_apart(self, asked: Sequence[_Asked[I, R]]) -> None:
+        await self._do(asked, apart=True)
+
+    async def _do(self, asked: Sequence[_Asked[I, R]], *, apart: bool = False) -> None:
         group = [each for each in asked if not _has_left(each)]
         if not group:
             return
         try:
-            await self._transaction(group)
+            await self._transaction(group, APART_S if apart else GROUP_S if len(group) > 1 else ALONE_S)
         except CallerLeft:
-            await self._do(group)
+            await self._do(group, apart=apart)
         except Exception as error:  # noqa: BLE001 - it is raised to whoever asked
-            if len(group) > 1 and not _is_everybodys(error):
-                for each in group:  # what breaks one must not break the others
-                    await self._do([each])
-                return
-            for each in group:
-                if not each.end.done():
-                    each.end.set_exception(error)
+            await self._failed(group, error, apart=apart)
         except BaseException:
             for each in group:
                 each.end.cancel()
             raise
 
-    async def _transaction(self, group: Sequence[_Asked[I, R]]) -> None:
+    async def _failed(self, group: Sequence[_Asked[I, R]], error: Exception, *, apart: bool) -> None:
+        if len(group) > 1 and not _is_everybodys(error):
+            for each in group:  # what breaks one must not break the others
+                await self._do([each])
+        elif isinstance(error, UnderWay) and not apart:
+            self._apart.add(group[0])
+        else:
+            for each in group:
+                if not each.end.done():
+                    each.end.set_exception(error)
+
+    async def _transaction(self, group: Sequence[_Asked[I, R]], key_s: float) -> None:
         async with units_of_work(self._engine, self._service, self._action, [each.caller for each in group]) as uows:
             own = list(uows)
-            ends = (
-                await self._once(own, group) if any(each.once for each in group) else await self._work(own, [each.item for each in group])
-            )
+            keyed = any(each.once for each in group)
+            ends = await self._once(own, group, key_s) if keyed else await self._work(own, [each.item for each in group])
             if any(each.caller.left() for each in group):
                 raise CallerLeft
             uows[:] = [uow for uow, end in zip(own, ends, strict=True) if not isinstance(end, Exception)]
@@ -170,10 +182,13 @@ class Together(Generic[I, R]):
             else:
                 each.end.set_result((uow, end))
 
-    async def _once(self, uows: Sequence[UnitOfWork], group: Sequence[_Asked[I, R]]) -> list[R | Exception]:
-        """Work that is done for those whose keys are free, and for those without one; what they are answered is kept with it."""
+    async def _once(self, uows: Sequence[UnitOfWork], group: Sequence[_Asked[I, R]], key_s: float) -> list[R | Exception]:
+        """Work that is done for those whose keys are free, and for those without one; what they are answered is kept with it.
+
+        A key that is under way elsewhere is waited for so many seconds. Raises UnderWay.
+        """
         session = uows[0].session
-        claimed = iter(await idempotency.claim_soon(session, [each.once.claim for each in group if each.once]))
+        claimed = iter(await idempotency.claim_within(session, [each.once.claim for each in group if each.once], key_s))
         before = [next(claimed) if each.once else None for each in group]
         free = [(uow, each) for uow, each, end in zip(uows, group, before, strict=True) if end is None]
         done = list(await self._work([uow for uow, _ in free], [each.item for _, each in free])) if free else []
@@ -204,4 +219,4 @@ def _has_left(asked: _Asked[I, R]) -> bool:
 
 def _is_everybodys(error: Exception) -> bool:
     """Whether each of a group would meet the same: the database is away, or the work says itself what keeps it from being done at all."""
-    return is_away(error) or (isinstance(error, Problem) and not isinstance(error, ChangedMeanwhile))
+    return is_away(error) or (isinstance(error, Problem) and not isinstance(error, (ChangedMeanwhile, UnderWay)))
