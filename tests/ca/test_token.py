@@ -1,6 +1,7 @@
 """Issuers whose keys lie in a PKCS#11 token (SoftHSM2, a real one): made there, signing there, away and back again."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,37 @@ def test_a_wrong_pin_is_tried_once_and_again_when_its_file_changes(token: SoftTo
         assert "not tried again" in people.trouble()
     finally:
         token.pin_file.write_text(PIN)
+    assert people.trouble() == ""
+    opened.close()
+
+
+class Meanwhile:
+    """A token, and what a hand does to the file of its PIN after that was read."""
+
+    def __init__(self, token: Any, deed: Callable[[], object]) -> None:
+        self._token = token
+        self._deed = deed
+
+    def open(self, **more: Any) -> Any:
+        self._deed()
+        return self._token.open(**more)
+
+
+@pytest.mark.parametrize("deed", ["corrected", "taken away"])
+def test_a_wrong_pin_whose_file_changed_before_it_was_refused_is_told_and_the_next_one_tried(
+    token: SoftToken, token_pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    file = tmp_path / "pin"
+    file.write_text("wrong")
+    os.utime(file, (0, 0))
+    opened = Token(MODULE, LABEL, file, "hortus-")
+    people = signer(opened, token_pki.issuers_folder / "people.pem")
+    with monkeypatch.context() as patch:
+        here = Meanwhile(opened._token(), lambda: file.write_text(PIN) if deed == "corrected" else file.unlink())
+        patch.setattr(opened, "_token", lambda: here)
+        assert "PinIncorrect" in people.trouble()
+    if deed == "taken away":
+        file.write_text(PIN)
     assert people.trouble() == ""
     opened.close()
 

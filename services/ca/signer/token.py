@@ -107,6 +107,7 @@ class Token:
         self._found: dict[str, Any] = {}
         self._epoch = 0
         self._anew_at = -ANEW_S
+        self._pin_of = 0
         self._refused_pin: tuple[int, str] | None = None
 
     def key(self, name: str, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
@@ -216,8 +217,10 @@ class Token:
         functions.contents.C_Initialize(None)
 
     def _pin(self) -> str:
-        changed, pin = self.pin_file.stat().st_mtime_ns, self.pin_file.read_text().strip()
-        if self._refused_pin is not None and self._refused_pin[0] == changed:
+        """What its file holds; when that was written is remembered, before it is read: what comes later is another PIN."""
+        self._pin_of = self.pin_file.stat().st_mtime_ns
+        pin = self.pin_file.read_text().strip()
+        if self._refused_pin is not None and self._refused_pin[0] == self._pin_of:
             raise SignerAway(
                 f"the token {self.label} refused the PIN ({self._refused_pin[1]}); it is not tried again until its file changes",
                 retry_after=1,
@@ -227,5 +230,5 @@ class Token:
     def _gone(self, error: RuntimeError | OSError) -> NoReturn:
         self.close()
         if isinstance(error, BAD_PIN):
-            self._refused_pin = (self.pin_file.stat().st_mtime_ns, type(error).__name__)
+            self._refused_pin = (self._pin_of, type(error).__name__)
         raise SignerAway(f"the token {self.label} does not sign: {type(error).__name__}", retry_after=1) from error
