@@ -1,11 +1,13 @@
 """Turns at a token: whoever wants something signed there waits for one thread, and whoever issues or looks after the keys goes first.
 
 A token may take long for a signature, or never return from one. The thread tells when the call that is under way began, so what is
-bounded is the silence of one signature, however many there are to make; behind one that does not return nobody begins to wait.
+bounded is the silence of one signature, and how long those take together that are made for one transaction; behind a call that does
+not return nobody begins to wait.
 """
 
 import asyncio
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ BEHIND_S = 1.0
 SMOOTH = 8
 END, URGENT, BEHIND = range(3)
 HANGS = "a key does not answer"
+SLOW = "a key takes too long for all that it is asked for together"
 
 S = TypeVar("S")
 
@@ -31,12 +34,18 @@ class NoRoom(SignerAway):
     title = "Too many wait for the issuer's key at this moment"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Turn:
-    """Calls that are made one by one, others between them; who waits for ``made`` can give it up. ``counted``: they tell how fast the token is."""
+    """Calls that are made one by one, others between them; who waits for ``made`` can give it up.
+
+    ``counted``: they tell how fast the token is. One is given up where a call is silent for ``patience_s``, or where all take longer
+    together, from when the first of them ``began``.
+    """
 
     calls: Sequence[Callable[[], Any]]
+    patience_s: float
     counted: bool = True
+    began: float | None = None
     made: "Future[list[Any]]" = field(default_factory=Future)
     so_far: list[Any] = field(default_factory=list)
 
@@ -63,25 +72,25 @@ class Turns:
         return max(1, int(within_s / self._each_s)) if self._each_s else 1
 
     async def take(self, calls: Sequence[Callable[[], S]], patience_s: float | None = None, *, counted: bool = True) -> list[S]:
-        """What calls make, one after the other. Raises SignerAway where one is silent for ``patience_s`` (2 s), and makes no more of them then.
+        """What calls make, one after the other.
 
-        How fast the token is, the ``counted`` ones tell: those that are one signature each.
+        Raises SignerAway, and makes no more of them, where one is silent for ``patience_s`` (2 s), or all take longer together from when
+        the first began: whoever asks for many keeps rows locked meanwhile. How fast the token is, the ``counted`` ones tell: those that
+        are one signature each.
         """
-        return await self._take(URGENT, _Turn(calls, counted), patience_s or SIGN_S)
+        return await self._take(URGENT, _Turn(calls, patience_s or SIGN_S, counted))
 
     async def take_behind(self, call: Callable[[], S]) -> S:
         """What a call makes when nothing urgent waits.
 
-        Raises SignerAway, and NoRoom where as many wait like this as the token makes in 1 s, or what is urgent leaves no turn for so long.
+        Raises SignerAway, and NoRoom where its turn does not come within 1 s, or as many wait like this already as the token makes in
+        that time; how many those are is known from the first signature on.
         """
-        if self._behind >= self.fit(BEHIND_S):
+        if self._each_s is not None and self._behind >= self.fit(BEHIND_S):
             raise NoRoom(retry_after=1)
         self._behind += 1
         try:
-            async with asyncio.timeout(BEHIND_S):
-                [made] = await self._take(BEHIND, _Turn([call]), SIGN_S)
-        except TimeoutError as late:
-            raise NoRoom(retry_after=1) from late
+            [made] = await self._take(BEHIND, _Turn([call], SIGN_S), BEHIND_S)
         finally:
             self._behind -= 1
         return cast("S", made)
@@ -89,9 +98,9 @@ class Turns:
     def close(self) -> None:
         """Make no more calls; those who wait are let go."""
         self._closed = True
-        self._waiting.put((END, next(self._numbers), _Turn([])))
+        self._waiting.put((END, next(self._numbers), _Turn([], 0.0)))
 
-    async def _take(self, rank: int, turn: _Turn, patience_s: float) -> list[Any]:
+    async def _take(self, rank: int, turn: _Turn, room_s: float = math.inf) -> list[Any]:
         if self._closed:
             raise SignerAway("nothing is signed any more", retry_after=1)
         if self.hanging:
@@ -100,18 +109,23 @@ class Turns:
             self._thread = threading.Thread(target=self._serve, name="signing", daemon=True)
             self._thread.start()
         made = asyncio.wrap_future(turn.made)
+        given_up = time.monotonic() + room_s
         self._waiting.put((rank, next(self._numbers), turn))
         try:
-            while not (await asyncio.wait({made}, timeout=max(patience_s - self._silent_s(), 0.001)))[0]:
-                if self._silent_s() >= patience_s:
-                    raise SignerAway(HANGS, retry_after=1)
-            return made.result()
+            while not turn.made.done():  # its thread may be ahead of this loop
+                left = turn.patience_s - max(self._silent_s(), _since(turn.began))
+                room = math.inf if turn.began is not None else given_up - time.monotonic()
+                if left <= 0:
+                    raise SignerAway(HANGS if self._silent_s() >= turn.patience_s else SLOW, retry_after=1)
+                if room <= 0:
+                    raise NoRoom(retry_after=1)
+                await asyncio.wait({made}, timeout=max(min(left, room), 0.001))
+            return await made
         finally:
             turn.made.cancel()
 
     def _silent_s(self) -> float:
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
+        return _since(self._began)
 
     def _serve(self) -> None:
         while True:
@@ -126,6 +140,7 @@ class Turns:
     def _goes_on(self, turn: _Turn) -> bool:
         """Make a turn's next call; whether there are more of them."""
         self._began = began = time.monotonic()
+        turn.began = turn.began or began
         failed: Exception | None = None
         try:
             turn.so_far.append(turn.calls[len(turn.so_far)]())
@@ -140,3 +155,8 @@ class Turns:
         if turn.made.set_running_or_notify_cancel():
             turn.made.set_result(turn.so_far) if failed is None else turn.made.set_exception(failed)
         return False
+
+
+def _since(moment: float | None) -> float:
+    """How long ago that was, in seconds; 0 where it has not come."""
+    return 0.0 if moment is None else time.monotonic() - moment
