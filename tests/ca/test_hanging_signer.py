@@ -15,8 +15,6 @@ from compose.local.pki import Pki
 from contracts.events import AGENTS, Agent
 from services.ca import handlers, service, status_forms
 from services.ca.app import settle_waiting
-from services.ca.service import status, turns
-from services.ca.signer import opening
 from tests.ca.conftest import ADA, AGENT, BOB, agent_fact, appears, csr, issued, membership, new_key, revoked, run, study
 from tests.ca.slow import Slow
 from tests.world import OURS, World, Worlds, owner, reason, record_of, scientist
@@ -27,9 +25,7 @@ OTHER_AGENT = UUID("01900000-0000-7000-8000-0000000000d2")
 
 @pytest.fixture
 def slow(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
-    made = Slow(pki.issuers_folder)
-    monkeypatch.setattr(opening, "keys", lambda _settings: made)
-    monkeypatch.setattr(turns, "SIGN_S", 0.3)
+    made = Slow(pki.issuers_folder, monkeypatch)
     yield made
     made.goes.set()
 
@@ -46,7 +42,7 @@ async def world(worlds: Worlds, slow: Slow, pki: Pki, tmp_path: Path) -> World:
 async def test_whoever_asks_while_a_key_hangs_is_told_so_and_rights_end_meanwhile(world: World, slow: Slow) -> None:
     held = await issued(world, SCIENTIST)
     await world.said()
-    slow.goes.clear()
+    slow.hang()
     answer = await world.post(f"/projects/{OURS}/certificates", OWNER, json={"csr": csr()})
     assert (answer.status_code, reason(answer)) == (503, "signer-away")
     await world.hear(run(request=csr()))
@@ -57,9 +53,9 @@ async def test_whoever_asks_while_a_key_hangs_is_told_so_and_rights_end_meanwhil
 
 
 async def test_when_it_goes_on_everybody_is_served(world: World, slow: Slow) -> None:
-    slow.goes.clear()
+    slow.hang()
     await world.hear(run(request=csr()))
-    slow.goes.set()
+    slow.go_on()
     async with world.running(settle_waiting):
         await appears(world, "SELECT 1 FROM certificates WHERE kind = 'job' AND state = 'live'")
     await issued(world, OWNER)
@@ -79,21 +75,19 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 async def signs_again(world: World, slow: Slow) -> None:
-    slow.goes.set()
+    slow.go_on()
     async with asyncio.timeout(30):
         while world.runtime.missing():
             await asyncio.sleep(0.02)
 
 
 async def test_those_who_ask_for_a_list_that_a_key_does_not_sign_keep_nobody_from_losing_a_right(
-    world: World, slow: Slow, tries: list[Any], monkeypatch: pytest.MonkeyPatch
+    world: World, slow: Slow, tries: list[Any]
 ) -> None:
-    monkeypatch.setattr(status, "LIST_S", 60.0)
-    monkeypatch.setattr(turns, "SIGN_S", 60.0)  # else the look after the keys may find out first that one hangs
     held = await issued(world, SCIENTIST)
     await revoked(world, SCIENTIST, await issued(world, SCIENTIST))
     await world.said()
-    slow.goes.clear()
+    slow.goes.clear()  # and nobody finds that out
     asking = [asyncio.create_task(world.get("/crls/people")) for _ in range(2 * world.runtime.settings.connections)]
     async with asyncio.timeout(30):
         while not tries:
@@ -108,10 +102,9 @@ async def test_those_who_ask_for_a_list_that_a_key_does_not_sign_keep_nobody_fro
 
 
 async def test_a_list_that_a_key_did_not_sign_is_not_tried_again_by_those_who_waited_for_it(
-    world: World, slow: Slow, tries: list[Any], monkeypatch: pytest.MonkeyPatch
+    world: World, slow: Slow, tries: list[Any]
 ) -> None:
-    monkeypatch.setattr(status, "LIST_S", 0.3)
-    slow.goes.clear()
+    slow.hang()
     answers = await asyncio.gather(*[world.get("/crls/people") for _ in range(12)])
     assert {(answer.status_code, reason(answer)) for answer in answers} == {(503, "signer-away")}
     assert len(tries) <= 1  # none, where the look after the keys found out first that one hangs
@@ -135,7 +128,7 @@ async def waiting(world: World) -> list[str]:
 
 async def test_an_agent_that_waits_for_its_certificate_keeps_no_other_from_being_withdrawn(world: World, slow: Slow) -> None:
     await world.hear(another_agent(agent_fact(csr())))
-    slow.goes.clear()
+    slow.hang()
     facts = [agent_fact(csr()), another_agent(agent_fact(None, version=2, live=False))]
     assert await world.consumer.applier.apply(Lane(AGENTS), [record_of(fact) for fact in facts]) == 2
     assert await live(world) == []
@@ -147,7 +140,7 @@ async def test_an_agent_that_waits_for_its_certificate_keeps_no_other_from_being
 
 async def test_of_an_agent_that_asked_twice_while_it_waited_the_newer_request_is_answered_once(world: World, slow: Slow) -> None:
     key = new_key()
-    slow.goes.clear()
+    slow.hang()
     await world.hear(agent_fact(csr()), agent_fact(csr(key), version=2), agent_fact(csr(key), version=3))
     [last] = await waiting(world)
     await signs_again(world, slow)
@@ -160,7 +153,7 @@ async def test_of_an_agent_that_asked_twice_while_it_waited_the_newer_request_is
 
 @pytest.mark.parametrize("erased", [False, True])
 async def test_an_agent_that_was_withdrawn_or_erased_while_it_waited_gets_no_certificate(world: World, slow: Slow, erased: bool) -> None:
-    slow.goes.clear()
+    slow.hang()
     await world.hear(agent_fact(csr()))
     if erased:
         async with world.work() as uow:
@@ -176,7 +169,7 @@ async def test_an_agent_that_was_withdrawn_or_erased_while_it_waited_gets_no_cer
 
 
 async def test_an_agent_that_is_withdrawn_while_it_gets_its_certificate_loses_it(world: World, slow: Slow) -> None:
-    slow.goes.clear()
+    slow.hang()
     await world.hear(agent_fact(csr()))
     await signs_again(world, slow)
     async with world.work() as uow:
@@ -189,7 +182,7 @@ async def test_an_agent_that_is_withdrawn_while_it_gets_its_certificate_loses_it
 
 async def test_an_agent_that_asks_anew_while_it_gets_its_certificate_gets_the_newer_one_last(world: World, slow: Slow) -> None:
     """The younger certificate is the one that stays, so it has to be that of the newer request."""
-    slow.goes.clear()
+    slow.hang()
     await world.hear(agent_fact(csr()))
     await signs_again(world, slow)
     newer = csr()

@@ -159,7 +159,8 @@ async def test_what_this_service_knows_better_than_the_header_counts(world: Worl
 
 
 @pytest.mark.parametrize("key", [None, "one"], ids=["without a key", "with a key"])
-async def test_what_has_not_arrived_yet_is_waited_for(world: World, key: str | None) -> None:
+async def test_what_has_not_arrived_yet_is_waited_for(world: World, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.issuing, "KNOWN_WAIT_S", 30.0)
     newcomer = scientist(OURS, RUN, "new00000").model_copy(update={"versions": {f"memberships:{OURS}:{RUN}": 2}})
     await world.hear(user(RUN, username="new00000"), membership(RUN, username="new00000", role=None))
     waiting = asyncio.create_task(ask(world, newcomer, key=key))

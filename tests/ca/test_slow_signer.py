@@ -13,8 +13,6 @@ from cryptography.x509 import ocsp
 from compose.local import ceremony
 from compose.local.home import Home
 from compose.local.pki import Pki
-from services.ca.service import status, turns
-from services.ca.signer import opening
 from tests.ca.conftest import ADA, BOB, about, csr, issued, run, study
 from tests.ca.slow import Slow
 from tests.world import OURS, World, Worlds, owner, reason, scientist
@@ -35,10 +33,7 @@ def renewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def slow(renewed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
-    made = Slow(renewed)
-    monkeypatch.setattr(opening, "keys", lambda _settings: made)
-    monkeypatch.setattr(turns, "SIGN_S", 0.4)
-    monkeypatch.setattr(status, "LIST_S", 0.4)
+    made = Slow(renewed, monkeypatch)
     yield made
     made.goes.set()
 
@@ -66,14 +61,11 @@ async def ask_ocsp(world: World, issuer: str, leaf: x509.Certificate | int = 5) 
 
 async def hangs(world: World, slow: Slow, issuer: str) -> None:
     """Let the slow keys hang, and somebody find that out."""
-    slow.goes.clear()
+    slow.hang()
     assert await ask_ocsp(world, issuer) == 503
 
 
-async def test_many_who_ask_a_slow_key_all_get_their_certificates(
-    worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turns, "SIGN_S", 60.0)
+async def test_many_who_ask_a_slow_key_all_get_their_certificates(worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path) -> None:
     world = await opened(worlds, renewed, tmp_path)
     slow.each_s = 0.02
     answers = await asyncio.gather(*(ask(world, number) for number in range(64)))
@@ -82,9 +74,8 @@ async def test_many_who_ask_a_slow_key_all_get_their_certificates(
 
 
 async def test_strangers_who_ask_for_answers_keep_nobody_from_a_certificate(
-    worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(turns, "SIGN_S", 60.0)
     world = await opened(worlds, renewed, tmp_path)
     slow.each_s = 0.02
     assert await ask(world) == (201, "")
@@ -100,7 +91,7 @@ async def test_strangers_who_ask_for_answers_keep_nobody_from_a_certificate(
 
 async def test_an_old_key_that_hangs_keeps_nobody_from_a_certificate(worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path) -> None:
     world = await opened(worlds, renewed, tmp_path, "people-2", "workloads")
-    slow.goes.clear()
+    slow.hang()
     begun = slow.begun
     for _ in range(6):
         assert (await world.get("/crls/people")).status_code == 503
