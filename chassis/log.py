@@ -1,13 +1,41 @@
 """Structured logs: one JSON object a line on standard error, without secrets."""
 
 import logging
+import math
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
 SECRET_WORDS = ("password", "token", "secret", "code", "authorization", "cookie", "passphrase", "private", "csr")
+
+CHATTY = "aiokafka"
+RARELY_S = 10.0
+
+
+class Rarely(logging.Filter):
+    """Lets the Kafka client say each thing once in ``RARELY_S``, and how often it was kept back: of a broker that is away it tells at each try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, object], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        if not record.name.startswith(CHATTY):
+            return True
+        what = record.name, record.msg
+        at, kept_back = self._said.get(what, (-math.inf, 0))
+        now = time.monotonic()
+        if now - at < RARELY_S:
+            self._said[what] = at, kept_back + 1
+            return False
+        self._said[what] = now, 0
+        if kept_back:
+            record.msg = f"{record.msg} ({kept_back} times more since the last time)"
+        return True
 
 
 def _without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -32,6 +60,7 @@ def set_up(service: str, instance: str, level: str = "INFO") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Rarely())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
