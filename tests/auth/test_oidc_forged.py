@@ -19,7 +19,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from chassis import guard
 from services.auth.provider import BadProviderFile, read_file
 from services.auth.routes import cookies
-from services.auth.service import oidc
+from services.auth.service import oidc, pending
 from tests.auth.identity import CLIENT_ID, SECRET, Browser, FakeProvider, Tls, faking, public, settings_for
 from tests.world import World, Worlds, reason
 
@@ -371,6 +371,47 @@ async def test_who_signs_out_there_before_their_second_factor_was_shown_here_is_
     assert "#enrolment=" in again.headers["location"] or again.headers["location"].endswith("#pending")
     if "sub" in said:
         assert (await browser.post("/sessions", {"pending": True, "code": totp.now()})).status_code == 201
+
+
+@pytest.mark.parametrize("first", ["the second factor", "the sign-out"])
+async def test_of_a_second_factor_and_a_sign_out_of_that_session_at_one_moment_no_session_stays(
+    world: World, browser: Browser, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Each begins the other where it has looked already and has committed nothing."""
+    came = await sign_in_with(browser, fake, sid="s1")
+    link = came.headers["location"].partition("enrolment=")[2]
+    totp = pyotp.TOTP((await browser.post("/factor-enrolments/acceptance", {"token": link})).json()["totp_secret"])
+    assert (await browser.post("/factor-enrolments/confirmation", {"token": link, "code": totp.now()})).status_code == 200
+    await world.sql("UPDATE credentials SET last_step = -1")
+    token = fake.sign(fake.claims(events=LOGOUT, jti="j1", sub=None, sid="s1"))
+    begun: list[asyncio.Task[Any]] = []
+
+    async def show_factor() -> Any:
+        return await browser.post("/sessions", {"pending": True, "code": totp.now()})
+
+    async def sign_out() -> Any:
+        return await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})
+
+    def meanwhile(looks: Any, other: Any) -> Any:
+        async def look(*given: Any) -> Any:
+            seen = await looks(*given)
+            begun.append(asyncio.create_task(other()))
+            waits = asyncio.create_task(world.somebody_waits())
+            await asyncio.wait([begun[0], waits], return_when=asyncio.FIRST_COMPLETED)
+            waits.cancel()
+            return seen
+
+        return look
+
+    if first == "the second factor":
+        monkeypatch.setattr(pending, "counts", meanwhile(pending.counts, sign_out))
+        answers = [await show_factor(), await begun[0]]
+        assert [each.status_code for each in answers] == [201, 200]
+    else:
+        monkeypatch.setattr(pending, "end", meanwhile(pending.end, show_factor))
+        answers = [await sign_out(), await begun[0]]
+        assert [each.status_code for each in answers] == [200, 401]
+    assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
 
 
 async def test_who_signs_out_there_in_another_session_goes_on_here(world: World, browser: Browser, fake: FakeProvider) -> None:

@@ -1,5 +1,6 @@
 """The SQL of people and sessions that an identity provider vouches for."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -7,12 +8,26 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from chassis.db import fetch
 from services.auth.models import Session, User
+
+LOCKS = 0x6F696463
+_HOLD = "SELECT pg_advisory_xact_lock_shared($1, k) FROM unnest($2::int[]) AS k"
+_ALONE = "SELECT pg_advisory_xact_lock($1, k) FROM unnest($2::int[]) AS k"
 
 
 def _is(provider: str, subject: str) -> ColumnElement[bool]:
     """The account of a provider's subject; a directory may have the provider's name."""
     return (col(User.source) == "oidc") & (col(User.provider) == provider) & (col(User.external_id) == subject)
+
+
+async def lock_sign_outs(session: AsyncSession, names: Collection[bytes], *, alone: bool) -> None:
+    """Let nobody sign out under these names until the transaction ends; ``alone``: nor anybody's sign-in by them go on.
+
+    Before any account is locked, and by everybody in one order, so nobody waits in a circle.
+    """
+    places = sorted({int.from_bytes(name[:4], signed=True) for name in names})
+    await fetch(session, _ALONE if alone else _HOLD, LOCKS, places)
 
 
 async def user_of(session: AsyncSession, provider: str, subject: str) -> User | None:

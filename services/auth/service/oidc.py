@@ -222,7 +222,9 @@ async def finish_pending(later: OpenUow, tools: Tools, cookie: str | None, shown
 
     uow = await later()
     turn = await patience.take(uow, watched)
-    user = await repository.accounts.user(uow.session, user.user_id, lock=True) if user else None
+    if user is not None:
+        await pending.hold(uow, known, user)
+        user = await repository.accounts.user(uow.session, user.user_id, lock=True)
     if user is None or user.status != UserStatus.ACTIVE or not await pending.counts(uow.session, known, user, turn.now):
         return await turn.refused(domain.sessions.SignInRefused(), user)
     weighed = await factors.weigh(uow, tools, user, shown, turn.now)
@@ -279,10 +281,9 @@ async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: A
     ):
         return await turn.refused(domain.oidc.BadLogoutToken())
     await turn.succeeded()
-    over = await repository.oidc.sessions_of(uow.session, name, ended.subject, ended.session, turn.now)
+    over = await pending.end(uow, name, ended, turn.now)
     for each in over:
         domain.sessions.end_session(each, turn.now, SIGNED_OUT_THERE)
         uow.emit(domain.sessions.session_fact(each))
-    await pending.end(uow, name, ended, turn.now)
     uow.note(provider=name, sessions=len(over))
     return None

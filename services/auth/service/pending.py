@@ -9,7 +9,7 @@ from chassis.outbox import UnitOfWork
 from services.auth import repository, vault
 from services.auth.domain.links import Purpose
 from services.auth.domain.oidc import PENDING_LIFE, SignedOutThere
-from services.auth.models import User
+from services.auth.models import Session, User
 from services.auth.service.tools import Tools
 
 PENDING = "oidc-pending"
@@ -40,31 +40,40 @@ def is_recent(known: dict[str, Any], now: datetime) -> bool:
     return bool(known) and now.timestamp() - known["at"] <= PENDING_LIFE.total_seconds()
 
 
+async def hold(uow: UnitOfWork, known: dict[str, Any], user: User) -> None:
+    """Let no sign-out at the provider come between ``counts`` and what follows from it. Before the account is locked."""
+    await repository.oidc.lock_sign_outs(uow.session, _names_of(known, user), alone=False)
+
+
 async def counts(session: repository.Reading, known: dict[str, Any], user: User, now: datetime) -> bool:
     """Whether a provider vouched for this person in this browser a moment ago, and they have not signed out there since."""
     if not is_recent(known, now) or UUID(known["user_id"]) != user.user_id:
         return False
     until = datetime.fromtimestamp(known["at"], UTC) + PENDING_LIFE
-    subject, there = ("subject", user.external_id), _in_session(user.external_id, known["session"])
-    return not await repository.spent.is_kept(session, _names(known["provider"], subject, there), until)
+    return not await repository.spent.is_kept(session, _names_of(known, user), until)
 
 
-async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere, now: datetime) -> None:
-    """Somebody signed out at the provider: what it said of them until now opens nothing, nor does the link that it led to.
+async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere, now: datetime) -> list[Session]:
+    """Somebody signed out at the provider: what it said of them until now opens nothing. The sessions that it opened, locked, end with it.
 
-    Where it names a session, what it said of them in others stays. A subject's account is locked before, so that who shows their second factor
-    meanwhile is not missed.
+    Where it names a session, what it said of them in others stays, but for the link to set up a second factor: nothing says which one that
+    came from, so a subject's goes in any case, and where no subject is named, nobody's does.
     """
     by_session = [("session", ended.session), ("subject without session", ended.subject)]
-    for name in _names(provider, *(by_session if ended.session is not None else [("subject", ended.subject)])):
+    names = _names(provider, *(by_session if ended.session is not None else [("subject", ended.subject)]))
+    await repository.oidc.lock_sign_outs(uow.session, names, alone=True)
+    for name in names:
         await repository.spent.keep(uow.session, name, now + PENDING_LIFE)
+    opened = await repository.oidc.sessions_of(uow.session, provider, ended.subject, ended.session, now)
     user = await repository.oidc.user_of(uow.session, provider, ended.subject) if ended.subject is not None else None
     if user is not None:
         await repository.links.forget_links(uow.session, user.user_id, {Purpose.FACTOR_ENROLMENT})
+    return opened
 
 
-def _in_session(subject: str | None, provider_session: str | None) -> tuple[str, str | None]:
-    return ("session", provider_session) if provider_session is not None else ("subject without session", subject)
+def _names_of(known: dict[str, Any], user: User) -> list[bytes]:
+    there = ("session", known["session"]) if known["session"] is not None else ("subject without session", user.external_id)
+    return _names(known["provider"], ("subject", user.external_id), there)
 
 
 def _names(provider: str, *named: tuple[str, str | None]) -> list[bytes]:
