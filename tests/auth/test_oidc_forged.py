@@ -414,6 +414,22 @@ async def test_of_a_second_factor_and_a_sign_out_of_that_session_at_one_moment_n
     assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
 
 
+async def test_a_link_to_set_up_a_second_factor_is_for_the_browser_that_signed_in_there_until_it_signs_out_there(
+    world: World, browser: Browser, fake: FakeProvider, tls: Tls
+) -> None:
+    came = await sign_in_with(browser, fake, sid="s1")
+    link = {"token": came.headers["location"].partition("enrolment=")[2]}
+    other = Browser(world, tls)
+    try:
+        assert reason(await other.post("/factor-enrolments/acceptance", link)) == "first-factor-needed"
+    finally:
+        await other.close()
+    assert (await browser.post("/factor-enrolments/acceptance", link)).status_code == 200
+    token = fake.sign(fake.claims(events=LOGOUT, jti="j1", sub=None, sid="s1"))
+    assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
+    assert reason(await browser.post("/factor-enrolments/acceptance", link)) == "first-factor-needed"
+
+
 async def test_who_signs_out_there_in_another_session_goes_on_here(world: World, browser: Browser, fake: FakeProvider) -> None:
     came = await sign_in_with(browser, fake, sid="s1")
     link = came.headers["location"].partition("enrolment=")[2]

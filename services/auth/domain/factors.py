@@ -60,7 +60,10 @@ class FactorEnrolmentNeeded(Unauthenticated):
 
 
 class FirstFactorNeeded(Unprocessable):
-    """FIRST_FACTOR_IS_SHOWN: the link of a reset is not enough by itself, or whoever has it would have the whole account."""
+    """FIRST_FACTOR_IS_SHOWN: the link of a reset is not enough by itself, or whoever has it would have the whole account.
+
+    Nor is that of a sign-in at an identity provider in another browser, or after its person has signed out there.
+    """
 
     title = "Show your password beside this link; who signs in with an identity provider does that first, and opens the link again then"
 
@@ -212,7 +215,7 @@ def demand_enough(factor: Factor, policy: Policy) -> None:
 
 
 def demand_first_factor(password: str | None, *, kept_at_provider: bool) -> str:
-    """Condition.FIRST_FACTOR_IS_SHOWN: the password that came beside a reset's link, of somebody who has one. Raises FirstFactorNeeded."""
+    """Condition.FIRST_FACTOR_IS_SHOWN: the password that came beside a link, of somebody who has one. Raises FirstFactorNeeded."""
     if password is None or kept_at_provider:
         raise FirstFactorNeeded
     return password

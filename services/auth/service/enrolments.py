@@ -68,7 +68,8 @@ async def accept(
     """Get a second factor to set up; a repetition replaces it until it is confirmed.
 
     The link of a reset counts beside the first factor alone: the ``password``, here or in the directory, or the cookie of somebody
-    ``vouched_for`` by their identity provider a moment ago. A wrong password is returned, not raised, so that the failure it counts
+    ``vouched_for`` by their identity provider a moment ago. With a provider's people the link of a sign-in does, too: the browser that it was
+    given to has that cookie, until they sign out there. A wrong password is returned, not raised, so that the failure it counts
     is committed. Raises LinkNotOpen, FirstFactorNeeded, DirectoryAway, SlowDown, CannotDecide.
     """
     async with repository.reading(tools.engine) as session:
@@ -76,9 +77,10 @@ async def accept(
         now = await repository.clock(session)
         link, known = domain.links.demand_open_link(*found, domain.links.TO_ENROL, now)
         shown_there = await pending.counts(session, pending.read(tools, vouched_for), known, now)
-    if link.purpose == Purpose.FACTOR_ENROLMENT or shown_there:
+    at_provider = domain.oidc.needs_provider(known)
+    if shown_there or (link.purpose == Purpose.FACTOR_ENROLMENT and not at_provider):
         return await _give(await later(), tools, token)
-    shown = domain.factors.demand_first_factor(password, kept_at_provider=known.source == domain.oidc.SOURCE)
+    shown = domain.factors.demand_first_factor(password, kept_at_provider=at_provider)
     async with directory.turn(tools, f"{domain.patience.source_prefix(about.source)} {known.username}"):
         async with repository.reading(tools.engine) as session:
             seen = await repository.accounts.known_by_id(session, known.user_id)
