@@ -1,5 +1,6 @@
 """Guesses at the second factor by somebody who knows the password: few count alone, and neither their number nor strangers keep the owner out."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.auth import domain
+from services.auth import domain, repository
 from services.auth.models import Attempts
 from services.auth.routes.cookies import DEVICE
 from services.auth.service import guesses
@@ -266,12 +267,50 @@ async def test_who_has_changed_their_password_is_told_nothing_of_the_old_one_and
     assert [record["resource"].get("guesses_before") for record in await world.recorded()] == [str(FREE)]
     ada.password = new_password
     await guess(ada, FREE - 1)
-    # As a try leaves it behind that began before the change and ended after it.
-    late = "UPDATE attempts SET failures = 9, next_at = next_at - interval '1 minute' WHERE length(name) = 17"
-    await world.sql(late)
     await letters(world)
     await guesses.tell(mailed.runtime.extra["tools"])
     assert await letters(world) == []
+    assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
+
+
+async def test_guesses_that_began_before_the_password_are_forgotten_and_those_after_it_told_of(world: World, mailed: World) -> None:
+    """As they are left behind where an administrator who had lost theirs sets up a new one."""
+    ada, tools = await join(world), mailed.runtime.extra["tools"]
+    await guess(ada)
+    await world.sql("UPDATE credentials SET password_at = clock_timestamp()")
+    await world.recorded()
+    await guesses.tell(tools)
+    assert (await letters(world), await world.recorded()) == ([], [])
+    await guess(ada, FREE - 1)
+    assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
+    await guess(ada, 1)
+    await guesses.tell(tools)
+    assert len(await letters(world)) == 1
+
+
+@pytest.mark.parametrize("how", ["changed", "reset"])
+async def test_a_guess_that_is_under_way_while_the_password_changes_is_forgotten_with_the_others(world: World, how: str) -> None:
+    ada = await join(world)
+    await guess(ada)
+    await present(ada)
+    link = (await world.post(f"/users/{ada.user_id}/password-reset", administrator())).json()["link_token"]
+    chosen = "seven green otters swim"
+
+    async def change() -> httpx2.Response:
+        if how == "changed":
+            return await world.post("/users/me/password", ada.actor(), json={"password": PASSWORD, "new_password": chosen})
+        return await world.post("/password-resets/acceptance", json={"token": link, "password": chosen})
+
+    async with world.work() as uow:
+        await repository.accounts.user(uow.session, ada.user_id, lock=True)
+        changed = asyncio.create_task(change())
+        await world.somebody_waits()
+        late = asyncio.create_task(guess(ada, 1))
+        await world.somebody_waits(2)
+    assert (await changed).status_code == 204
+    await late
+    assert [row.failures for row in await world.sql("SELECT failures FROM attempts WHERE length(name) = 17")] == [1], "of a new day"
+    ada.password = chosen
     assert (await ada.sign_in(source="203.0.113.7")).status_code == 201
 
 

@@ -28,8 +28,12 @@ async def _tell(tools: Tools, user_id: UUID, guesses: int, ends_at: datetime) ->
     async with unit_of_work(tools.engine, Service.AUTH.value, "factor.find_guessed") as uow:
         known = await repository.accounts.known_by_id(uow.session, user_id)
         user, began_at = known.user, ends_at - domain.patience.GUESSES_WITHIN
-        if user is None or user.status != UserStatus.ACTIVE or (known.password_at is not None and began_at < known.password_at):
-            return  # a try that was under way when the password changed can have counted on
+        if known.password_at is not None and began_at < known.password_at:
+            await repository.patience.lock_attempts(uow.session, [repository.patience.of_account(user_id)])
+            await repository.patience.forget_guesses(uow.session, user_id)  # or those beside the new password would count on with them
+            return
+        if user is None or user.status != UserStatus.ACTIVE:
+            return
         at_directory = user.source == domain.directory.SOURCE
         if guesses < domain.patience.telling("", user_id, at_directory=at_directory).free:
             return

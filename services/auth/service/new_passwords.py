@@ -40,6 +40,8 @@ async def change(
     new_hash = await tools.passwords.hash(new_password, domain.patience.source_prefix(about.source))
 
     uow = await later()
+    of_account = repository.patience.of_account(user_id)
+    await repository.patience.lock_attempts(uow.session, {*watched, of_account})  # in one step with those of the turn, for the order
     turn = await patience.take(uow, watched)
     user, _ = await callers.current(uow, tools)
     if not await passwords.confirm(uow, user, checked):
@@ -55,7 +57,8 @@ async def _replace(
     """Store a new password: sessions and open links end, second factors stay, and the person is told.
 
     The link of a factor's reset stays, for it counts beside the new password; what it gave out beside the old one is void. Guesses at the
-    second factor beside the old one are forgotten, and the record says how many there were.
+    second factor beside the old one are forgotten, and the record says how many there were; their count is locked before the account, so
+    that no try which began before writes it back.
     """
     credential = await repository.factors.credential(uow.session, user.user_id, lock=True)
     if credential is None:
@@ -163,6 +166,7 @@ async def accept_reset(later: OpenUow, tools: Tools, token: str, password: str, 
     await passwords.demand_strong(tools, password, known, about.source)
     new_hash = await tools.passwords.hash(password, domain.patience.source_prefix(about.source))
     uow = await later()
+    await repository.patience.lock_attempts(uow.session, [repository.patience.of_account(known.user_id)])
     found = await repository.links.link_by_token(uow.session, hashed, lock=True)
     now = await repository.clock(uow.session)
     _, user = domain.links.demand_open_link(*found, {Purpose.PASSWORD_RESET}, now)
