@@ -50,6 +50,7 @@ async def end_what_is_over(runtime: Runtime) -> None:
     """Act at the instant at which a lease runs out or the membership behind a run ends.
 
     The inputs of all runs are looked at when this begins and every 10 minutes, in case it stood still when it was to look; those of new runs each time.
+    A look that passed over a run which somebody else held is not done: all are looked at again at the next one.
     """
     terms = Terms(runtime.settings.run_lease_s, runtime.settings.most_leases)
     whole_at = 0.0
@@ -58,9 +59,11 @@ async def end_what_is_over(runtime: Runtime) -> None:
             whole = time.monotonic() >= whole_at
             async with unit_of_work(runtime.engine, Service.JOBS.value, "run.end") as uow:
                 ended = await service.leases.end_what_is_over(uow, terms, whole=whole)
+                done = whole and not ended and not await repository.jobs.is_any_unreadable(uow.session)
                 left = await repository.jobs.seconds_to_next_end(uow.session)
+            if done:
+                whole_at = time.monotonic() + WHOLE_S
             if not ended:
-                whole_at = time.monotonic() + WHOLE_S if whole else whole_at
                 await changed.wait(LONGEST_REST_S if left is None else min(max(left, 0.01), LONGEST_REST_S))
 
 

@@ -1,6 +1,7 @@
 """What jobs does when others speak, and when time passes; each fact twice."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -175,6 +176,36 @@ async def test_a_run_whose_input_went_while_nobody_looked_ends_at_the_next_look_
         await ends(await submitted_long_ago())
 
 
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when it was looked for what is over."""
+    done, look = asyncio.Event(), service.leases.end_what_is_over
+
+    async def seen(uow: UnitOfWork, terms: Terms, *, whole: bool) -> int:
+        ended = await look(uow, terms, whole=whole)
+        done.set()
+        return ended
+
+    monkeypatch.setattr(service.leases, "end_what_is_over", seen)
+    return done
+
+
+async def test_a_run_that_somebody_held_at_the_look_at_all_ends_when_it_is_let_go(scene: Scene, looked: asyncio.Event) -> None:
+    """Rather than at the next look at all, which is far off."""
+    world = scene.world
+    job = await scene.submitted()
+    await world.sql("UPDATE jobs SET submitted_at = now() - interval '1 hour'")
+    await world.sql("UPDATE datasets SET deleted = true")
+    async with asyncio.timeout(10), contextlib.AsyncExitStack() as until_then:
+        async with world.work() as holding:
+            await holding.session.execute(text("SELECT FROM runs FOR UPDATE"))
+            await until_then.enter_async_context(world.running(app.end_what_is_over))
+            await looked.wait()
+            await repository.changes.wake(holding.session)
+        while (await scene.run_of(job)).state != "cancelled":
+            await asyncio.sleep(0.02)
+
+
 async def test_a_deleted_dataset_ends_the_runs_over_it(scene: Scene) -> None:
     await scene.submitted()
     assert await told_twice(scene, dataset(scene.dataset_id, deleted=True, version=2)) == ["cancelled"]
@@ -214,15 +245,17 @@ async def test_a_reordered_older_fact_changes_nothing(scene: Scene) -> None:
     assert (await scene.submit()).status_code == 503
 
 
-async def test_a_membership_that_ends_stops_the_run_at_its_instant(scene: Scene) -> None:
+async def test_a_membership_that_ends_stops_the_run_at_its_instant(
+    scene: Scene, looked: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks before by himself: the next look without a reason is further off than the patience of this test."""
+    monkeypatch.setattr(app, "LONGEST_REST_S", 60.0)
     job = await scene.submitted()
-    ends = await scene.world.now() + timedelta(seconds=1.5)
-    async with scene.world.running(app.end_what_is_over):
-        await asyncio.sleep(0.3)
+    async with asyncio.timeout(20), scene.world.running(app.end_what_is_over):
+        await looked.wait()
+        ends = await scene.world.now() + timedelta(seconds=0.8)
         await scene.world.hear(member(scene.scientist_id, ends_at=ends, version=2))
-        assert (await scene.run_of(job)).state == "queued"
         while (await scene.run_of(job)).state == "queued":
-            assert await scene.world.now() < ends + timedelta(seconds=0.9)
             await asyncio.sleep(0.02)
     ended = await scene.run_of(job)
     assert (ended.state, ended.ended_at >= ends) == ("cancelled", True)

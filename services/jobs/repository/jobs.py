@@ -93,8 +93,27 @@ async def unentitled(session: AsyncSession, now: datetime, limit: int) -> list[t
 async def unreadable(session: AsyncSession, since: datetime | None, limit: int) -> list[tuple[Job, Run]]:
     """Live runs with an input that their project cannot read: the same rule as ``domain.submitting.inputs_are_readable``. Locked.
 
-    Those that were submitted ``since`` then; with None all, which costs the more the more there are.
+    Those that were submitted ``since`` then; with None all, which costs the more the more there are. Runs that others hold are passed over.
     """
+    query = (
+        select(Job, Run)
+        .join(Run, col(Run.job_id) == col(Job.job_id))
+        .where(_is_unreadable())
+        .limit(limit)
+        .with_for_update(of=(Job, Run), skip_locked=True)
+    )
+    if since is not None:
+        query = query.where(col(Job.submitted_at) > since)
+    return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+
+
+async def is_any_unreadable(session: AsyncSession) -> bool:
+    """Whether there is such a run, held by somebody or not."""
+    query = select(Run).join(Job, col(Run.job_id) == col(Job.job_id)).where(_is_unreadable()).limit(1)
+    return (await session.execute(query)).scalar_one_or_none() is not None
+
+
+def _is_unreadable() -> ColumnElement[bool]:
     into_it = (col(Share.dataset_id) == col(Dataset.dataset_id), col(Share.target_project_id) == col(Job.project_id))
     shared = exists().where(*into_it, col(Share.state) == ShareState.ACCEPTED).correlate(Dataset, Job)
     readable = (
@@ -105,18 +124,10 @@ async def unreadable(session: AsyncSession, since: datetime | None, limit: int) 
             ~col(Dataset.deleted),
             or_(col(Dataset.project_id) == col(Job.project_id), shared),
         )
+        .correlate(Job)
         .scalar_subquery()
     )
-    query = (
-        select(Job, Run)
-        .join(Run, col(Run.job_id) == col(Job.job_id))
-        .where(col(Run.state).in_(LIVE), func.cardinality(col(Job.inputs)) > readable)
-        .limit(limit)
-        .with_for_update(of=(Job, Run), skip_locked=True)
-    )
-    if since is not None:
-        query = query.where(col(Job.submitted_at) > since)
-    return [(row[0], row[1]) for row in (await session.execute(query)).all()]
+    return and_(col(Run.state).in_(LIVE), func.cardinality(col(Job.inputs)) > readable)
 
 
 def _entitled(now: datetime) -> ColumnElement[bool]:
