@@ -414,6 +414,24 @@ async def test_of_a_second_factor_and_a_sign_out_of_that_session_at_one_moment_n
     assert await world.sql("SELECT 1 FROM sessions WHERE ended_at IS NULL") == []
 
 
+@pytest.mark.parametrize("said", [{}, {"sub": None, "sid": "s1"}], ids=["subject", "session"])
+async def test_who_signs_out_there_while_the_provider_s_answer_is_under_way_is_not_let_in(
+    world: World, browser: Browser, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    ask = oidc._ask
+
+    async def asked(*given: Any) -> Any:
+        told = await ask(*given)
+        token = fake.sign(fake.claims(events=LOGOUT, jti="j1", **said))
+        assert (await browser.client.post("/api/v1/oidc/hospital/logout", data={"logout_token": token})).status_code == 200
+        return told
+
+    with monkeypatch.context() as patched:
+        patched.setattr(oidc, "_ask", asked)
+        await refused(world, await sign_in_with(browser, fake, sid="s1"), "answer-not-expected")
+    assert "#enrolment=" in (await sign_in_with(browser, fake, sid="s2")).headers["location"]
+
+
 async def test_a_link_to_set_up_a_second_factor_is_for_the_browser_that_signed_in_there_until_it_signs_out_there(
     world: World, browser: Browser, fake: FakeProvider, tls: Tls
 ) -> None:

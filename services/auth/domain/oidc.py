@@ -37,7 +37,7 @@ class UnknownProvider(NotFound):
 
 
 class AnswerNotExpected(Forbidden):
-    """PROVIDER_IS_KNOWN: an answer that this browser did not ask for, or asked for too long ago, or showed before."""
+    """PROVIDER_IS_KNOWN: an answer not asked for in this browser, too old, shown before, or whose person has signed out there since."""
 
     title = "This sign-in was not begun in this browser, took too long, or was used before; begin once more"
 

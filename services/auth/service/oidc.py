@@ -119,6 +119,8 @@ async def finish(later: OpenUow, tools: Tools, name: str, answer: Answer, cookie
     turn = await patience.take(uow, watched)
     if not await repository.spent.spend(uow.session, state, turn.now + 2 * domain.oidc.FLOW_LIFE):
         return domain.oidc.AnswerNotExpected()
+    if not isinstance(told, Problem) and await pending.ended_since(uow, name, told[0], now):
+        told = domain.oidc.AnswerNotExpected()
     finished = told if isinstance(told, Problem) else await _admit(uow, tools, asked, flow, told, about, turn.now)
     if isinstance(finished, domain.oidc.ProviderAway):
         return finished  # nobody guessed anything
@@ -281,9 +283,10 @@ async def sign_out(later: OpenUow, tools: Tools, name: str, token: str, about: A
     ):
         return await turn.refused(domain.oidc.BadLogoutToken())
     await turn.succeeded()
-    over = await pending.end(uow, name, ended, turn.now)
+    over = await pending.end(uow, name, ended)
+    ended_at = await repository.clock(uow.session)  # some may have been opened while this waited for them
     for each in over:
-        domain.sessions.end_session(each, turn.now, SIGNED_OUT_THERE)
+        domain.sessions.end_session(each, ended_at, SIGNED_OUT_THERE)
         uow.emit(domain.sessions.session_fact(each))
     uow.note(provider=name, sessions=len(over))
     return None

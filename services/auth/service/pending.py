@@ -8,7 +8,7 @@ from uuid import UUID
 from chassis.outbox import UnitOfWork
 from services.auth import repository, vault
 from services.auth.domain.links import Purpose
-from services.auth.domain.oidc import PENDING_LIFE, SignedOutThere
+from services.auth.domain.oidc import PENDING_LIFE, SignedOutThere, Vouched
 from services.auth.models import Session, User
 from services.auth.service.tools import Tools
 
@@ -42,18 +42,25 @@ def is_recent(known: dict[str, Any], now: datetime) -> bool:
 
 async def hold(uow: UnitOfWork, known: dict[str, Any], user: User) -> None:
     """Let no sign-out at the provider come between ``counts`` and what follows from it. Before the account is locked."""
-    await repository.oidc.lock_sign_outs(uow.session, _names_of(known, user), alone=False)
+    await repository.oidc.lock_sign_outs(uow.session, _names_of(known["provider"], user.external_id, known["session"]), alone=False)
+
+
+async def ended_since(uow: UnitOfWork, provider: str, vouched: Vouched, asked_at: datetime) -> bool:
+    """Whether somebody signed out at the provider after it was asked about them; nobody does from here on. Before any account is locked."""
+    names = _names_of(provider, vouched.subject, vouched.session)
+    await repository.oidc.lock_sign_outs(uow.session, names, alone=False)
+    return await repository.spent.is_kept(uow.session, names, asked_at + PENDING_LIFE)
 
 
 async def counts(session: repository.Reading, known: dict[str, Any], user: User, now: datetime) -> bool:
     """Whether a provider vouched for this person in this browser a moment ago, and they have not signed out there since."""
     if not is_recent(known, now) or UUID(known["user_id"]) != user.user_id:
         return False
-    until = datetime.fromtimestamp(known["at"], UTC) + PENDING_LIFE
-    return not await repository.spent.is_kept(session, _names_of(known, user), until)
+    names = _names_of(known["provider"], user.external_id, known["session"])
+    return not await repository.spent.is_kept(session, names, datetime.fromtimestamp(known["at"], UTC) + PENDING_LIFE)
 
 
-async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere, now: datetime) -> list[Session]:
+async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere) -> list[Session]:
     """Somebody signed out at the provider: what it said of them until now opens nothing. The sessions that it opened, locked, end with it.
 
     Where it names a session, what it said of them in others stays, but for the link to set up a second factor: nothing says which one that
@@ -62,6 +69,7 @@ async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere, now: dateti
     by_session = [("session", ended.session), ("subject without session", ended.subject)]
     names = _names(provider, *(by_session if ended.session is not None else [("subject", ended.subject)]))
     await repository.oidc.lock_sign_outs(uow.session, names, alone=True)
+    now = await repository.clock(uow.session)
     for name in names:
         await repository.spent.keep(uow.session, name, now + PENDING_LIFE)
     opened = await repository.oidc.sessions_of(uow.session, provider, ended.subject, ended.session, now)
@@ -71,9 +79,9 @@ async def end(uow: UnitOfWork, provider: str, ended: SignedOutThere, now: dateti
     return opened
 
 
-def _names_of(known: dict[str, Any], user: User) -> list[bytes]:
-    there = ("session", known["session"]) if known["session"] is not None else ("subject without session", user.external_id)
-    return _names(known["provider"], ("subject", user.external_id), there)
+def _names_of(provider: str, subject: str | None, provider_session: str | None) -> list[bytes]:
+    there = ("session", provider_session) if provider_session is not None else ("subject without session", subject)
+    return _names(provider, ("subject", subject), there)
 
 
 def _names(provider: str, *named: tuple[str, str | None]) -> list[bytes]:
