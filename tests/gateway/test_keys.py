@@ -87,7 +87,10 @@ async def test_a_key_for_one_project_is_nobodys_member_in_every_other(stage: Sta
         assert (answer.status_code, problem(answer)) == (401, "membership-ended")
 
 
-async def test_a_wrong_secret_and_an_unknown_key_are_answered_alike_at_once_and_are_not_written_down(stage: Stage) -> None:
+async def test_a_wrong_secret_and_an_unknown_key_are_answered_alike_at_once_and_are_not_written_down(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane, "WAIT_S", 60.0)  # what is waited for outlasts the patience of this test
     ada = owner(stage)
     young = stage.makes_key(ada)
     ended = stage.makes_key(ada, live=False)
@@ -103,9 +106,7 @@ async def test_a_wrong_secret_and_an_unknown_key_are_answered_alike_at_once_and_
         "a token behind the prefix": f"hortus_{ada.token}",
     }
     for name, text in shown.items():
-        began = time.monotonic()
-        assert await refused(stage, text) == "invalid-credential", name
-        assert time.monotonic() - began < 0.5, name
+        assert await asyncio.wait_for(refused(stage, text), 10) == "invalid-credential", name
     await stage.records()
     disk = b"".join(path.read_bytes() for path in stage.gateway.spool.folder.iterdir())
     assert not any(text[-43:].encode() in disk for text in shown.values() if len(text) > 43)
@@ -127,7 +128,8 @@ async def test_a_secret_is_compared_in_constant_time_with_something_also_when_th
     assert compared == [64, 64, 64]
 
 
-async def test_a_key_that_is_on_its_way_is_waited_for(stage: Stage) -> None:
+async def test_a_key_that_is_on_its_way_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "WAIT_S", 10.0)
     key = stage.makes_key(owner(stage), told=False)
     asking = asyncio.create_task((await stage.client(key)).get("/projects"))
     done, _ = await asyncio.wait([asking], timeout=0.3)
@@ -139,7 +141,7 @@ async def test_a_key_that_is_on_its_way_is_waited_for(stage: Stage) -> None:
 async def test_a_young_key_that_nobody_heard_of_is_401_after_a_second(stage: Stage) -> None:
     began = time.monotonic()
     assert await refused(stage, new_key(uuid7())) == "invalid-credential"
-    assert 0.9 < time.monotonic() - began < 2
+    assert 0.9 < time.monotonic() - began < 4
 
 
 async def test_one_address_cannot_have_many_made_up_keys_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

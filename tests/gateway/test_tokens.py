@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import ssl
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from compose.local.ports import free_port
 from contracts.events import SigningKey
 from contracts.policy import API, POLICY, Service, Who
 from contracts.roles import NOBODY
+from gateway import plane
 from tests.forgeries import claims_of, forgeries, sign
 from tests.gateway.stage import DOMAIN, Certificates, Stage, problem, public, until
 from tests.gateway.test_transfers import PROJECT
@@ -38,17 +38,16 @@ async def test_a_token_made_by_hand_passes_so_that_it_is_the_forgery_which_is_re
     assert (await (await stage.client()).get("/projects", headers={"Authorization": f"Bearer {token}"})).status_code == 200
 
 
-async def test_every_forgery_is_refused_at_once_and_no_service_hears_of_it(stage: Stage) -> None:
+async def test_every_forgery_is_refused_at_once_and_no_service_hears_of_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "WAIT_S", 60.0)  # what is waited for outlasts the client's patience
     ada = stage.signs_in()
     stage.joins(ada, PROJECT)
     forged = forgeries(stage.key, "k1", claims_of(ada.user_id, ada.session_id))
     client = await stage.client()
     for name, token in forged.items():
-        began = time.monotonic()
         for method, path in (("GET", "/projects"), ("GET", f"/projects/{PROJECT}"), ("POST", "/sessions"), ("GET", "/jwks.json")):
             answer = await client.request(method, path, headers={"Authorization": f"Bearer {token}"})
             assert (answer.status_code, problem(answer)) == (401, "invalid-credential"), name
-        assert time.monotonic() - began < 2.0, name
     assert stage.seen == []
     await stage.records()
     disk = b"".join(path.read_bytes() for path in stage.gateway.spool.folder.iterdir())
@@ -66,16 +65,15 @@ async def test_a_forgery_is_no_better_because_the_true_token_was_seen_before(sta
     assert len(stage.seen) == 1
 
 
-async def test_only_a_token_of_our_form_waits_for_a_signing_key_that_is_not_known(stage: Stage) -> None:
+async def test_only_a_token_of_our_form_waits_for_a_signing_key_that_is_not_known(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane, "WAIT_S", 60.0)  # what is waited for outlasts the client's patience
     ada = stage.signs_in()
     claims = claims_of(ada.user_id, ada.session_id)
     newer = tokens.private_jwk(ec.generate_private_key(ec.SECP256R1()))
     client = await stage.client()
     for name, token in forgeries(newer, "k2", claims).items():
         if token.count(".") != 2 or "alg" in name or "HS256" in name or len(token) > tokens.MAX_LENGTH:
-            began = time.monotonic()
             assert (await client.get("/projects", headers={"Authorization": f"Bearer {token}"})).status_code == 401, name
-            assert time.monotonic() - began < 0.5, name
     signed = sign(newer, {"alg": "ES256", "kid": "k2"}, claims)
     asking = asyncio.create_task(client.get("/projects", headers={"Authorization": f"Bearer {signed}"}))
     done, _ = await asyncio.wait([asking], timeout=0.3)
