@@ -15,7 +15,7 @@ from contracts.events import FACTS, Fact
 POSITION = "position.v1"
 POSITION_KEY = b"position"
 JSON = b"application/json"
-RETRY_MS = 250  # with 50 the clients of a suite whose broker is away take the processor that it needs to start
+RETRY_MS = 250  # with 50 the consumers of a suite whose broker is away take the processor that it needs to start
 
 Headers = list[tuple[str, bytes]]
 
@@ -44,7 +44,7 @@ def producer(settings: ProcessSettings, transactional_id: str | None = None, max
         linger_ms=0,
         max_batch_size=max_batch_size,
         request_timeout_ms=10_000,
-        retry_backoff_ms=RETRY_MS,
+        retry_backoff_ms=50,
     )
 
 
