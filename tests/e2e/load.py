@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hortus.client import Client, HortusError, Memory, new_key
-from tests.e2e.scene import PATIENCE, Scene, Somebody, until
+from tests.e2e.scene import PATIENCE, Scene, Somebody, until, works
 
 PAUSE_SECONDS = 0.6
 TRY_SECONDS = 20.0
@@ -44,7 +44,7 @@ class Load:
         self._threads: list[threading.Thread] = []
         self._certificates: deque[str] = deque()
         owner, administrator = scene.owner, scene.administrator
-        until(lambda: owner.at(1).datasets.get(self.project, self.dataset), "the dataset is there")
+        until(lambda: works(lambda: owner.at(1).datasets.get(self.project, self.dataset)), "the dataset is there")
         self._work("projects", owner, self._project)
         self._work("datasets", owner, self._file)
         self._work("ca", owner, self._certificate)

@@ -33,7 +33,7 @@ from compose.local.suite import RUNNER
 from contracts.policy import DEFAULT_BODY, Service
 from contracts.roles import Actor, ClusterRole, Principal, Role
 from services.auth.vault import Vault, read_master_key
-from tests.e2e.scene import Scene, Somebody, until
+from tests.e2e.scene import Scene, Somebody, until, works
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -66,7 +66,7 @@ def place(doubled: Scene) -> Place:
     project = doubled.study(scientist="data_scientist")
     made = Place(project, doubled.owner.at(0).datasets.create(project, "mri")["dataset_id"])
     doubled.owner.at(0).datasets.put(made.project, made.dataset, [b"a,b\n1,2\n"], "table.csv")
-    until(lambda: doubled.scientist.at(1).projects.get(project), "the scientist is a member at both gateways")
+    until(lambda: works(lambda: doubled.scientist.at(1).projects.get(project)), "the scientist is a member at both gateways")
     return made
 
 

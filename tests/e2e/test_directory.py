@@ -17,7 +17,7 @@ from examples.wdbc.transfers import Upload
 from hortus.client import Client, Refused
 from hortus.client.shapes import NewApiKey
 from tests.auth.slapd import MISSING, PASSWORD, Slapd, group, person
-from tests.e2e.scene import DIRECTORY_LOOK_S, IN_FORCE_SECONDS, PATIENCE, Scene, Somebody, Watch, until, watched_on, watching
+from tests.e2e.scene import DIRECTORY_LOOK_S, IN_FORCE_SECONDS, PATIENCE, Scene, Somebody, Watch, until, watched_on, watching, works
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -95,7 +95,7 @@ def test_whom_the_directory_puts_into_a_group_works_at_both_gateways_and_whom_it
     nurse = ward.newcomer(name)
     assert nurse.at(0).users.me()["groups"] == [ward.name]
     for gateway in BOTH:
-        until(lambda: nurse.at(gateway).projects.get(ward.project), "the group's role is there")  # noqa: B023 - awaited here
+        until(lambda: works(lambda: nurse.at(gateway).projects.get(ward.project)), "the group's role is there")  # noqa: B023 - awaited here
         assert nurse.at(gateway).projects.get(ward.project)["role"] == "data_owner"
     stored = nurse.at(0).datasets.put(ward.project, ward.dataset, [b"a,b\n1,2\n"], "table.csv")
     assert list(nurse.at(1).datasets.files(ward.project, ward.dataset)) == [stored]
@@ -133,7 +133,7 @@ def test_whom_the_directory_locks_or_removes_is_refused_with_session_and_key_at_
     name = f"{how}{secrets.token_hex(4)}"
     leaver = ward.newcomer(name)
     key, codes = key_of(leaver), leaver.at(0).factors.new_recovery_codes()["codes"]
-    until(lambda: leaver.at(0).projects.get(ward.project), "the group's role is there")
+    until(lambda: works(lambda: leaver.at(0).projects.get(ward.project)), "the group's role is there")
     watches = [
         *(Watch(f"the session at gateway {each + 1}", leaver.eager(each), lambda client: client.users.me()) for each in BOTH),
         *(

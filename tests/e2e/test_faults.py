@@ -16,7 +16,7 @@ from contracts.policy import Service
 from examples.wdbc.transfers import Upload
 from hortus.client import HortusError
 from tests.e2e.load import Load
-from tests.e2e.scene import SCHEDULING_SECONDS, Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching
+from tests.e2e.scene import SCHEDULING_SECONDS, Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching, works
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -169,7 +169,7 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
     doubled.until_ready()
     project = doubled.study()
     dataset = doubled.owner.at(0).datasets.create(project, "arriving")["dataset_id"]
-    until(lambda: doubled.owner.at(1).datasets.get(project, dataset), "the dataset is there")
+    until(lambda: works(lambda: doubled.owner.at(1).datasets.get(project, dataset)), "the dataset is there")
 
     def upload(number: int) -> Upload:
         path = f"/projects/{project}/datasets/{dataset}/files/{number}.csv"

@@ -239,7 +239,7 @@ def test_a_changed_role_cuts_a_download_in_flight_at_the_other_gateway(doubled: 
     project, _, path = heavy
     partner = doubled.invite()
     doubled.owner.at(FIRST).members.add(project, partner.username, "data_owner")
-    until(lambda: partner.at(SECOND).projects.get(project), "the partner is a member at the other gateway")
+    until(lambda: works(lambda: partner.at(SECOND).projects.get(project)), "the partner is a member at the other gateway")
     address, root = doubled.suite.addresses[SECOND], doubled.suite.root
     theirs, untouched = (Download(address, root, who.token, path, 16 * 1024, 0.005) for who in (partner, doubled.owner))
     for download in (theirs, untouched):
@@ -273,7 +273,7 @@ def test_a_removal_cuts_an_upload_in_flight_at_the_other_gateway_and_nothing_of_
     project, dataset, _ = heavy
     partner = doubled.invite()
     doubled.owner.at(FIRST).members.add(project, partner.username, "data_owner")
-    until(lambda: partner.at(SECOND).projects.get(project), "the partner is a member at the other gateway")
+    until(lambda: works(lambda: partner.at(SECOND).projects.get(project)), "the partner is a member at the other gateway")
     address, root, path = doubled.suite.addresses[SECOND], doubled.suite.root, f"/projects/{project}/datasets/{dataset}/files/"
     theirs, untouched = (
         Upload(address, root, partner.token, path + "half.csv"),
