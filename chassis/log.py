@@ -13,6 +13,7 @@ SECRET_WORDS = ("password", "token", "secret", "code", "authorization", "cookie"
 
 CHATTY = "aiokafka"
 RARELY_S = 10.0
+MOST_KINDS = 1000
 
 
 class Rarely(logging.Filter):
@@ -20,18 +21,20 @@ class Rarely(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[tuple[str, object], tuple[float, int]] = {}
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
         if not record.name.startswith(CHATTY):
             return True
-        what = record.name, record.msg
+        what = record.name, str(record.msg)
         at, kept_back = self._said.get(what, (-math.inf, 0))
         now = time.monotonic()
         if now - at < RARELY_S:
             self._said[what] = at, kept_back + 1
             return False
+        if len(self._said) >= MOST_KINDS:
+            self._said.clear()
         self._said[what] = now, 0
         if kept_back:
             record.msg = f"{record.msg} ({kept_back} times more since the last time)"

@@ -16,12 +16,13 @@ from contracts.policy import Service
 from examples.wdbc.transfers import Upload
 from hortus.client import HortusError
 from tests.e2e.load import Load
-from tests.e2e.scene import SCHEDULING_SECONDS, Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching, works
+from tests.e2e.scene import Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching, works
 
 pytestmark = pytest.mark.timeout(400)
 
 FRESH_SECONDS = 1.0
 HOLD_SECONDS = 2.0
+SCHEDULING_SECONDS = 1.0
 BOTH = (0, 1)
 ONCE = "its answer is shown only once"
 

@@ -15,7 +15,6 @@ from hortus.client import Client, Memory, Refused, new_key, write_private
 from tests.e2e.scene import (
     IN_FORCE_SECONDS,
     PATIENCE,
-    SCHEDULING_SECONDS,
     Scene,
     Somebody,
     Watch,
@@ -217,7 +216,7 @@ def test_a_membership_with_an_end_ends_at_its_instant_at_both_gateways(doubled: 
         watched_on(watches, end.timestamp())
     for watch in watches:
         assert watch.allowed_after(end.timestamp()) == []
-        assert watch.first_refusal(end.timestamp()) <= IN_FORCE_SECONDS + SCHEDULING_SECONDS
+        assert watch.first_refusal(end.timestamp()) <= IN_FORCE_SECONDS
         before = [seen for seen in watch.seen if watch.seen[0].sent < seen.answered < end.timestamp() and seen.refused]
         assert [seen for seen in before if seen.sent > first_allowed(watch)] == [], "nobody is sent away early"
 

@@ -290,12 +290,10 @@ async def test_a_revocation_is_in_force_on_every_replica_within_a_second_and_not
         for client in clients:
             assert (await client.get(f"/projects/{PROJECT}")).status_code == 200
         tellers.tell(member.model_copy(update={"version": 2, "role": None}))
-        told = asked = loop.time()
-        async with asyncio.timeout(15):
-            for client in clients:
-                while (status := (await client.get(f"/projects/{PROJECT}")).status_code) != 404:
-                    assert status == 503 or asked - told < 1.0
-                    asked = loop.time()
+        began = loop.time()
+        for client in clients:
+            while (await client.get(f"/projects/{PROJECT}")).status_code != 404:
+                assert loop.time() - began < 1.0
         tellers.tell(member.model_copy(update={"version": 3}))
         for client in clients:
             after = {"Hortus-After": f"memberships:{PROJECT}%3A{member.user_id}:3"}

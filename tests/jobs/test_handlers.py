@@ -259,6 +259,7 @@ async def test_a_membership_that_ends_stops_the_run_at_its_instant(
             await asyncio.sleep(0.02)
     ended = await scene.run_of(job)
     assert (ended.state, ended.ended_at >= ends) == ("cancelled", True)
+    assert ended.ended_at < ends + timedelta(seconds=0.9)
 
 
 async def test_a_lease_that_runs_out_is_given_out_again_and_then_given_up(scene: Scene) -> None:

@@ -161,14 +161,14 @@ async def test_a_lost_connection_is_noticed(world: World, databases: Databases) 
         )
         assert await _when(lambda: connection.fetchval(kill, name)) == 1
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(task, 15)
+            await asyncio.wait_for(task, 5)
     finally:
         task.cancel()
         await connection.close()
 
 
 async def _when(look: Callable[[], Awaitable[int]]) -> int:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(5):
         while not (found := await look()):
             await asyncio.sleep(0.02)
     return found
