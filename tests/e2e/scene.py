@@ -15,7 +15,7 @@ from compose.local.suite import Process, Suite
 from examples.wdbc.codes import Authenticator
 from hortus.client import Client, Memory, Refused, Unreachable
 from hortus.client.errors import HortusError
-from hortus.client.shapes import Role
+from hortus.client.shapes import Member, Role
 
 PATIENCE = 60.0
 LOOK_SECONDS = 0.02
@@ -48,6 +48,11 @@ def works(deed: Callable[[], object]) -> bool:
     except HortusError:
         return False
     return True
+
+
+def fact_of(project: str, member: Member) -> str:
+    """The fact of a membership, as the answer to whoever gave it names it."""
+    return f"memberships:{project}%3A{member['user_id']}:{member['version']}"
 
 
 class Somebody:
@@ -124,6 +129,10 @@ class Somebody:
         self._opened.append(client)
         return client
 
+    def hears(self, other: "Somebody") -> None:
+        """Be told of what another's deeds have caused: from now on each gateway waits until it knows of them, too."""
+        self.memory.learn(other.memory.header())
+
     def eager(self, gateway: int) -> Client:
         """A connection for asking often and from another thread: nothing is repeated, nothing is waited for."""
         return self.fresh(gateway, memory=Memory(), attempts=1, timeout=20.0)
@@ -169,7 +178,9 @@ class Scene:
         """A new project of the owner, with the people of this scene named as members; gives its id."""
         project = self.owner.at(0).projects.create(f"study_{secrets.token_hex(6)}")["project_id"]
         for name, role in members.items():
-            self.owner.at(0).members.add(project, getattr(self, name).username, role)
+            member: Somebody = getattr(self, name)
+            self.owner.at(0).members.add(project, member.username, role)
+            member.hears(self.owner)
         return project
 
     def pid(self, name: str) -> int:

@@ -103,6 +103,7 @@ class Study:
         self.blobs = files(scene.suite.blobs) - before
         share = self.owner.datasets.share(self.project, self.dataset, self.other)
         self.owner.datasets.accept(self.other, share["share_id"])
+        scene.scientist.hears(scene.owner)
         program = f"print('{MARKER}')"
         self.job = scene.scientist.at(0).jobs.submit(self.project, MARKER, program, inputs=(self.dataset,))["job_id"]
         self.certificate = self.owner.certificates.create(self.project, new_key("me").csr)["certificate_id"]

@@ -17,7 +17,19 @@ from examples.wdbc.transfers import Upload
 from hortus.client import Client, Refused
 from hortus.client.shapes import NewApiKey
 from tests.auth.slapd import MISSING, PASSWORD, Slapd, group, person
-from tests.e2e.scene import DIRECTORY_LOOK_S, IN_FORCE_SECONDS, PATIENCE, Scene, Somebody, Watch, until, watched_on, watching, works
+from tests.e2e.scene import (
+    DIRECTORY_LOOK_S,
+    IN_FORCE_SECONDS,
+    PATIENCE,
+    Scene,
+    Somebody,
+    Watch,
+    fact_of,
+    until,
+    watched_on,
+    watching,
+    works,
+)
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -51,6 +63,12 @@ class Ward:
         somebody = Somebody(self.scene.suite)
         self.scene.people.append(somebody)
         return somebody.enrol(name, PASSWORD, gateway=1).sign_in(gateway=1)
+
+    def awaited(self, somebody: Somebody) -> None:
+        """Wait until the group has given its role to somebody, and let them know."""
+        members = self.scene.owner.at(0).members
+        until(lambda: works(lambda: members.find(self.project, somebody.username)), "the group's role is there")
+        somebody.memory.learn(fact_of(self.project, members.find(self.project, somebody.username)))
 
     def change(self, deed: Callable[[Any], object]) -> float:
         """Let an independent client change the directory; gives the moment when it was done."""
@@ -94,8 +112,8 @@ def test_whom_the_directory_puts_into_a_group_works_at_both_gateways_and_whom_it
     name = f"nurse{secrets.token_hex(4)}"
     nurse = ward.newcomer(name)
     assert nurse.at(0).users.me()["groups"] == [ward.name]
+    ward.awaited(nurse)
     for gateway in BOTH:
-        until(lambda: works(lambda: nurse.at(gateway).projects.get(ward.project)), "the group's role is there")  # noqa: B023 - awaited here
         assert nurse.at(gateway).projects.get(ward.project)["role"] == "data_owner"
     stored = nurse.at(0).datasets.put(ward.project, ward.dataset, [b"a,b\n1,2\n"], "table.csv")
     assert list(nurse.at(1).datasets.files(ward.project, ward.dataset)) == [stored]
@@ -133,7 +151,7 @@ def test_whom_the_directory_locks_or_removes_is_refused_with_session_and_key_at_
     name = f"{how}{secrets.token_hex(4)}"
     leaver = ward.newcomer(name)
     key, codes = key_of(leaver), leaver.at(0).factors.new_recovery_codes()["codes"]
-    until(lambda: works(lambda: leaver.at(0).projects.get(ward.project)), "the group's role is there")
+    ward.awaited(leaver)
     watches = [
         *(Watch(f"the session at gateway {each + 1}", leaver.eager(each), lambda client: client.users.me()) for each in BOTH),
         *(

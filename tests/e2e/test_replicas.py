@@ -18,6 +18,7 @@ from tests.e2e.scene import (
     Scene,
     Somebody,
     Watch,
+    fact_of,
     in_force,
     until,
     watched_on,
@@ -60,13 +61,12 @@ def test_a_member_added_at_one_gateway_works_at_the_other_and_sees_what_was_uplo
     owner, scientist = doubled.owner, doubled.scientist
     project = doubled.study()
     member = owner.at(FIRST).members.add(project, scientist.username, "data_scientist", purpose="reading")
-    heard = f"memberships:{project}%3A{scientist.user_id}:{member['version']}"
     dataset = owner.at(FIRST).datasets.create(project, "aspirates")["dataset_id"]
     content = secrets.token_bytes(300_000)
     stored = owner.at(FIRST).datasets.put(project, dataset, [content], "table.csv")
-    # The owner told the scientist, so to speak: what the scientist's client sends back names the owner's deed.
+    # Of the deed alone, not of what was done after it.
     told = Memory()
-    told.learn(heard)
+    told.learn(fact_of(project, member))
     there = scientist.fresh(SECOND, memory=told)
     assert there.projects.get(project)["role"] == "data_scientist"
     assert list(there.datasets.files(project, dataset)) == [stored]
