@@ -35,8 +35,8 @@ check: .venv ## linters, types, and the rules of the architecture
 	.venv/bin/lint-imports
 	$(PY) -m pytest tests/architecture -q
 
-test: .venv ## everything that tests, on servers that it starts and stops
-	$(PY) -m pytest </dev/null
+test: .venv ## everything that runs, on servers that it starts and stops; the rules of the architecture are `make check`'s
+	$(PY) -m pytest --ignore=tests/architecture </dev/null
 
 bench: .venv ## the figures of one area: make bench AREA=gateway
 	@test -n "$(AREA)" || { echo "Name an area: make bench AREA=gateway (there are: $$(ls bench/*.py | sed 's|bench/||; s|\.py||; /^_/d' | tr '\n' ' '))"; exit 2; }

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def modules(service: str) -> list[Path]:
     return sorted([*home.glob("*.py"), *(path for path in home.glob("*/*.py") if path.parent.name != "migrations")])
 
 
+@cache
 def checks() -> dict[tuple[str, Condition], set[str]]:
     """The functions of each service's domain whose docstring opens with a condition's name."""
     found: dict[tuple[str, Condition], set[str]] = defaultdict(set)
@@ -36,15 +38,17 @@ def checks() -> dict[tuple[str, Condition], set[str]]:
     return found
 
 
+@cache
 def called(service: str) -> set[str]:
     """The names that a service's own modules call, as ``domain.name``, ``domain.part.name`` or, inside the domain, by name."""
     found = set()
+    inside = room(service, "domain")
     for path in modules(service):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value).split(".")[0] == "domain":
                     found.add(node.func.attr)
-                elif isinstance(node.func, ast.Name) and path in room(service, "domain"):
+                elif isinstance(node.func, ast.Name) and path in inside:
                     found.add(node.func.id)
     return found
 
@@ -62,6 +66,7 @@ def test_each_condition_belongs_to_one_service_and_no_condition_is_unused() -> N
     assert {condition: len(services) for condition, services in owners.items()} == dict.fromkeys(Condition, 1)
 
 
+@cache
 def references(service: str) -> dict[str, set[str]]:
     """For each function of a service's modules, by its bare name, the names that stand in it."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -76,6 +81,7 @@ def references(service: str) -> dict[str, set[str]]:
     return found
 
 
+@cache
 def doors(service: str) -> dict[Action, str]:
     """The function behind each action's door."""
     found = {}
