@@ -6,6 +6,7 @@ import pyotp
 
 STEP_SECONDS = 30
 LOOK_SECONDS = 0.05
+TYPED_WITHIN_SECONDS = 10.0
 
 
 class Authenticator:
@@ -16,8 +17,13 @@ class Authenticator:
         self._last_step = 0
 
     def code(self) -> str:
-        """The next code that was not used yet, when it comes: a code counts once, and one step ahead is accepted."""
-        while (step := max(self._last_step + 1, int(time.time()) // STEP_SECONDS)) > int(time.time()) // STEP_SECONDS + 1:
+        """The oldest code that is accepted and was not used yet, when it comes: a code counts once, and one step behind or ahead is accepted."""
+        while (step := max(self._last_step + 1, _oldest(time.time()))) > int(time.time()) // STEP_SECONDS + 1:
             time.sleep(LOOK_SECONDS)
         self._last_step = step
         return pyotp.TOTP(self.secret).at(step * STEP_SECONDS)
+
+
+def _oldest(now: float) -> int:
+    """The oldest step whose code is still accepted when somebody has typed it."""
+    return int(now - STEP_SECONDS + TYPED_WITHIN_SECONDS) // STEP_SECONDS
