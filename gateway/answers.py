@@ -1,8 +1,9 @@
-"""What an answer carries to the outside: the headers that pass, those that the gateway adds, and the pages of its own."""
+"""What an answer carries to the outside: the headers that pass, those that the gateway adds, what is told instead, and its own pages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chassis.errors import CannotDecide
 from gateway.browser import is_own_cookie
 from gateway.connection import Headers
 
@@ -18,6 +19,12 @@ _NOT_HANDED_OUT = frozenset(
 _FACTS = b"hortus-facts"
 _REASON = b"hortus-reason"
 _SET_COOKIE = b"set-cookie"
+
+
+class AnswerHeldBack(CannotDecide):
+    """A change was made, and then it was not known for a moment who may be told of it."""
+
+    title = "It was done; its answer cannot be shown at this moment"
 
 
 @dataclass(frozen=True)

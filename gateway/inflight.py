@@ -10,12 +10,14 @@ import ipaddress
 import math
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any, Protocol
 
-from chassis.errors import TooManyRequests, Unauthenticated
+from chassis.errors import CannotDecide, TooManyRequests, Unauthenticated
 from chassis.projection import HOLD_S, Projection
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import POLICY, Action
+from gateway.answers import AnswerHeldBack
 from gateway.authenticate import Credential, NotKnownYet
 from gateway.authority import Authority
 from gateway.standing import FOREVER, NOBODY_STANDING, Standing
@@ -65,6 +67,7 @@ class Flight:
     ended; ``deadline`` is for a client that gives or takes no more (loop's time); ``quiet`` says that
     no byte of a body or of an answer is under way, so that a cut request can still be told why. ``lost`` is the fact that took
     the right away while a service works on a change: the change itself may have said it (signing out, leaving a project).
+    ``done`` says that the service has made the change.
     ``subject`` is the session or API key that it uses; getting another token is no use of a session.
     """
 
@@ -76,6 +79,7 @@ class Flight:
         "client",
         "credential",
         "deadline",
+        "done",
         "key",
         "lost",
         "over",
@@ -99,6 +103,7 @@ class Flight:
         self.standing = standing
         self.upstream: UpstreamSide | None = None
         rule = POLICY[action]
+        self.done = False
         self.changes = rule.method != "GET" and rule.max_body is not None
         self.lost: Fact | None = None
         self.over: str | None = None
@@ -120,14 +125,19 @@ class Flight:
         if self.upstream is not None:
             self.upstream.fail(Over(reason))
 
-    def answered(self, facts: Container[tuple[str, str]]) -> None:
-        """The service answered and emitted ``facts``, by (topic, key).
+    def answered(self, status: int, facts: Container[tuple[str, str]]) -> None:
+        """The service answered with ``status`` and emitted ``facts``, by (topic, key).
 
         An answer goes out although the right to ask is lost only when it was this request that took the right away.
         """
+        self.done = self.changes and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
         if self.lost is not None and (self.lost.topic.name, self.lost.key) not in facts:
             self.end(CUT)
         self.check()
+
+    def undecided(self) -> CannotDecide:
+        """What a caller is told whose request was ended although the right to ask it is there again."""
+        return AnswerHeldBack(retry_after=1) if self.done else CannotDecide("Your rights have just changed.", retry_after=1)
 
     def client_left(self) -> None:
         """The client closed its connection."""

@@ -288,7 +288,7 @@ class Plane:
         """Hand the service's answer to the client and record it."""
         status = connection.status
         headers, facts, said = handed_out(connection.headers, cookies=rule.cookies, cacheable=rule.cacheable)
-        flight.answered(facts_named(facts) if facts is not None else ())
+        flight.answered(status, facts_named(facts) if facts is not None else ())
         waits = facts is not None and status in _SUCCESS and not await self._in_force(facts)
         if waits:
             status = 202
@@ -356,7 +356,7 @@ class Plane:
             return unknown.refusal
         except Problem as refused:
             return refused
-        return CannotDecide("Your rights have just changed.", retry_after=1) if decision.allowed else refusal(decision)
+        return flight.undecided() if decision.allowed else refusal(decision)
 
     async def _in_force(self, facts: bytes) -> bool:
         """Whether this replica decides by the facts that an answer emitted; waits a moment for them."""

@@ -22,6 +22,7 @@ from hortus.client.signin import DEVICE_COOKIE, REFRESH_COOKIE, Keeper, SignIn
 API = "/api/v1"
 RETRY_AFTER_CAP = 5.0
 PAGE = 200
+HELD_BACK = "answer-held-back"
 STALE = frozenset({"invalid-credential", "session-ended"})
 
 Body = Callable[[], Iterator[bytes]]
@@ -213,14 +214,17 @@ class Wire:
                 self.memory.learn(answer.headers.get("Hortus-Facts"))
                 if answer.is_success:
                     return answer
-                if lost and answer.request.method == "DELETE" and answer.status_code == HTTPStatus.NOT_FOUND:
-                    # The first attempt was carried out; only its answer was lost.
-                    return answer if stream else httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
                 answer.read()
                 answer.close()
+                refused = refusal(answer)
+                done = refused.slug == HELD_BACK
+                if answer.request.method == "DELETE" and (done or (lost and refused.status == HTTPStatus.NOT_FOUND)):
+                    # It was carried out; only its answer was lost.
+                    return httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
                 asked = _asked_to_wait(answer)
-                if asked is None or last or time.monotonic() + asked > until:
-                    raise refusal(answer)
+                again = not done or "Idempotency-Key" in answer.request.headers
+                if asked is None or not again or last or time.monotonic() + asked > until:
+                    raise refused
                 pause = asked
             time.sleep(pause)
         raise Unreachable(f"{self.address} gave no answer.")

@@ -39,6 +39,7 @@ SELDOM = 1.0  # until a deed, and while a server starts
 QUESTIONS = 3
 NOT_FOUND = 404
 CONDITION_FAILED = 412
+HELD_BACK = "answer-held-back"
 ASKED_AT_THE_OTHER = (
     Surface.ACCESS_TOKEN,
     Surface.API_KEY,
@@ -187,8 +188,9 @@ def block(doubled: Scene, garden: Garden) -> float:
     try:
         administrator.users.change(garden.person.user_id, status="blocked")
     except Refused as refused:
-        # It was done before, and its answer kept back while nothing could be decided; so the second try meets another version.
-        if refused.status != CONDITION_FAILED or administrator.users.get(garden.person.user_id)["status"] != "blocked":
+        # It was done before, and its answer lost or kept back while nothing could be decided; so a second try meets another version.
+        done = refused.slug == HELD_BACK or refused.status == CONDITION_FAILED
+        if not done or administrator.users.get(garden.person.user_id)["status"] != "blocked":
             raise
     return time.monotonic()
 

@@ -8,7 +8,7 @@ import pytest
 from contracts.policy import Action
 from gateway.connection import Connection
 from gateway.forward import Replica
-from tests.gateway.stage import Stage, problem, say, until
+from tests.gateway.stage import Stage, problem, read, say, until
 from tests.gateway.test_transfers import FILE, PIECE, PROJECT, Endless
 
 
@@ -89,3 +89,24 @@ async def test_a_request_leaves_for_a_service_only_while_it_is_known_who_may_do_
     assert (await (await stage.client(ada)).post(f"/projects/{PROJECT}/members", content=b"{}")).status_code == 200
     assert (await stage.records())[0]["reason"] == "cannot-decide"
     assert len(stage.gateway.in_flight) == 0
+
+
+async def test_who_asked_for_a_change_is_told_that_it_was_made_where_its_answer_cannot_be_shown(stage: Stage) -> None:
+    ada = stage.signs_in()
+    stage.joins(ada, PROJECT)
+
+    async def is_done_when_nothing_is_known(_scope: object, receive: Any, send: Any) -> None:
+        await read(receive)
+        stage.pulsing = False
+        await until(lambda: not stage.gateway.projection.is_fresh())
+        await say(send, 200, b'{"secret": "shown once"}')
+
+    stage.answer = is_done_when_nothing_is_known
+    client = await stage.client(ada)
+    made = await client.post(f"/projects/{PROJECT}/members", content=b"{}")
+    assert (made.status_code, problem(made), made.headers["retry-after"]) == (503, "answer-held-back", "1")
+    assert "secret" not in made.text
+    stage.pulsing = True
+    await until(stage.gateway.projection.is_fresh)
+    listing = await client.get("/projects")
+    assert (listing.status_code, problem(listing)) == (503, "cannot-decide"), "what changes nothing was not done"

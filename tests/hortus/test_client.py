@@ -147,6 +147,24 @@ def test_a_removal_whose_answer_was_lost_has_happened(door: Door, client: Client
     assert len(door.asked) == 2
 
 
+HELD_BACK = problem(503, "answer-held-back", "It was done; its answer cannot be shown at this moment", Retry_After="0")
+
+
+def test_what_was_done_and_cannot_be_shown_is_not_done_again(door: Door, client: Client) -> None:
+    door.on("DELETE", "/projects/p/members/u", HELD_BACK, problem(404, "not-found", "No such member"))
+    client.members.remove("p", "u")
+    door.on("PATCH", "/projects/p", HELD_BACK, problem(412, "changed-meanwhile", "It was changed meanwhile"))
+    with pytest.raises(Refused, match="It was done"):
+        client.projects.change("p", description="new", version=3)
+    assert door.paths() == ["DELETE /projects/p/members/u", "PATCH /projects/p"]
+
+
+def test_what_was_made_and_could_not_be_shown_is_asked_for_again_with_its_key(door: Door, client: Client) -> None:
+    door.on("POST", "/projects", HELD_BACK, Answer(201, {"project_id": "p"}))
+    assert client.projects.create("study")["project_id"] == "p"
+    assert len({asked.headers["idempotency-key"] for asked in door.asked}) == 1
+
+
 def test_a_removal_of_what_never_was_is_refused(door: Door, client: Client) -> None:
     door.on("DELETE", "/projects/p/members/u", problem(404, "not-found", "No such member"))
     with pytest.raises(Refused):
