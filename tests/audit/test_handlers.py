@@ -1,5 +1,6 @@
 """What audit does with what it hears, on a real database, as the role that serves."""
 
+import asyncio
 import random
 from typing import Any
 
@@ -260,11 +261,9 @@ async def test_the_database_does_not_take_a_leaf_that_is_not_of_the_bytes(world:
 
 async def test_open_gaps_are_shown_in_the_metrics(world: World) -> None:
     await told(world, 1, 3, 5)
-    async with world.running(watch_gaps):
-        for _ in range(200):
-            if OPEN_GAPS.labels("auth")._value.get() == 2:
-                break
-            await world.now()
+    async with world.running(watch_gaps), asyncio.timeout(15):
+        while OPEN_GAPS.labels("auth")._value.get() != 2:
+            await asyncio.sleep(0.01)
     metrics = (await world.client.get("/metrics")).text
     assert 'hortus_audit_open_gaps{source="auth"} 2.0' in metrics
     assert 'hortus_audit_waiting_records{source="auth"} 2.0' in metrics

@@ -50,7 +50,7 @@ def came(listener: socket.socket) -> int:
 @pytest.fixture
 def source(request: pytest.FixtureRequest, slapd: Slapd, tmp_path: Path) -> Iterator[Directory]:
     more: dict[str, Any] = getattr(request, "param", {})
-    made = Directory(DirectorySettings(**configuration(slapd, tmp_path, timeout_s=1, **more)))
+    made = Directory(DirectorySettings(**configuration(slapd, tmp_path, **more)))
     yield made
     made.close()
 

@@ -1,6 +1,7 @@
 """A door decides again, commits before it answers, and answers a repeated request as it did the first time."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
@@ -249,9 +250,15 @@ async def test_a_service_whose_clock_is_off_is_not_ready(projects: Side, off: fl
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + off)
     app = create_app(Spec(Service.PROJECTS, Settings, router, Hears("projects")), Runtime(projects.settings, projects.engine, frozenset()))
+    began = clock()
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="https://service") as client:
         ready = await client.get("/readyz")
-    assert (ready.status_code, ready.json()["missing"]) == (503, [f"clock: this machine's is {off:+.1f} s off the database's"])
+    took = clock() - began
+    (missing,) = ready.json()["missing"]
+    said = re.fullmatch(r"clock: this machine's is ([+-]\d+\.\d) s off the database's", missing)
+    assert ready.status_code == 503
+    assert said is not None, missing
+    assert off - took - 0.051 <= float(said[1]) <= off + 0.051, "to a tenth of a second, and to what it took to ask the database"
 
 
 def test_an_administrator_has_no_role_in_a_project_by_being_one() -> None:

@@ -21,6 +21,7 @@ from contracts.roles import Actor, ClusterRole, Principal, Role
 
 REQUESTS = 100_000
 BATCH = 10_000
+FEW = 500
 SEED = 20261125
 CEDAR = Path(__file__).with_name("policy.cedar").read_text()
 TYPES = {
@@ -108,7 +109,11 @@ def test_cedar_and_the_policy_decide_the_same_of_100000_random_requests() -> Non
 def test_a_difference_between_the_two_is_found(was: str, becomes: str) -> None:
     assert was in CEDAR
     chance = random.Random(SEED)  # noqa: S311 - no secret
-    requests = [(somebody(chance), chance.choice(ACTIONS)) for _ in range(BATCH)]
     policies = cedarpy.PolicySet.from_str(CEDAR.replace(was, becomes))
-    answers = cedarpy.is_authorized_batch([asked(*request) for request in requests], policies, [])
-    assert any(decide(*request).allowed is not answer.allowed for request, answer in zip(requests, answers, strict=True))
+
+    def one_differs(_: int) -> bool:
+        requests = [(somebody(chance), chance.choice(ACTIONS)) for _ in range(FEW)]
+        answers = cedarpy.is_authorized_batch([asked(*request) for request in requests], policies, [])
+        return any(decide(*request).allowed is not answer.allowed for request, answer in zip(requests, answers, strict=True))
+
+    assert any(map(one_differs, range(BATCH // FEW)))

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.events import Membership, Project, ProjectState, Run, RunState, User, UserStatus
 from contracts.roles import Role
+from services.datasets import flights
 from tests.world import OURS, THEIRS, World, Worlds, owner
 
 BOB = UUID("01900000-0000-7000-8000-0000000000b0")
@@ -26,6 +27,13 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     key = tmp_path / "master.key"
     key.write_bytes(base64.urlsafe_b64encode(os.urandom(32)))
     return {"blob_url": f"file://{tmp_path}/blobs", "master_key_file": key, "blob_reserve": 0, "orphan_age_s": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still is not taken for a database that does not answer, where transfers are cut that may go on."""
+    assert flights.ANSWER_S <= 1.0
+    monkeypatch.setattr(flights, "ANSWER_S", 30.0)
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ async def test_a_run_reads_what_is_shared_into_its_project_until_it_is_withdrawn
     assert (answer.status_code, reason(answer)) == (403, "input-is-not-readable")
 
 
-async def test_a_run_that_is_not_known_yet_is_waited_for(world: World) -> None:
+async def test_a_run_that_is_not_known_yet_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.runs, "KNOWN_WAIT_S", 30.0)
     dataset_id = await new_dataset(world)
     await put(world, dataset_id, "a", b"123")
     run = run_fact(dataset_id)

@@ -97,7 +97,8 @@ async def test_nothing_comes_into_a_project_that_is_not_active(world: World) -> 
         assert (answer.status_code, reason(answer)) == (409, "project-is-closed")
 
 
-async def test_a_project_that_was_made_a_moment_ago_is_waited_for(world: World) -> None:
+async def test_a_project_that_was_made_a_moment_ago_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.known, "KNOWN_WAIT_S", 30.0)
     fresh = uuid7()
     asked = asyncio.create_task(world.post(f"/projects/{fresh}/datasets", owner(fresh), json={"name": "mri"}))
     await asyncio.sleep(0.1)

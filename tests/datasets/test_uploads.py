@@ -73,13 +73,14 @@ async def test_an_end_that_is_heard_while_a_file_is_being_added_waits_for_it(wor
     assert fact.files == 1
 
 
-async def test_a_role_that_is_not_known_here_yet_is_waited_for(world: World, blobs: Path) -> None:
+async def test_a_role_that_is_not_known_here_yet_is_waited_for(world: World, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset_id = await new_dataset(world)
     newcomer = uuid7()
     door = path(dataset_id, "files/a")
     answer = await world.put(door, owner(OURS, newcomer), content=BIG)
     assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
     assert list(files_under(blobs)) == []
+    monkeypatch.setattr(service.known, "KNOWN_WAIT_S", 30.0)
     sending = asyncio.create_task(world.put(door, owner(OURS, newcomer), content=b"1"))
     await world.hear(person(user_id=newcomer), member(OURS, Role.DATA_OWNER, user_id=newcomer))
     assert (await sending).status_code == 201

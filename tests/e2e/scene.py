@@ -81,7 +81,7 @@ class Somebody:
 
     def join(self, invitation: str) -> "Somebody":
         """Accept a one-time token with a password, and confirm the second factor."""
-        with Client(self.suite.address, self.suite.root, patience=PATIENCE, attempts=30) as door:
+        with Client(self.suite.address, self.suite.root, memory=self.memory, patience=PATIENCE, attempts=30) as door:
             factor = door.invitations.accept(invitation, self.password)
             self.username, self._factor = factor["username"], Authenticator(factor["totp_secret"])
             self.user_id = door.invitations.confirm(invitation, self.code())["user_id"]
@@ -158,7 +158,10 @@ class Scene:
 
     def invite(self, *cluster_roles: str, gateway: int = 0) -> Somebody:
         """Somebody new, invited, joined and signed in at a gateway."""
-        return self._enter(self._invitation(cluster_roles), gateway)
+        newcomer = self._enter(self._invitation(cluster_roles), gateway)
+        for known in self.people[:-1]:
+            known.hears(newcomer)
+        return newcomer
 
     def _invitation(self, cluster_roles: tuple[str, ...]) -> str:
         try:

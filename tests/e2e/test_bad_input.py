@@ -754,7 +754,7 @@ def test_a_request_that_two_readers_could_read_differently_smuggles_nothing(doub
             assert len(statuses) == 1, (what, statuses)
             assert 400 <= statuses[0] < 500, (what, statuses)
     assert name not in {project["name"] for project in doubled.owner.at(1).projects.list()}
-    assert doubled.all_ready() == []
+    doubled.until_ready()
 
 
 def test_an_ambiguous_request_to_upload_stores_nothing(doubled: Scene, place: Place) -> None:

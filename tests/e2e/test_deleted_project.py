@@ -26,11 +26,19 @@ def files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+def content(path: Path) -> bytes:
+    """What is in a file; nothing where the index has removed it meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def index_files_with(scene: Scene, text: str) -> list[str]:
     """The files of the index in which a text stands, also in small letters, as words do."""
     wanted = (text.encode(), text.lower().encode())
     found = files(scene.suite.elasticsearch.folder)
-    return [path.name for path in found if any(each in path.read_bytes() for each in wanted)]
+    return [path.name for path in found for read in [content(path)] if any(each in read for each in wanted)]
 
 
 def write_into_large_files(scene: Scene) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.auth.passkeys import Authenticator
 from tests.e2e.scene import Scene, Somebody, until
-from tests.e2e.test_identity import Door
+from tests.e2e.test_identity import Door, done
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def without_a_factor(scene: Scene, door: Door, person: Somebody) -> tuple[str, l
     administrator = scene.administrator.at(0)
     group = administrator.groups.create(f"optional-{person.username}", factor_policy="optional")
     administrator.groups.add(group["group_id"], person.user_id)
-    assert door.http.delete("/users/me/totp", headers={"Authorization": f"Bearer {token}"}).status_code == 204
+    assert done(door.http.delete("/users/me/totp", headers={"Authorization": f"Bearer {token}"}), 204)
     opened = door.post("/sessions", username=person.username, password=person.password)
-    assert opened.status_code == 201, opened.text
+    assert done(opened, 201), opened.text
     return str(opened.json()["access_token"]), codes
 
 
@@ -50,7 +50,7 @@ def test_a_passkey_from_one_gateway_signs_in_alone_at_the_other_and_its_answer_c
     register(doors[0], person.token, authenticator)
     shown = answer(doors[0], authenticator)
     opened = doors[1].post("/sessions", passkey=shown)
-    assert opened.status_code == 201, opened.text
+    assert done(opened, 201), opened.text
     assert opened.json()["user"]["username"] == person.username
     for door in doors:
         assert door.get("/users/me", opened.json()["access_token"]).status_code == 200
@@ -78,7 +78,7 @@ def test_a_reset_by_an_administrator_ends_the_sessions_at_both_gateways(doubled:
     person = doubled.invite()
     token = person.token
     reset = doors[0].post(f"/users/{person.user_id}/factor-reset", token=doubled.administrator.token)
-    assert reset.status_code == 201, reset.text
+    assert done(reset, 201), reset.text
     for door in doors:
         until(lambda door=door: door.get("/users/me", token).status_code == 401, "the session is over at both gateways", 1.0)  # type: ignore[misc]
     link = reset.json()["link_token"]

@@ -22,7 +22,7 @@ from gateway import spool as spool_module
 from gateway.ledger import Access, Ledger, Traffic, resource_of
 from gateway.publish import Reader
 from gateway.spool import Spool, SpoolUnavailable, segments, write_published
-from tests.gateway.stage import on_disk
+from tests.gateway.stage import on_disk, until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -48,9 +48,11 @@ async def test_numbers_are_dense_and_go_on_after_a_restart(tmp_path: Path) -> No
 
 async def test_what_nobody_waits_for_is_on_disk_within_a_second(tmp_path: Path) -> None:
     async with Spool(tmp_path) as spool:
+        began = asyncio.get_running_loop().time()
         add(spool, 3)
-        await asyncio.sleep(0.9)
-        assert numbers(tmp_path) == [1, 2, 3]
+        assert spool._timer is not None
+        assert spool._timer.when() - began < 0.9, "that is when it is written"
+        await until(lambda: numbers(tmp_path) == [1, 2, 3])
 
 
 async def test_many_who_wait_at_once_share_few_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,8 +139,7 @@ async def test_a_full_disk_refuses_loses_nothing_acknowledged_and_goes_on_when_t
         assert numbers(folder) == list(range(1, acknowledged + 1))
         last = spool.number
         ballast.unlink()
-        await asyncio.sleep(2 * spool_module.RETRY_S)
-        assert spool.missing() == []
+        await until(lambda: spool.missing() == [])
         await spool.durable(last)
         assert numbers(folder) == list(range(1, last + 1))
 

@@ -32,6 +32,8 @@ async def grows_old(someone: Someone, stage: Stage) -> None:
 async def test_a_door_that_asks_for_a_fresh_factor_is_open_while_it_is_fresh_and_again_when_it_was_shown_once_more(brief: Stage) -> None:
     ada = brief.signs_in()
     client = await brief.client(ada)
+    assert (await client.get("/users/me")).status_code == 200
+    brief.shows_factor(ada, version=2)  # its time begins when the connection is there
     assert (await client.post("/users/me/totp", json={})).status_code == 200
     actor = brief.actor()
     assert (actor.factor_fresh, actor.session_id) == (True, ada.session_id)
@@ -42,7 +44,7 @@ async def test_a_door_that_asks_for_a_fresh_factor_is_open_while_it_is_fresh_and
     assert (await client.get("/users/me")).status_code == 200
     actor = brief.actor()
     assert (actor.factor_fresh, actor.factor_at is not None) == (False, True)
-    brief.shows_factor(ada, version=2)
+    brief.shows_factor(ada, version=3)
     assert (await client.post("/users/me/totp", json={})).status_code == 200
     refusals = [(record["action"], record["reason"]) for record in await brief.records() if record["outcome"] == "refused"]
     assert refusals == [("totp.create", "factor-too-old")]
@@ -88,8 +90,10 @@ async def test_what_was_begun_with_a_fresh_factor_is_finished_although_it_has_gr
         await go_on.wait()
         await say(send, 200, b"{}")
 
-    brief.answer = later
     client = await brief.client(ada)
+    await asyncio.gather(*[client.get("/users/me") for _ in range(2)])
+    brief.shows_factor(ada, version=2)
+    brief.answer = later
     held = [asyncio.create_task(each) for each in (client.post("/users/me/totp", json={}), client.get(FILE))]
     await until(lambda: len(brief.gateway.in_flight) == 2)
     await until(lambda: all(not flight.standing.actor.factor_fresh for flight in brief.gateway.in_flight))
@@ -105,11 +109,14 @@ async def test_an_old_factor_does_not_shield_a_request_from_what_else_is_lost(br
     async def waits(_scope: Any, _receive: Any, _send: Any) -> None:
         await never.wait()
 
+    client = await brief.client(ada)
+    assert (await client.get("/users/me")).status_code == 200
+    brief.shows_factor(ada, version=2)
     brief.answer = waits
-    held = asyncio.create_task((await brief.client(ada)).post("/users/me/totp", json={}))
+    held = asyncio.create_task(client.post("/users/me/totp", json={}))
     await until(lambda: len(brief.gateway.in_flight) == 1)
     await grows_old(ada, brief)
     session = brief.gateway.projection.get(SESSIONS, str(ada.session_id))
-    brief.tell(session.model_copy(update={"version": 2, "live": False}))
+    brief.tell(session.model_copy(update={"version": 3, "live": False}))
     answer = await held
     assert (answer.status_code, problem(answer)) == (401, "session-ended")

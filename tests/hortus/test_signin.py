@@ -233,9 +233,9 @@ def test_a_renewal_is_noted_before_it_is_sent(door: Door, turning: Turning, ada:
 def test_a_renewal_that_was_certainly_not_carried_out_can_be_asked_for_at_any_time(
     door: Door, turning: Turning, ada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "REPEAT_S", 0.5)
     door.on("POST", "/sessions/refresh", problem(503, "not-fresh", "Cannot decide now"), turning.refresh)
     assert ends_soon(ada).users.me()["username"] == "ada"
+    monkeypatch.setattr(renewal, "REPEAT_S", 0.5)
     door.on("POST", "/sessions/refresh", problem(503, "not-fresh", "Cannot decide now"))
     with pytest.raises(Refused, match="Cannot decide"):
         ends_soon(ada).users.me()

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,7 +151,8 @@ async def test_factors_are_shown_again_changed_and_counted(ada: Account, signed_
 
 
 async def test_keys_are_made_listed_and_ended(signed_in: Client) -> None:
-    made = await goes(lambda: signed_in.keys.create("nightly", ("dataset.*",), "2026-12-31T00:00:00Z"))
+    ends = (datetime.now(UTC) + timedelta(days=30)).isoformat()
+    made = await goes(lambda: signed_in.keys.create("nightly", ("dataset.*",), ends))
     assert made["secret"].startswith("hortus_")
     listed = await goes(lambda: list(signed_in.keys.list()))
     assert [(key["name"], "secret" in key) for key in listed] == [("nightly", False)]

@@ -82,7 +82,9 @@ class House:
 
 async def until(look: Callable[[], Awaitable[Any]], within: float) -> Any:
     end = time.monotonic() + within
-    while time.monotonic() < end:
+    late = False
+    while not late:
+        late = time.monotonic() >= end
         if found := await look():
             return found
         await asyncio.sleep(0.02)
@@ -330,7 +332,14 @@ async def test_a_run_whose_certificate_does_not_come_fails_and_its_slot_is_free_
     run = await house.state_of(await house.scene.submitted(inputs=[]), "failed")
     assert run.reason == "The run's certificate did not come within 1 s."
     house.front.withholds = False
-    await house.state_of(await house.scene.submitted(inputs=[]), "succeeded")
+
+    async def succeeds() -> bool:
+        """One whose certificate is late by chance fails, too, and leaves the slot to the next."""
+        again = await house.state_of(await house.scene.submitted(inputs=[]), "succeeded", "failed")
+        assert again.state == "succeeded" or again.reason == run.reason
+        return bool(again.state == "succeeded")
+
+    await until(succeeds, 40)
 
 
 def ending(state: Path) -> datetime:

@@ -357,9 +357,9 @@ async def test_a_flood_of_output_keeps_its_end_and_fills_nothing(machine: cage.M
 
 async def test_no_input_is_ever_on_disk_or_in_the_machines_mounts(machine: cage.Machine, order: cage.Order) -> None:
     async with started(machine, order, "import time\nprint('up', flush=True)\ntime.sleep(60)") as box:
-        while box.log.end == 0 and box.process.returncode is None:
-            running = asyncio.create_task(box.ended())
-            await asyncio.sleep(0.5)
+        running = asyncio.create_task(box.ended())
+        while box.log.end == 0 and not running.done():
+            await asyncio.sleep(0.01)
         assert list(machine.stage.iterdir()) == []
         assert str(machine.stage) not in Path("/proc/self/mounts").read_text()
         assert os.fstatvfs(box.inputs).f_blocks * os.fstatvfs(box.inputs).f_frsize <= 2 * MIB

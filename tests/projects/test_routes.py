@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
+from chassis import guard
 from contracts.events import Membership, Project, UserStatus
 from contracts.roles import NOBODY, Actor, Role
 from services.projects.service import projects
@@ -489,7 +490,7 @@ async def test_ids_that_are_none_are_refused(world: World) -> None:
     assert (await world.delete(f"{study.path}/members/{uuid4()}", study.owner)).status_code == 404
 
 
-async def test_a_caller_waits_for_the_person_they_name_to_be_heard(world: World) -> None:
+async def test_a_caller_waits_for_the_person_they_name_to_be_heard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     study = await found(world)
     bob = user("bob00000")
     body = {"username": "bob00000", "role": "data_scientist"}
@@ -499,7 +500,9 @@ async def test_a_caller_waits_for_the_person_they_name_to_be_heard(world: World)
         await asyncio.sleep(0.1)
         await world.hear(bob)
 
-    answer, _ = await asyncio.gather(world.post(f"{study.path}/members", study.owner, json=body, headers=headers), later())
+    with monkeypatch.context() as patient:
+        patient.setattr(guard, "AFTER_WAIT_S", 30.0)
+        answer, _ = await asyncio.gather(world.post(f"{study.path}/members", study.owner, json=body, headers=headers), later())
     assert answer.status_code == 201
     never = await world.get(study.path, study.owner, headers={"Hortus-After": f"users:{bob.user_id}:9"})
     assert (never.status_code, reason(never)) == (503, "cannot-decide")

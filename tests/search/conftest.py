@@ -1,6 +1,7 @@
 """Search over a real Elasticsearch; the place of the shares topic is taken by the test, which says what is on it and how fresh."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,10 @@ def settings(elasticsearch: Elasticsearch) -> dict[str, Any]:
 @pytest.fixture
 async def world(worlds: Worlds, settings: dict[str, Any], elasticsearch: Elasticsearch) -> AsyncIterator[World]:
     world = await worlds.open("search", **settings)
+    library = world.runtime.extra["library"]
+    async with asyncio.timeout(60):  # the first index takes long on a node that has just begun; whoever looks after it tries again
+        while library.trouble:
+            await asyncio.sleep(0.02)
     yield world
     forget = f"/{PREFIX}-*/_delete_by_query?refresh=true&conflicts=proceed"
     status, _ = await asyncio.to_thread(elasticsearch.request, "POST", forget, b'{"query": {"match_all": {}}}')
@@ -121,10 +126,28 @@ async def refresh(world: World) -> None:
     await library.index.refresh(list(library.seen))
 
 
+@contextlib.asynccontextmanager
+async def shares_stay_fresh(world: World) -> AsyncIterator[None]:
+    """Meanwhile the shares are read on and on, as where relays write positions: a machine that stands still makes them old for a moment."""
+
+    async def read_on() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            shares_are(world)
+
+    shares_are(world)
+    reading = asyncio.create_task(read_on())
+    try:
+        yield
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})
+
+
 async def ask(world: World, query: str, actor: Actor, **more: Any) -> Any:
     """Search with the shares fresh."""
-    shares_are(world)
-    answer = await world.get("/search", actor, params={"q": query, **more})
+    async with shares_stay_fresh(world):
+        answer = await world.get("/search", actor, params={"q": query, **more})
     assert answer.status_code == 200, answer.text
     return answer.json()
 

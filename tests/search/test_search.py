@@ -13,10 +13,11 @@ from contracts.roles import NOBODY
 from services.search import service
 from services.search.index import Index, IndexAway
 from services.search.models import Kind
-from tests.search.conftest import dataset, find, job, member, names, share, shares_are
+from tests.search.conftest import dataset, find, job, member, names, share, shares_are, shares_stay_fresh
 from tests.world import OURS, THEIRS, World, Worlds, agent, reason
 
 ELSEWHERE = UUID("01900000-0000-7000-8000-00000000000e")
+PATIENCE_S = 30.0
 
 
 # Finding
@@ -154,18 +155,28 @@ async def test_without_fresh_shares_nothing_is_answered(world: World) -> None:
     assert (answer.status_code, reason(answer), answer.headers["Retry-After"]) == (503, "cannot-decide", "1")
 
 
-async def test_a_share_that_the_caller_has_seen_is_waited_for(world: World) -> None:
+async def test_a_share_that_the_caller_has_seen_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fact = dataset("nerve", THEIRS)
     await world.hear(fact)
     accepted = share(fact, OURS, version=2)
-    shares_are(world)
     after = {"Hortus-After": f"shares:{accepted.share_id}:2"}
-    asked = asyncio.create_task(world.get("/search", member(OURS), params={"q": "nerve"}, headers=after))
-    await asyncio.sleep(0.1)
     library = world.runtime.extra["library"]
     await library.index.refresh(list(Kind))
-    shares_are(world, accepted)
-    assert [item["name"] for item in (await asked).json()["items"]] == ["nerve"]
+    waits, reached = asyncio.Event(), library.shares.reached
+
+    async def patiently(wanted: Any) -> bool:
+        waits.set()
+        return bool(await reached(wanted, PATIENCE_S))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library.shares, "reached", patiently)
+        async with shares_stay_fresh(world):
+            asked = asyncio.create_task(world.get("/search", member(OURS), params={"q": "nerve"}, headers=after))
+            await waits.wait()
+            await asyncio.sleep(0.1)
+            assert not asked.done()
+            shares_are(world, accepted)
+            assert [item["name"] for item in (await asked).json()["items"]] == ["nerve"]
     shares_are(world)
     late = await world.get("/search", member(OURS), params={"q": "nerve"}, headers={"Hortus-After": f"shares:{accepted.share_id}:9"})
     assert (late.status_code, reason(late)) == (503, "cannot-decide")
@@ -175,9 +186,9 @@ async def test_what_the_caller_just_did_is_found_at_once(world: World) -> None:
     for number in range(5):
         fact = dataset(f"fresh {number}")
         await world.hear(fact)
-        shares_are(world)
         after = {"Hortus-After": f"datasets:{fact.dataset_id}:1"}
-        answer = await world.get("/search", member(OURS), params={"q": f"fresh {number}"}, headers=after)
+        async with shares_stay_fresh(world):
+            answer = await world.get("/search", member(OURS), params={"q": f"fresh {number}"}, headers=after)
         assert answer.json()["items"][0]["id"] == str(fact.dataset_id)
 
 
@@ -227,6 +238,17 @@ async def test_facts_of_one_batch_are_written_together(world: World, monkeypatch
     assert (await find(world, "batch", member(OURS)))["total"] == 50
 
 
+@pytest.fixture
+def unattended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks after the indexes but the test."""
+
+    async def rests(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service, "keep_indexes", rests)
+
+
+@pytest.mark.usefixtures("unattended")
 async def test_while_the_index_is_away_facts_wait_and_searches_say_so(
     world: World, elasticsearch: Elasticsearch, settings: dict[str, Any]
 ) -> None:
@@ -236,11 +258,12 @@ async def test_while_the_index_is_away_facts_wait_and_searches_say_so(
         await world.try_hear(dataset("too early"))
     assert await world.sql("SELECT 1 FROM inbox") == []
     assert await world.sql("SELECT 1 FROM outbox") == [], "no dead letter"
-    shares_are(world)
-    answer = await world.get("/search", member(OURS), params={"q": "early"})
+    async with shares_stay_fresh(world):
+        answer = await world.get("/search", member(OURS), params={"q": "early"})
     assert (answer.status_code, reason(answer)) == (503, "search-is-away")
 
 
+@pytest.mark.usefixtures("unattended")
 async def test_a_lost_index_is_made_again_and_filled_from_the_beginning(
     world: World, elasticsearch: Elasticsearch, settings: dict[str, Any]
 ) -> None:
