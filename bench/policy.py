@@ -58,6 +58,7 @@ PEOPLE = 20_000
 EACH = 5
 PROJECTS = 2_000
 BATCH = 10_000
+PATIENCE_S = 240.0
 IN_PROJECTS = [action for action, rule in POLICY.items() if "{project_id}" in rule.path]
 ELSEWHERE = [action for action, rule in POLICY.items() if "{project_id}" not in rule.path]
 
@@ -207,7 +208,7 @@ async def start_once(site: Crowd, core: int) -> float:
     with (site.folder / "gateway.log").open("ab") as log:
         began = time.monotonic()
         with running(core, sys.executable, "-m", "gateway", cwd=REPOSITORY, env=environment, stderr=log):
-            await until_served(port, request, context)
+            await until_served(port, request, context, PATIENCE_S)
             return time.monotonic() - began
 
 
