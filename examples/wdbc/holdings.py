@@ -157,6 +157,10 @@ class Garden:
     def _made(self, owner: Client) -> str:
         return owner.datasets.create(self.project, f"inputs_{self.word}")["dataset_id"]
 
+    def is_member(self, owner: Client) -> bool:
+        """Whether the person is a member, as the owner is told."""
+        return self.person.user_id in [member["user_id"] for member in owner.members.list(self.project)]
+
     def admit(self) -> None:
         """Make the person a member again, who may do everything that the surfaces need; who was blocked meanwhile is one still."""
         with self.staying.client() as owner:

@@ -100,7 +100,7 @@ class BreakGlasses:
 
     def end(self, break_glass_id: str) -> BreakGlass:
         """End one before its time (administrators)."""
-        return cast("BreakGlass", self._wire.call("DELETE", f"/break-glass/{break_glass_id}"))
+        return cast("BreakGlass", self._wire.call("DELETE", f"/break-glass/{break_glass_id}", told=True))
 
     def review(self, break_glass_id: str, verdict: Verdict, words: str, project_id: str | None = None) -> BreakGlass:
         """Say whether one that is over was justified: with ``project_id`` as a Data Owner there, without it as an auditor."""

@@ -127,11 +127,11 @@ class Members:
 
         What remains is given back where a group gives them a role as well.
         """
-        return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/{user_id}"))
+        return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/{user_id}", told=True))
 
     def leave(self, project_id: str) -> Member | None:
         """Give the caller's own role up; what remains is given back where a group gives them a role as well."""
-        return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/me"))
+        return cast("Member | None", self._wire.call("DELETE", f"/projects/{project_id}/members/me", told=True))
 
 
 class Certificates:

@@ -83,11 +83,13 @@ class Wire:
         version: int | None = None,
         once: bool = False,
         anonymous: bool = False,
+        told: bool = False,
     ) -> Any:
         """One request with a JSON answer (None for an empty one).
 
         ``version`` becomes ``If-Match``. A POST carries an ``Idempotency-Key`` and is repeated after a lost connection,
         unless ``once``: then it is repeated only where it certainly was not carried out. ``anonymous``: no token is shown.
+        ``told``: a DELETE whose answer says something, so that one that was done and whose answer is held back is refused all the same.
         """
         headers: dict[str, str] = {}
         if method == "POST" and not once:
@@ -99,7 +101,12 @@ class Wire:
         def request() -> httpx2.Request:
             return self._request(method, path, headers, params=params, json=body, anonymous=anonymous)
 
-        answer = self._attempt(request, repeatable=repeatable, again=not anonymous)
+        try:
+            answer = self._attempt(request, repeatable=repeatable, again=not anonymous)
+        except Refused as refused:
+            if refused.slug == HELD_BACK and method == "DELETE" and not told:
+                return None
+            raise
         if answer.status_code == HTTPStatus.NO_CONTENT or not answer.content:
             return None
         return json_of(answer)
@@ -214,15 +221,14 @@ class Wire:
                 self.memory.learn(answer.headers.get("Hortus-Facts"))
                 if answer.is_success:
                     return answer
+                if lost and answer.request.method == "DELETE" and answer.status_code == HTTPStatus.NOT_FOUND:
+                    # The first attempt was carried out; only its answer was lost.
+                    return answer if stream else httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
                 answer.read()
                 answer.close()
                 refused = refusal(answer)
-                done = refused.slug == HELD_BACK
-                if answer.request.method == "DELETE" and (done or (lost and refused.status == HTTPStatus.NOT_FOUND)):
-                    # It was carried out; only its answer was lost.
-                    return httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
                 asked = _asked_to_wait(answer)
-                again = not done or "Idempotency-Key" in answer.request.headers
+                again = refused.slug != HELD_BACK or "Idempotency-Key" in answer.request.headers
                 if asked is None or not again or last or time.monotonic() + asked > until:
                     raise refused
                 pause = asked

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import ssl
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -673,7 +674,7 @@ async def test_unknown_local_and_directory_names_take_about_the_same_time(world:
             began = time.perf_counter()
             assert (await show(world, name, "wrong horse", code="000000")).status_code == 401
             seconds.append(time.perf_counter() - began)
-    times = {name: min(seconds) for name, seconds in taken.items()}  # what else the machine does only adds
+    times = {name: statistics.median(seconds) for name, seconds in taken.items()}
     assert max(times.values()) < 2 * min(times.values()), times
 
 
@@ -704,12 +705,9 @@ async def test_a_server_without_tls_or_without_an_answer_gets_no_password(slapd:
     assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{port}"])
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dead = silent.getsockname()[1]
-        took: list[float] = []
-        while len(took) < 3 and min(took, default=4) >= 4:  # a machine that stands still only makes one longer
-            began = time.monotonic()
-            assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{dead}"], timeout_s=1)
-            took.append(time.monotonic() - began)
-        assert min(took) < 4
+        began = time.monotonic()
+        assert "verified TLS" in await asked(slapd, tmp_path, urls=[f"ldaps://127.0.0.1:{dead}"], timeout_s=1)
+        assert time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ async def test_an_acknowledged_change_is_known_within_a_second(relayed: Side, pr
     projection.on_change(lambda old, new: heard.append((old, new)))
     project = uuid7()
     await relayed.tell(membership(1, project))
-    assert await projection.reached({("memberships", membership(1, project).key): 1}, timeout=5.0)
+    assert await projection.reached({("memberships", membership(1, project).key): 1})
     await relayed.tell(membership(2, project, role=None))
     acknowledged = time.monotonic()
     await until(lambda: projection.get(MEMBERSHIPS, membership(1, project).key).role is None)

@@ -103,10 +103,12 @@ def paused_beside(scene: Scene, name: str, deed: Callable[[], object]) -> Iterat
             stopped = time.time()
             try:
                 deed()
-            except Refused as late:
-                if late.slug != "cannot-decide":
+                done = True
+            except Refused as refused:
+                done = refused.slug == "answer-held-back"
+                if not done and refused.slug != "cannot-decide":
                     raise
-            else:
+            if done:
                 yield stopped
                 return
         scene.until_ready()

@@ -169,9 +169,8 @@ def remove(doubled: Scene, garden: Garden, patience: float = 2 * PATIENCE) -> fl
         try:
             owner.members.remove(garden.project, garden.person.user_id)
         except Refused as refused:
-            # It was done before, and its answer kept back while nothing could be decided; so the second try meets nobody.
-            there = [member["user_id"] for member in owner.members.list(garden.project)]
-            if refused.status != NOT_FOUND or garden.person.user_id in there:
+            # It was done before, and its answer lost or kept back while nothing could be decided; so a second try meets nobody.
+            if refused.slug != HELD_BACK and (refused.status != NOT_FOUND or garden.is_member(owner)):
                 raise
     return time.monotonic()
 

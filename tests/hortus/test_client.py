@@ -151,12 +151,24 @@ HELD_BACK = problem(503, "answer-held-back", "It was done; its answer cannot be 
 
 
 def test_what_was_done_and_cannot_be_shown_is_not_done_again(door: Door, client: Client) -> None:
-    door.on("DELETE", "/projects/p/members/u", HELD_BACK, problem(404, "not-found", "No such member"))
-    client.members.remove("p", "u")
+    door.on("DELETE", "/projects/p/certificates/c", HELD_BACK, problem(404, "not-found", "No such certificate"))
+    client.certificates.revoke("p", "c")
     door.on("PATCH", "/projects/p", HELD_BACK, problem(412, "changed-meanwhile", "It was changed meanwhile"))
     with pytest.raises(Refused, match="It was done"):
         client.projects.change("p", description="new", version=3)
-    assert door.paths() == ["DELETE /projects/p/members/u", "PATCH /projects/p"]
+    assert door.paths() == ["DELETE /projects/p/certificates/c", "PATCH /projects/p"]
+
+
+def test_nobody_is_said_to_be_no_member_any_more_where_it_is_not_known_what_remains_to_them(door: Door, client: Client) -> None:
+    for path, deed in (
+        ("/projects/p/members/u", lambda: client.members.remove("p", "u")),
+        ("/projects/p/members/me", lambda: client.members.leave("p")),
+        ("/break-glass/b", lambda: client.break_glass.end("b")),
+    ):
+        door.on("DELETE", path, HELD_BACK)
+        with pytest.raises(Refused, match="It was done"):
+            deed()
+    assert len(door.asked) == 3
 
 
 def test_what_was_made_and_could_not_be_shown_is_asked_for_again_with_its_key(door: Door, client: Client) -> None:
