@@ -1,7 +1,9 @@
-"""A process that is started with this folder on its path and ``CLOCK_OFF_S`` sees a clock that is so many seconds ahead."""
+"""A process that is started with this folder on its path sees a clock that is ahead by the seconds that stand in the file ``CLOCK_OFF``."""
 
 import os
 import time
+from pathlib import Path
 
 _right = time.time
-time.time = lambda: _right() + float(os.environ["CLOCK_OFF_S"])
+_off = Path(os.environ["CLOCK_OFF"])
+time.time = lambda: _right() + float(_off.read_text())
