@@ -201,12 +201,10 @@ class Stage:
 
     async def close(self) -> None:
         await self._clients.aclose()
-        self.gateway.stop()
-        for server in self.upstreams.values():
-            server.should_exit = True
-        for task in self._tasks:
-            if task.get_name() == "background" or "serve" not in repr(task):
-                task.cancel()
+        for server in (*self.gateway.servers, *self.upstreams.values()):
+            hang_up(server)
+        for task in self._tasks:  # how a gateway is stopped, gently, is for those tests that have a process
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.gateway.spool.close()
         self.gateway.forwarder.close()
@@ -358,6 +356,14 @@ class Stage:
 
 def on_disk(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for _, path in segments(folder) for line in path.read_bytes().splitlines()]
+
+
+def hang_up(server: uvicorn.Server) -> None:
+    """Let a server hear nobody any more."""
+    for listening in server.servers:
+        listening.close()
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
