@@ -27,6 +27,7 @@ from contracts.roles import NOBODY, Actor, Principal
 from services.ca import service
 from services.ca.domain import enrolment
 from tests.ca.conftest import csr, openssl, private_key
+from tests.serving import ended
 from tests.world import OURS, World, Worlds, agent, job, owner, person, reason
 
 DOMAIN = "hortus.internal"
@@ -76,8 +77,7 @@ async def opened(world: World, folder: Path) -> AsyncIterator[str]:
             await asyncio.sleep(0.01)
         yield f"https://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.stop()
-        await task
+        await ended(server, task)
 
 
 @pytest.fixture

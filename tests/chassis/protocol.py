@@ -388,10 +388,10 @@ class World:
         self.broker.up, self.broker.loses_answers = True, False
         while self.begun:
             self.commit(self.begun.pop())
-        for _ in range(12):
+        for _ in range(4):
             for each in self.relays:
                 each.pass_through()
-            self.clock.now += 0.3
+            self.clock.now += LEASE_S / 2
         for each in self.relays:
             each.pass_through()
         for place, end in self.broker.ends.items():

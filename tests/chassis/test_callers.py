@@ -24,6 +24,7 @@ from contracts.policy import API, Action, Service
 from contracts.roles import Actor
 from tests.chassis.conftest import Side, membership, until
 from tests.chassis.test_guard import as_, count
+from tests.serving import ended
 from tests.world import owner, person
 
 PROJECT = UUID("01900000-0000-7000-8000-0000000000aa")
@@ -104,8 +105,7 @@ async def place(side: Callable[..., Any]) -> AsyncIterator[Place]:
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     yield Place(made, server)
-    server.should_exit = True
-    await serving
+    await ended(server, serving)
 
 
 def asked(method: str, path: str, actor: Actor, body: dict[str, str] | None = None, **headers: str) -> bytes:

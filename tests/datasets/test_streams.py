@@ -15,6 +15,7 @@ from contracts.roles import Actor
 from services.datasets import vault
 from tests.datasets.conftest import ADA, files_under, new_dataset, put, run_fact, shared
 from tests.datasets.test_routes import identity, path
+from tests.serving import ended
 from tests.world import OURS, THEIRS, World, job, owner
 
 PATIENCE_S = 15.0
@@ -31,8 +32,7 @@ async def server(world: World) -> AsyncIterator[uvicorn.Server]:
     while not server.started:
         await asyncio.sleep(0.01)
     yield server
-    server.should_exit = True
-    await serving
+    await ended(server, serving)
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ from contracts.roles import Actor, ClusterRole, Role
 from gateway.app import Gateway, Server
 from gateway.settings import GatewaySettings
 from gateway.spool import segments
+from tests.serving import hang_up
 
 DOMAIN = "hortus.internal"
 ISSUED = ("gateway", "runner", "auth", "projects", "datasets", "ca")
@@ -203,7 +204,7 @@ class Stage:
         await self._clients.aclose()
         for server in (*self.gateway.servers, *self.upstreams.values()):
             hang_up(server)
-        for task in self._tasks:  # how a gateway is stopped, gently, is for those tests that have a process
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.gateway.spool.close()
@@ -356,14 +357,6 @@ class Stage:
 
 def on_disk(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for _, path in segments(folder) for line in path.read_bytes().splitlines()]
-
-
-def hang_up(server: uvicorn.Server) -> None:
-    """Let a server hear nobody any more."""
-    for listening in server.servers:
-        listening.close()
-    for connection in list(server.server_state.connections):
-        connection.transport.abort()
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:

@@ -28,6 +28,7 @@ from gateway import plane
 from tests.forgeries import claims_of, forgeries, sign
 from tests.gateway.stage import DOMAIN, Certificates, Stage, problem, public, until
 from tests.gateway.test_transfers import PROJECT
+from tests.serving import ended
 
 NO_DATABASE = "postgresql+asyncpg://nobody@/nothing?host=/nowhere"
 
@@ -183,8 +184,7 @@ async def service(request: pytest.FixtureRequest, certificates: Certificates, tm
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     yield name, f"https://localhost:{port}"
-    server.stop()
-    await serving
+    await ended(server, serving)
     await runtime.engine.dispose()
 
 
