@@ -312,7 +312,8 @@ def _decided(method: str, path: str, *when: Condition) -> Rule:
     return Rule(Service.PROJECTS, method, _PROJECT + path, OWNER, when=when, hides=True, session=True)
 
 
-_GIVEN = (Condition.OWNERS_NEED_FRESH_FACTOR, Condition.NOBODY_RAISES_THEMSELVES, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME)
+_MADE = (Condition.OWNERS_NEED_FRESH_FACTOR, Condition.NOBODY_RAISES_THEMSELVES)
+_GIVEN = (*_MADE, Condition.OWNERS_GIVE_WITHIN_THEIR_TIME)
 
 POLICY: dict[Action, Rule] = {
     Action.INVITATION_ACCEPT: _open("POST", "/invitations/acceptance", Condition.INVITATION_IS_OPEN),
@@ -420,9 +421,7 @@ POLICY: dict[Action, Rule] = {
     Action.ACTIVITY_LIST: Rule(Service.PROJECTS, "GET", _PROJECT + "/activity", MEMBER, hides=True),
     Action.BREAK_GLASS_OPEN: Rule(Service.PROJECTS, "POST", "/break-glass", ADMINISTRATOR, session=True, step_up=True),
     Action.BREAK_GLASS_LIST: Rule(Service.PROJECTS, "GET", "/break-glass", who(Who.ADMINISTRATOR, Who.AUDITOR), session=True),
-    Action.BREAK_GLASS_END: Rule(
-        Service.PROJECTS, "DELETE", _BREAK_GLASS, ADMINISTRATOR, when=(Condition.NOBODY_RAISES_THEMSELVES,), session=True
-    ),
+    Action.BREAK_GLASS_END: Rule(Service.PROJECTS, "DELETE", _BREAK_GLASS, ADMINISTRATOR, when=_MADE, session=True),
     Action.BREAK_GLASS_REVIEW: Rule(
         Service.PROJECTS, "POST", _BREAK_GLASS + "/review", AUDITOR, when=(Condition.REVIEWER_IS_ANOTHER,), session=True
     ),

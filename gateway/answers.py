@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chassis.errors import CannotDecide
+from chassis.errors import Problem
 from gateway.browser import is_own_cookie
 from gateway.connection import Headers
 
@@ -21,9 +21,10 @@ _REASON = b"hortus-reason"
 _SET_COOKIE = b"set-cookie"
 
 
-class AnswerHeldBack(CannotDecide):
+class AnswerHeldBack(Problem):
     """A change was made, and then it was not known for a moment who may be told of it."""
 
+    status = 503
     title = "It was done; its answer cannot be shown at this moment"
 
 

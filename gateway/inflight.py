@@ -5,21 +5,20 @@ fact about its principal arrives, and at the instant when its right ends by the 
 """
 
 import asyncio
-import functools
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from chassis.errors import CannotDecide, TooManyRequests, Unauthenticated
+from chassis.errors import CannotDecide, Problem, TooManyRequests, Unauthenticated
 from chassis.projection import HOLD_S, Projection
 from contracts.events import SIGNING_KEYS, Fact
 from contracts.policy import POLICY, Action
 from gateway.answers import AnswerHeldBack
 from gateway.authenticate import Credential, NotKnownYet
 from gateway.authority import Authority
+from gateway.request import network_of
 from gateway.standing import FOREVER, NOBODY_STANDING, Standing
 
 SOON_S = 2.0
@@ -104,7 +103,7 @@ class Flight:
         self.upstream: UpstreamSide | None = None
         rule = POLICY[action]
         self.done = False
-        self.changes = rule.method != "GET" and rule.max_body is not None
+        self.changes = rule.method != "GET"
         self.lost: Fact | None = None
         self.over: str | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -133,9 +132,16 @@ class Flight:
         self.done = self.changes and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
         if self.lost is not None and (self.lost.topic.name, self.lost.key) not in facts:
             self.end(CUT)
+        elif self.lost is not None and self.timer is not None:
+            self.timer.cancel()
         self.check()
 
-    def undecided(self) -> CannotDecide:
+    @property
+    def held_back(self) -> bool:
+        """Whether it was done, and ended because it became unknown who may be told."""
+        return self.done and self.over == STALE
+
+    def undecided(self) -> Problem:
         """What a caller is told whose request was ended although the right to ask it is there again."""
         return AnswerHeldBack(retry_after=1) if self.done else CannotDecide("Your rights have just changed.", retry_after=1)
 
@@ -147,20 +153,6 @@ class Flight:
         """Raise Over when the request was ended from outside."""
         if self.over is not None:
             raise Over(self.over)
-
-
-@functools.lru_cache(maxsize=4096)
-def network_of(peer: str) -> str:
-    """Where strangers count as one: an IPv4 address, or the 64 bits of an IPv6 network, in which one machine has any number."""
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return peer
-    if isinstance(address, ipaddress.IPv4Address):
-        return peer
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class InFlight:
@@ -254,7 +246,7 @@ class InFlight:
         When the right was lost is not known, only that it was less than a second ago: the wait ends within that second.
         """
         wait = min(OWN_DEED_S, self._projection.knowledge.left(time.time(), time.monotonic()))
-        if cause is not None and flight.changes and flight.quiet and wait > 0.0:
+        if cause is not None and flight.changes and POLICY[flight.action].max_body is not None and flight.quiet and wait > 0.0:
             flight.lost = cause
             if flight.timer is not None:
                 flight.timer.cancel()

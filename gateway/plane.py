@@ -25,11 +25,11 @@ from gateway.browser import Origins, cookie_line
 from gateway.connection import BODILESS, Connection, Headers
 from gateway.doors import Doors, MethodNotAllowed
 from gateway.forward import Forwarder
-from gateway.inflight import CLIENT_LEFT, STALE, STALL_S, Flight, InFlight, Over, TooManyAtOnce, network_of
+from gateway.inflight import CLIENT_LEFT, STALE, STALL_S, Flight, InFlight, Over, TooManyAtOnce
 from gateway.ledger import Ledger, Traffic, outcome_of, resource_of
 from gateway.measures import Measures
 from gateway.protocol import answer_whole
-from gateway.request import MalformedRequest, Request, facts_named
+from gateway.request import MalformedRequest, Request, facts_named, network_of
 from gateway.spool import SpoolUnavailable
 from gateway.standing import NOBODY_STANDING, Standing
 
@@ -289,7 +289,7 @@ class Plane:
         status = connection.status
         headers, facts, said = handed_out(connection.headers, cookies=rule.cookies, cacheable=rule.cacheable)
         flight.answered(status, facts_named(facts) if facts is not None else ())
-        waits = facts is not None and status in _SUCCESS and not await self._in_force(facts)
+        waits = facts is not None and status in _SUCCESS and not await self._projection.reached(facts_named(facts))
         if waits:
             status = 202
         opened = rule.carries_bytes and status in _SUCCESS
@@ -350,6 +350,8 @@ class Plane:
 
     def _lost(self, flight: Flight) -> Problem:
         """What a caller is told whose right was lost while their request waited for its answer."""
+        if flight.held_back:
+            return flight.undecided()
         try:
             decision = self._authority.standing(flight.credential, flight.project_id, time.time()).decide(flight.action)
         except NotKnownYet as unknown:
@@ -357,10 +359,6 @@ class Plane:
         except Problem as refused:
             return refused
         return flight.undecided() if decision.allowed else refusal(decision)
-
-    async def _in_force(self, facts: bytes) -> bool:
-        """Whether this replica decides by the facts that an answer emitted; waits a moment for them."""
-        return await self._projection.reached(facts_named(facts))
 
     async def _show(self, request: Request, page: Page, send: Send) -> int:
         request.access.action = page.action

@@ -1,5 +1,7 @@
 """One request as the gateway reads it: what is forwarded of its head, and what only the gateway uses."""
 
+import functools
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -187,3 +189,17 @@ def facts_named(value: bytes) -> dict[tuple[str, str], int]:
     except ValueError as error:
         raise MalformedRequest("Hortus-After is not a list of topic:key:version.") from error
     return wanted
+
+
+@functools.lru_cache(maxsize=4096)
+def network_of(peer: str) -> str:
+    """Where strangers count as one: an IPv4 address, or the 64 bits of an IPv6 network, in which one machine has any number."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv4Address):
+        return peer
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))

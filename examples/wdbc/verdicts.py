@@ -73,9 +73,12 @@ class Asked:
         )
 
     def breaks(self, moment: float) -> bool:
-        """Whether it shows what must not be, however well it was watched: somebody let in too late, or nobody refused."""
+        """Whether it shows what must not be, however well it was watched: somebody let in or refused too late, or nobody refused.
+
+        Slow answers make it be asked less often, too; so a slow one must count, or only quick ones would.
+        """
         outcome = self.outcome(moment)
-        return outcome.stale > 0 or math.isinf(outcome.refused)
+        return outcome.stale > 0 or outcome.lasted > REVOKED_SECONDS
 
     def flaw(self, sent: float, moment: float) -> str:
         """Why this says nothing about a deed sent at ``sent`` that counts from ``moment``; empty where it does."""

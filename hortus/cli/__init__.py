@@ -1,7 +1,7 @@
 """The ``hortus`` command.
 
 It ends with 0, or with 1: refused, or another problem; 2: not understood; 3: not signed in; 4: not found;
-5: conflict; 6: cannot be decided now, or unreachable; 130: interrupted.
+5: conflict; 6: cannot be decided now, or unreachable; 7: it was done, and its answer cannot be shown; 130: interrupted.
 """
 
 import os
@@ -20,10 +20,12 @@ from hortus.cli.jobs import agents, jobs
 from hortus.cli.options import Ambiguous, chosen
 from hortus.cli.projects import members, projects
 from hortus.client import FactorTooOld, HortusError, Refused, Unreachable
+from hortus.client.answers import HELD_BACK
 
 USAGE = 2
 NOT_SIGNED_IN = 3
 UNREACHABLE = 6
+DONE = 7
 INTERRUPTED = 130
 BY_STATUS = {401: NOT_SIGNED_IN, 404: 4, 409: 5, 412: 5, 428: 5, 502: UNREACHABLE, 503: UNREACHABLE, 504: UNREACHABLE}
 
@@ -33,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     epilog="Ends with 0, or 1: refused or another problem, 2: not understood, 3: not signed in, 4: not found, "
-    "5: conflict, 6: cannot be decided now or unreachable, 130: interrupted.",
+    "5: conflict, 6: cannot be decided now or unreachable, 7: done, but its answer cannot be shown, 130: interrupted.",
 )
 
 
@@ -89,6 +91,8 @@ def exit_code(error: HortusError) -> int:
         return USAGE
     if isinstance(error, Unreachable):
         return UNREACHABLE
+    if isinstance(error, Refused) and error.slug == HELD_BACK:
+        return DONE
     if isinstance(error, Refused):
         return BY_STATUS.get(error.status, 1)
     return 1

@@ -1,6 +1,7 @@
 """Reading what came back: JSON, problems, cookies, and why nothing came."""
 
 import re
+from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -9,6 +10,8 @@ from hortus.client.errors import Altered, FactorTooOld, Refused
 
 PROBLEM = "urn:hortus:problem:"
 FACTOR_TOO_OLD = "factor-too-old"
+HELD_BACK = "answer-held-back"
+RETRY_AFTER_CAP = 5.0
 _KNOWN = frozenset({"type", "title", "status", "detail", "errors"})
 
 
@@ -47,6 +50,12 @@ def retry_after(answer: httpx2.Response) -> float | None:
     """The seconds that ``Retry-After`` names."""
     asked = answer.headers.get("Retry-After", "")
     return float(asked) if asked.isascii() and asked.isdigit() else None
+
+
+def asked_to_wait(answer: httpx2.Response) -> float | None:
+    """How many seconds until asking again may help; None where it does not."""
+    asked = retry_after(answer)
+    return None if asked is None or answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE else min(asked, RETRY_AFTER_CAP)
 
 
 def cookies_of(answer: httpx2.Response) -> dict[str, str]:

@@ -110,8 +110,10 @@ class Renewal:
             lost = Unreachable(f"The connection to {self._address} was lost ({answers.said(error)}).")
             raise _NoAnswer(lost, perhaps_done=True) from error
         if answer.is_server_error:
-            # 503 says that nothing was done.
-            raise _NoAnswer(answers.refusal(answer), perhaps_done=answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE)
+            refused = answers.refusal(answer)
+            # 503 says that nothing was done, unless it says that it was.
+            done = refused.slug == answers.HELD_BACK or refused.status != HTTPStatus.SERVICE_UNAVAILABLE
+            raise _NoAnswer(refused, perhaps_done=done)
         return answer
 
     def _take(self, kept: SignIn, answer: httpx2.Response) -> SignIn:

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -13,21 +14,35 @@ from typing import Any, cast
 import httpx2
 
 from hortus.client import renewal
-from hortus.client.answers import cookies_of, is_certificate_error, json_of, refusal, retry_after, said, unreachable
+from hortus.client.answers import HELD_BACK, asked_to_wait, cookies_of, is_certificate_error, json_of, refusal, said, unreachable
 from hortus.client.errors import FactorTooOld, HortusError, Refused, Unreachable
 from hortus.client.memory import Memory
 from hortus.client.shapes import Session
 from hortus.client.signin import DEVICE_COOKIE, REFRESH_COOKIE, Keeper, SignIn
 
 API = "/api/v1"
-RETRY_AFTER_CAP = 5.0
 PAGE = 200
-HELD_BACK = "answer-held-back"
 STALE = frozenset({"invalid-credential", "session-ended"})
 
 Body = Callable[[], Iterator[bytes]]
 Params = Mapping[str, str | int | None]
 Shown = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How one request is asked, and asked again.
+
+    ``repeatable``: also after a lost connection. ``resent``: what it carries can be sent more than once. ``again``: a refusal that a newer
+    token or factor mends is mended, each once. ``told``: its answer says something, so that one that was done and is held back is refused.
+    ``stream``: the caller takes the answer's bytes.
+    """
+
+    repeatable: bool = True
+    resent: bool = True
+    again: bool = True
+    told: bool = True
+    stream: bool = False
 
 
 class Wire:
@@ -96,17 +111,12 @@ class Wire:
             headers["Idempotency-Key"] = str(uuid.uuid4())
         if version is not None:
             headers["If-Match"] = f'"{version}"'
-        repeatable = not once and method != "PATCH"
+        manner = Manner(repeatable=not once and method != "PATCH", again=not anonymous, told=told or method != "DELETE")
 
         def request() -> httpx2.Request:
             return self._request(method, path, headers, params=params, json=body, anonymous=anonymous)
 
-        try:
-            answer = self._attempt(request, repeatable=repeatable, again=not anonymous)
-        except Refused as refused:
-            if refused.slug == HELD_BACK and method == "DELETE" and not told:
-                return None
-            raise
+        answer = self._attempt(request, manner)
         if answer.status_code == HTTPStatus.NO_CONTENT or not answer.content:
             return None
         return json_of(answer)
@@ -115,7 +125,7 @@ class Wire:
         """Sign in, and be this person from here on. What was shown counts once, so it is not sent again."""
         headers = _cookies({DEVICE_COOKIE: self._renewal.current.device})
         answer = self._attempt(
-            lambda: self._request("POST", "/sessions", headers, json=shown, anonymous=True), repeatable=False, again=False
+            lambda: self._request("POST", "/sessions", headers, json=shown, anonymous=True), Manner(repeatable=False, again=False)
         )
         session = cast("Session", json_of(answer))
         self._renewal.enter(session, cookies_of(answer))
@@ -140,17 +150,17 @@ class Wire:
                 return
 
     def send(self, path: str, body: Body, headers: Mapping[str, str], *, repeatable: bool) -> Any:
-        """PUT a stream of bytes; ``body`` gives a fresh iterator for every attempt."""
+        """PUT a stream of bytes; ``body`` gives a fresh iterator for every attempt, or, where it is not ``repeatable``, the only one."""
 
         def request() -> httpx2.Request:
             return self._request("PUT", path, headers, content=body())
 
-        return json_of(self._attempt(request, repeatable=repeatable, again=repeatable))
+        return json_of(self._attempt(request, Manner(repeatable=repeatable, again=repeatable, resent=repeatable)))
 
     @contextmanager
     def receive(self, path: str) -> Iterator[httpx2.Response]:
         """An open answer whose bytes the caller takes as they come."""
-        answer = self._attempt(lambda: self._request("GET", path, {}), repeatable=True, stream=True)
+        answer = self._attempt(lambda: self._request("GET", path, {}), Manner(stream=True))
         try:
             yield answer
         except httpx2.TransportError as error:
@@ -179,35 +189,37 @@ class Wire:
             method, API + path, headers=sent, params=given(**(params or {})) or None, json=json, content=content
         )
 
-    def _attempt(
-        self, request: Callable[[], httpx2.Request], *, repeatable: bool, stream: bool = False, again: bool = True
-    ) -> httpx2.Response:
-        """An answer that is a success. ``again``: a refusal that a newer token or factor mends is mended, each once."""
-        if again and self._renewal.due:
+    def _attempt(self, request: Callable[[], httpx2.Request], manner: Manner) -> httpx2.Response:
+        """An answer that is a success."""
+        if manner.again and self._renewal.due:
             self._renewal.renew()
         mended: set[str] = set()
         while True:
             shown = self.token
             try:
-                return self._repeat(request, repeatable=repeatable, stream=stream)
+                return self._repeat(request, manner)
             except Refused as refused:
-                if not again or refused.slug in mended or not self._mend(refused, shown):
+                if not manner.again or refused.slug in mended or not self._mend(refused, shown):
                     raise
                 mended.add(refused.slug)
 
     def _mend(self, refused: Refused, shown: str | None) -> bool:
         if isinstance(refused, FactorTooOld) and self._factor is not None:
-            self.step_up(self._factor())
+            try:
+                self.step_up(self._factor())
+            except Refused as held:
+                if held.slug != HELD_BACK:  # it was taken
+                    raise
             return True
         return refused.status == HTTPStatus.UNAUTHORIZED and refused.slug in STALE and shown is not None and self._renewal.renew(shown)
 
-    def _repeat(self, request: Callable[[], httpx2.Request], *, repeatable: bool, stream: bool) -> httpx2.Response:
+    def _repeat(self, request: Callable[[], httpx2.Request], manner: Manner) -> httpx2.Response:
         until = time.monotonic() + self._patience
         lost = False
         for attempt in range(1, self._attempts + 1):
             last = attempt == self._attempts
             try:
-                answer = self._http.send(request(), stream=stream)
+                answer = self._http.send(request(), stream=manner.stream)
             except httpx2.ConnectError as error:
                 pause = 0.1 * 2**attempt
                 if last or is_certificate_error(error) or time.monotonic() + pause > until:
@@ -215,20 +227,22 @@ class Wire:
             except httpx2.TransportError as error:
                 pause = 0.1 * 2**attempt
                 lost = True
-                if last or not repeatable or time.monotonic() + pause > until:
+                if last or not manner.repeatable or time.monotonic() + pause > until:
                     raise Unreachable(f"The connection to {self.address} was lost ({said(error)}).") from error
             else:
                 self.memory.learn(answer.headers.get("Hortus-Facts"))
                 if answer.is_success:
                     return answer
-                if lost and answer.request.method == "DELETE" and answer.status_code == HTTPStatus.NOT_FOUND:
-                    # The first attempt was carried out; only its answer was lost.
-                    return answer if stream else httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
                 answer.read()
                 answer.close()
-                refused = refusal(answer)
-                asked = _asked_to_wait(answer)
-                again = refused.slug != HELD_BACK or "Idempotency-Key" in answer.request.headers
+                refused, method = refusal(answer), answer.request.method
+                if method == "DELETE" and (
+                    (lost and refused.status == HTTPStatus.NOT_FOUND) or (refused.slug == HELD_BACK and not manner.told)
+                ):
+                    # It was carried out; only its answer was lost, or could not be shown.
+                    return httpx2.Response(HTTPStatus.NO_CONTENT, request=answer.request)
+                asked = asked_to_wait(answer)
+                again = manner.resent and (refused.slug != HELD_BACK or "Idempotency-Key" in answer.request.headers)
                 if asked is None or not again or last or time.monotonic() + asked > until:
                     raise refused
                 pause = asked
@@ -257,12 +271,6 @@ class Wire:
 def given(**values: Any) -> dict[str, Any]:
     """What a caller gave: a value of None is left out, so that the door's own default counts."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _asked_to_wait(answer: httpx2.Response) -> float | None:
-    """How many seconds until asking again may help; None where it does not."""
-    asked = retry_after(answer)
-    return None if asked is None or answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE else min(asked, RETRY_AFTER_CAP)
 
 
 def _cookies(named: Mapping[str, str]) -> dict[str, str]:

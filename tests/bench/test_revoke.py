@@ -72,6 +72,13 @@ def test_a_trial_that_saw_a_stale_allow_counts_however_it_was_asked() -> None:
     assert figures(measured.trials)["all"]["stale"] == 1
 
 
+def test_a_trial_in_which_somebody_was_refused_too_late_counts_however_it_was_asked() -> None:
+    slow = Asked("search", [Answer(DEED - 0.1, DEED - 0.05, Verdict.LET_IN), Answer(DEED + 0.9, DEED + 1.4, Verdict.REFUSED)])
+    measured = Measured()
+    assert measured.took(trial(slow))
+    assert figures(measured.trials)["search"]["max_s"] == 1.4
+
+
 def test_a_transfer_that_is_never_cut_counts_as_never() -> None:
     never = trial(seen(), Flow("open upload", 20, DEED - 1))
     assert math.isinf(never.outcomes[Surface.UPLOAD].lasted)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,13 @@ async def issued(world: World, actor: Actor) -> x509.Certificate:
     answer = await world.post(f"/projects/{OURS}/certificates", actor, json={"csr": csr()})
     assert answer.status_code == 201, answer.text
     return x509.load_pem_x509_certificate(answer.json()["chain"].encode())
+
+
+async def until(met: Callable[[], bool]) -> None:
+    """Return when a condition is met; fails when it never is."""
+    async with asyncio.timeout(30):
+        while not met():
+            await asyncio.sleep(0.01)
 
 
 async def appears(world: World, query: str) -> None:

@@ -1,9 +1,7 @@
 """Issuers get new keys while ca runs: the new one signs, and the old one goes on answering for what it signed."""
 
-import asyncio
 import os
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +19,7 @@ from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.events import Certificate
 from services.ca import service
-from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, openssl, revoked, run, study
+from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, openssl, revoked, run, study, until
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
 OWNER, SCIENTIST = owner(OURS, ADA), scientist(OURS, BOB)
@@ -38,12 +36,6 @@ async def opened(worlds: Worlds, pki: Pki, **settings: Any) -> World:
     world = await worlds.open("ca", issuers_dir=pki.issuers_folder, **{"issuer_rest_s": 0, **settings})
     await world.hear(*study())
     return world
-
-
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not met():
-            await asyncio.sleep(0.05)
 
 
 def renew(pki: Pki) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cryptography.x509 import ocsp
 from compose.local import ceremony
 from compose.local.home import Home
 from compose.local.pki import Pki
-from tests.ca.conftest import ADA, BOB, about, csr, issued, run, study
+from tests.ca.conftest import ADA, BOB, about, csr, issued, membership, run, study, until
 from tests.ca.slow import Slow
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
@@ -87,6 +88,25 @@ async def test_strangers_who_ask_for_answers_keep_nobody_from_a_certificate(
     assert world.runtime.missing() == []
     told = Counter(await asyncio.gather(*strangers))
     assert set(told) == {SUCCESSFUL, TRY_LATER}
+
+
+@pytest.mark.parametrize("meanwhile", ["a right is lost", "nothing is heard any more"])
+async def test_what_was_good_when_it_was_asked_is_not_said_to_be_after_the_wait_for_a_signature(
+    worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path, meanwhile: str
+) -> None:
+    world = await opened(worlds, renewed, tmp_path)
+    leaf = await issued(world, SCIENTIST)
+    assert await ask_ocsp(world, "people-2", leaf) is SUCCESSFUL
+    slow.goes.clear()
+    begun = slow.begun
+    asking = asyncio.create_task(ask_ocsp(world, "people-2", leaf))
+    await until(lambda: slow.begun > begun)
+    if meanwhile == "a right is lost":
+        await world.hear(membership(BOB, version=2, role=None))
+    else:
+        await world.hears_until((await world.now() - timedelta(seconds=1)).isoformat())
+    slow.goes.set()
+    assert await asking is TRY_LATER
 
 
 async def test_an_old_key_that_hangs_keeps_nobody_from_a_certificate(worlds: Worlds, slow: Slow, renewed: Path, tmp_path: Path) -> None:

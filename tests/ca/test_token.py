@@ -1,6 +1,5 @@
 """Issuers whose keys lie in a PKCS#11 token (SoftHSM2, a real one): made there, signing there, away and back again."""
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from services.ca.app import settle_waiting
 from services.ca.signer import IssuerUnusable, Signer, SignerAway
 from services.ca.signer.token import Token
 from tests.ca import softhsm
-from tests.ca.conftest import ADA, BOB, about, agent_fact, appears, csr, issued, judged, membership, revoked, run, study
+from tests.ca.conftest import ADA, BOB, about, agent_fact, appears, csr, issued, judged, membership, revoked, run, study, until
 from tests.ca.softhsm import LABEL, MODULE, PIN, SoftToken
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
@@ -65,12 +64,6 @@ def signer(keys: Token, certificate: Path) -> Signer:
 
 def told(world: World) -> list[str]:
     return [each for warn in world.runtime.warnings for each in warn()]
-
-
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not met():
-            await asyncio.sleep(0.05)
 
 
 async def ask(world: World) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from services.ca.service import turns
 from services.ca.service.turns import NoRoom, Turns
 from services.ca.signer import SignerAway
+from tests.ca.conftest import until
 
 LONG_S, SHORT_S = 60.0, 0.1
 
@@ -39,12 +40,6 @@ def at_20_ms(name: int) -> Callable[[], int]:
         return name
 
     return sign
-
-
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not met():
-            await asyncio.sleep(0.01)
 
 
 async def test_signatures_of_two_groups_are_made_in_turns_and_in_the_order_of_each(token: Turns) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from examples.wdbc.transfers import Download, Upload
 from hortus.client import Client, Memory, Refused, new_key, write_private
+from hortus.client.wire import Manner
 from tests.e2e.scene import (
     IN_FORCE_SECONDS,
     PATIENCE,
@@ -89,7 +90,7 @@ def test_a_creation_repeated_at_the_other_gateway_makes_nothing_new(doubled: Sce
                 json={"name": name},
                 headers={"Authorization": f"Bearer {owner.token}", "Idempotency-Key": key},
             ),
-            repeatable=False,
+            Manner(repeatable=False),
         )
         return made.status_code, made.json()["project_id"]
 

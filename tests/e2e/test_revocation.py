@@ -346,7 +346,7 @@ def test_a_gateway_whose_clock_is_five_seconds_off_decides_nothing_and_says_why_
             moment = moment or remove(doubled, garden)
             assert nobody_is_let_in(told_there(held, places[1], moment))
     finally:
-        set_clock(off, 0.0)
+        off.unlink()
         second.child.environment = right
     until(lambda: not second.missing(), "with the right clock it is ready")
     until(lambda: set.union(*told_there(held, places[1], moment).values()) == {Verdict.REFUSED}, "and all surfaces refuse")
@@ -380,20 +380,20 @@ def test_beside_a_part_that_fails_each_deed_ends_every_surface_and_all_heals(
         paced(probes, THREE_AT_ONCE)
         expired = ending[Deed.EXPIRED]
         expired.moment = expire(doubled, expired.garden)
-        # The others are asked for, again where nobody can decide, until they are acknowledged: before the part fails, meanwhile or afterwards.
-        falling = {deed: pool.submit(DEEDS[deed], doubled, each.garden) for deed, each in ending.items() if each is not expired}
+        # Another is acknowledged right before the part fails; the third is asked for, again where nobody can decide, until it is acknowledged.
+        ending[Deed.REMOVED].moment = remove(doubled, ending[Deed.REMOVED].garden)
         with away(doubled):
+            blocked = pool.submit(block, doubled, ending[Deed.BLOCKED].garden)
             time.sleep(max(0.0, expired.moment + AWAY_SECONDS - time.monotonic()))
             if away is not relay_leaders_paused:  # there, others take the lead, and what waits for those who stand still waits
                 until(lambda: asked_since(probes, expired.moment), "all are asked meanwhile")
                 says_why(places[0], expired)
             paced(probes, SELDOM)
         paced(probes, THREE_AT_ONCE)
-        for deed, fallen in falling.items():
-            ending[deed].moment = fallen.result(2 * PATIENCE)
+        ending[Deed.BLOCKED].moment = blocked.result(2 * PATIENCE)
         watched_on(probes, time.monotonic(), 2.0, 2 * PATIENCE)
     for deed, each in ending.items():
-        # Where nobody can decide, transfers are held at once and cut later; that no byte passes meanwhile is seen at the gateway (test_staleness).
+        # Where nobody can decide, transfers are held at once and cut later; that no byte passes meanwhile is seen at the gateway (test_transfers).
         held = [probe for probe in each.probes if probe.name in TRANSFERS and deed is not Deed.EXPIRED]
         assert {probe.name: ended for probe in held if (ended := probe.result(each.moment).refused) > HELD_SECONDS} == {}, deed
         assert never_refused(each.probes, each.moment) == [], (deed, doubled.all_ready())

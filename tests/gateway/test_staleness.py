@@ -103,7 +103,9 @@ async def test_who_asked_for_a_change_is_told_that_it_was_made_where_its_answer_
 
     stage.answer = is_done_when_nothing_is_known
     client = await stage.client(ada)
-    made, listing = await asyncio.gather(client.post(f"/projects/{PROJECT}/members", content=b"{}"), client.get("/projects"))
+    asking = client.post(f"/projects/{PROJECT}/members", content=b"{}"), client.put(FILE, content=b"x"), client.get("/projects")
+    made, stored, listing = await asyncio.gather(*asking)
     assert (made.status_code, problem(made), made.headers["retry-after"]) == (503, "answer-held-back", "1")
-    assert "secret" not in made.text
+    assert (stored.status_code, problem(stored), stored.headers["retry-after"]) == (503, "answer-held-back", "1")
+    assert "secret" not in made.text + stored.text
     assert (listing.status_code, problem(listing)) == (503, "cannot-decide"), "what changes nothing was not done"

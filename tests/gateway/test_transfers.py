@@ -284,22 +284,39 @@ async def test_others_and_harmless_changes_cut_nothing(stage: Stage) -> None:
         assert len(stage.gateway.in_flight) == 1
 
 
-async def test_a_transfer_pauses_while_nothing_fresh_is_known_and_is_cut_when_that_lasts(stage: Stage) -> None:
+@pytest.mark.parametrize("upload", [False, True])
+async def test_a_transfer_stands_still_while_nothing_fresh_is_known_and_is_cut_when_that_lasts(stage: Stage, upload: bool) -> None:
     ada = stage.signs_in()
     stage.joins(ada, PROJECT)
-    endless = Endless()
-    stage.answer = endless.sends
-    async with (await stage.client(ada)).stream("GET", FILE) as answer:
-        received = answer.aiter_raw()
-        await anext(received)
-        stage.pulsing = False
+    endless, received = Endless(), [0]
+    stage.answer = endless.takes if upload else endless.sends
+    client = await stage.client(ada)
 
-        async def the_rest() -> None:
-            async for _ in received:
-                pass
+    async def moves() -> None:
+        if upload:
+            await client.put(FILE, content=pieces())
+            return
+        async with client.stream("GET", FILE) as answer:
+            async for piece in answer.aiter_raw():
+                received[0] += len(piece)
 
-        with pytest.raises(httpx2.TransportError):
-            await asyncio.wait_for(the_rest(), 6)
+    def moved() -> int:
+        return endless.passed if upload else received[0]
+
+    async def stands_still() -> bool:
+        before = moved()
+        await asyncio.sleep(0.2)
+        return moved() == before
+
+    moving = asyncio.create_task(moves())
+    await until(lambda: moved() > 10 * len(PIECE))
+    stage.pulsing = False
+    await until(lambda: not stage.gateway.projection.is_fresh())
+    async with asyncio.timeout(0.8):  # whoever lets bytes pass lets them pass for longer, until the transfer is cut
+        while not await stands_still():
+            pass
+    with pytest.raises(httpx2.TransportError):
+        await asyncio.wait_for(moving, 6)
     await until(lambda: len(stage.gateway.in_flight) == 0)
     assert (await stage.records())[-1]["reason"] == "cannot-decide"
 
@@ -463,6 +480,26 @@ async def test_an_answer_outlives_its_right_only_when_the_request_itself_took_it
     answer = await asking
     assert answer.status_code == (204 if own else 401)
     assert (await client.get("/projects")).status_code == 401
+
+
+async def test_whoever_took_their_own_right_away_is_answered_also_where_the_rest_of_it_is_heard_later(stage: Stage) -> None:
+    ada = stage.signs_in()
+    session = stage.gateway.projection.get(SESSIONS, str(ada.session_id))
+    other = session.model_copy(update={"session_id": uuid7(), "version": 2, "live": False})
+
+    async def ends_both_sessions(_scope: object, receive: Any, send: Any) -> None:
+        await read(receive)
+        stage.tell(session.model_copy(update={"version": 2, "live": False}))
+        await say(send, 204, b"", (b"hortus-facts", f"sessions:{ada.session_id}:2,sessions:{other.session_id}:2".encode()))
+
+    stage.answer = ends_both_sessions
+    asking = asyncio.create_task((await stage.client(ada)).delete(f"/sessions/{ada.session_id}"))
+    await until(lambda: any(flight.done for flight in stage.gateway.in_flight))
+    (flight,) = stage.gateway.in_flight
+    assert flight.timer is not None
+    assert flight.timer.cancelled(), "nothing ends it but what it waits for"
+    stage.tell(other)
+    assert (await asking).status_code == 204
 
 
 async def ending_their_session(stage: Stage) -> tuple[asyncio.Task[Any], Session]:

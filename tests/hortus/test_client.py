@@ -171,6 +171,17 @@ def test_nobody_is_said_to_be_no_member_any_more_where_it_is_not_known_what_rema
     assert len(door.asked) == 3
 
 
+def test_a_removal_that_asks_for_a_fresh_factor_is_asked_for_again_where_the_answer_to_the_factor_cannot_be_shown(
+    door: Door,
+) -> None:
+    too_old = problem(401, "factor-too-old", "Show your second factor again")
+    door.on("DELETE", "/projects/p/certificates/c", too_old, Answer(204))
+    door.on("POST", "/sessions/current/factor", HELD_BACK)
+    with Client(door.address, door.root, token="t", factor=lambda: {"code": "123456"}) as client:
+        client.certificates.revoke("p", "c")
+    assert door.paths() == ["DELETE /projects/p/certificates/c", "POST /sessions/current/factor", "DELETE /projects/p/certificates/c"]
+
+
 def test_what_was_made_and_could_not_be_shown_is_asked_for_again_with_its_key(door: Door, client: Client) -> None:
     door.on("POST", "/projects", HELD_BACK, Answer(201, {"project_id": "p"}))
     assert client.projects.create("study")["project_id"] == "p"
@@ -236,6 +247,13 @@ def test_a_stream_that_was_stored_as_something_else_is_an_error(door: Door, clie
     with pytest.raises(Altered):
         client.datasets.put("p", "d", [b"one", b"two"], "f")
     assert door.asked[0].body == b"onetwo"
+
+
+def test_a_stream_is_not_sent_again_where_it_is_asked_for_later(door: Door, client: Client) -> None:
+    door.on("PUT", "/projects/p/datasets/d/files/f", problem(503, "cannot-decide", "Not now", Retry_After="0"), stored)
+    with pytest.raises(Refused, match="Not now"):
+        client.datasets.put("p", "d", [b"one", b"two"], "f")
+    assert len(door.asked) == 1
 
 
 def test_a_missing_file_is_one_sentence(client: Client, tmp_path: Path) -> None:

@@ -61,9 +61,10 @@ def test_a_sign_in_that_others_can_read_is_not_used(signed_in: Run, door: Door, 
         (problem(404, "not-found", "There is no such project"), 4),
         (problem(409, "name-taken", "The name is taken"), 5),
         (problem(503, "not-fresh", "Cannot decide now"), 6),
+        (problem(503, "answer-held-back", "It was done"), 7),
         (Answer(lose=True), 6),
     ],
-    ids=["refused", "not signed in", "not found", "conflict", "cannot decide", "lost"],
+    ids=["refused", "not signed in", "not found", "conflict", "cannot decide", "done", "lost"],
 )
 def test_every_error_is_a_sentence_and_a_number(door: Door, signed_in: Run, answer: Answer, code: int) -> None:
     door.on("GET", f"/projects/{P}", answer)

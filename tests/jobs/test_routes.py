@@ -9,11 +9,13 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
+from chassis import inbox
 from chassis.csr import read_csr
 from contracts.events import Agent, Certificate, CertificateKind, Job, Run, RunState, ShareState
 from contracts.policy import LONGEST_RUN_S
 from contracts.roles import NOBODY, Actor
 from services.jobs import service
+from services.jobs.service import known
 from tests.jobs.scene import LONG_AGO, Scene, certificate, csr, dataset, member, share
 from tests.world import OURS, THEIRS, World, administrator, agent, auditor, job, reason, scientist, stranger
 
@@ -174,6 +176,29 @@ async def test_no_job_is_said_to_go_on_while_it_cannot_be_known_whether_it_may(s
         assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
     told = await scene.world.get(f"/leases/{lease['run_id']}", scene.agent)
     assert (told.status_code, reason(told)) == (503, "cannot-decide")
+
+
+@pytest.mark.parametrize("asked", ["one", "all", "its lease"])
+async def test_a_job_that_ends_while_it_is_asked_for_is_not_said_to_go_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """What was late arrives between two statements of the question."""
+    made, lease = await scene.running()
+    await scene.world.hears_until((await scene.world.now() - timedelta(seconds=1)).isoformat())
+
+    async def hears_it_all_first(database: Any, topics: Any) -> bool:
+        await scene.world.hear(member(scene.scientist_id, None, version=2))
+        await scene.world.hears_until("infinity")
+        return await inbox.up_to_date(database, topics)
+
+    monkeypatch.setattr(known, "up_to_date", hears_it_all_first)
+    if asked == "its lease":
+        told = await scene.world.get(f"/leases/{lease['run_id']}", scene.agent)
+        assert (told.status_code, told.json()["cancelled"]) == (200, True)
+        return
+    told = await scene.world.get(f"/projects/{OURS}/jobs" + (f"/{made['job_id']}" if asked == "one" else ""), scene.owner)
+    [shown] = [told.json()] if asked == "one" else told.json()["items"]
+    assert (told.status_code, shown["state"]) == (200, "cancelled")
 
 
 async def test_what_has_failed_or_ended_is_said_also_while_nothing_new_is_heard(scene: Scene) -> None:

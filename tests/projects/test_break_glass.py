@@ -366,8 +366,11 @@ async def test_who_would_be_an_owner_by_a_group_does_not_end_it_themselves(study
     path = f"/break-glass/{made['break_glass_id']}"
     answer = await world.delete(path, root())
     assert (answer.status_code, reason(answer)) == (403, "raises-yourself")
+    other = administrator(OTHER_ROOT)
+    answer = await world.delete(path, other.model_copy(update={"factor_fresh": False}))
+    assert (answer.status_code, reason(answer)) == (401, "factor-too-old"), "it makes an owner"
     assert (await study.member(ROOT)).break_glass_id is not None
-    assert (await world.delete(path, administrator(OTHER_ROOT))).status_code == 200
+    assert (await world.delete(path, other)).status_code == 200
     assert (await study.member(ROOT)).by_group == "leads"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from prometheus_client import REGISTRY
+from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from contracts.events import CONFIRMS, PURGED, Membership, Project, ProjectState, Purged, PurgeStep, UserStatus
@@ -213,6 +214,25 @@ async def test_every_table_that_names_a_project_is_emptied_of_it(world: World) -
     for (table,) in named:
         if table not in ("projects", "deletions", "deletion_parts", "deleted_projects"):
             assert (await world.sql(f"SELECT count(*) FROM {table} WHERE project_id = :id", id=study.project_id))[0][0] == 0, table
+
+
+async def test_what_is_written_into_the_feed_while_a_project_is_left_does_not_outlive_it(world: World) -> None:
+    """The end of a role is written without the project, by whoever holds the role's row."""
+    study = await found(world)
+    bob = await study.add("bob00000")
+    await world.post(f"{study.path}/deletion", study.owner, json={"name": "wdbc"})
+    await world.hear(*by_all(study.project_id, PurgeStep.CLOSED))
+    async with world.runtime.engine.begin() as other:
+        await other.execute(text("SELECT FROM memberships WHERE user_id = :id FOR UPDATE"), {"id": bob["user_id"]})
+        leaving = asyncio.create_task(world.hear(*by_all(study.project_id, PurgeStep.PURGED)))
+        await world.somebody_waits()
+        await other.execute(
+            text("""INSERT INTO activity SELECT (jsonb_populate_record(a, '{"activity_id": "00000000-0000-0000-0000-000000000001"}')).*
+                    FROM activity a WHERE project_id = :id LIMIT 1"""),
+            {"id": study.project_id},
+        )
+    await leaving
+    assert await world.sql("SELECT FROM activity WHERE project_id = :id", id=study.project_id) == []
 
 
 async def test_the_certificate_says_who_asked_and_what_each_service_removed_and_its_hash_is_in_the_ledger(world: World) -> None:

@@ -14,7 +14,7 @@ from services.jobs import domain, repository
 from services.jobs.models import Job, Run
 from services.jobs.service.agents import calling_agent
 from services.jobs.service.ending import BATCH, NOT_READABLE, cancel_runs, tell
-from services.jobs.service.known import demand_known
+from services.jobs.service.known import demand, demand_known, is_known
 
 LOOK_S = 0.1
 AGAIN_S = 30.0
@@ -56,12 +56,13 @@ async def take_lease(uow: UnitOfWork, csr: str, terms: Terms) -> tuple[Job, Run]
 async def read_lease(uow: UnitOfWork, run_id: UUID) -> tuple[Job, Run]:
     """The calling agent's lease. Raises UnknownAgent, NotFound, LeaseLost, and CannotDecide where the run may have to end."""
     agent_id = await calling_agent(uow)
+    known = await is_known(uow)
     found = await repository.jobs.run(uow.session, run_id)
     run = domain.leases.lease_is_own(found[1] if found else None, agent_id, None)
     if found is None:
         raise NotFound
     if run.state in domain.runs.HELD:
-        await demand_known(uow)
+        demand(known=known)
     return found
 
 

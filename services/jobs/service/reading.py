@@ -8,7 +8,7 @@ from chassis.errors import NotFound
 from chassis.outbox import UnitOfWork
 from services.jobs import domain, repository
 from services.jobs.models import Job, Run
-from services.jobs.service.known import demand_known
+from services.jobs.service.known import demand, is_known
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ def who_asks(uow: UnitOfWork) -> UUID:
 
 async def list_jobs(uow: UnitOfWork, project_id: UUID, after: UUID | None, limit: int) -> list[tuple[Job, Run]]:
     """A project's jobs, newest first. Raises CannotDecide where one of them may have to end."""
+    known = await is_known(uow)
     found = await repository.jobs.jobs(uow.session, project_id, after, limit)
-    await _demand_known(uow, [run for _, run in found])
+    _demand(known, [run for _, run in found])
     return found
 
 
 async def read_job(uow: UnitOfWork, project_id: UUID, job_id: UUID) -> Details:
     """A job, with its small outputs as far as the reader's budget allows. Raises NotFound, and CannotDecide where it may have to end."""
+    known = await is_known(uow)
     job, run = await job_and_run(uow, project_id, job_id)
-    await _demand_known(uow, [run])
+    _demand(known, [run])
     uow.shows(domain.runs.run_fact(job, run))  # who reads "succeeded" looks at the outputs next, in another service
     return Details(job, run, shown=await charge_details(uow, job, run))
 
@@ -90,10 +92,10 @@ async def job_and_run(uow: UnitOfWork, project_id: UUID, job_id: UUID, *, lock: 
     return found
 
 
-async def _demand_known(uow: UnitOfWork, runs: Iterable[Run]) -> None:
-    """A job is not said to go on while somebody may have lost the right to it."""
+def _demand(known: bool, runs: Iterable[Run]) -> None:
+    """A job is not said to go on where somebody may have lost the right to it when it was read."""
     if any(run.state not in domain.runs.ENDED for run in runs):
-        await demand_known(uow)
+        demand(known=known)
 
 
 async def _reads_freely(uow: UnitOfWork, job: Job) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from contracts.roles import Role
-from services.projects.models import Deletion, DeletionPart, Membership, Project, Table
+from services.projects.models import Activity, Deletion, DeletionPart, Membership, Project, Table
 
 KEPT = frozenset({Project.__tablename__, Deletion.__tablename__, DeletionPart.__tablename__})
 
@@ -46,9 +46,14 @@ async def memberships(session: AsyncSession, project_id: UUID) -> Sequence[Membe
 
 
 async def forget(session: AsyncSession, project_id: UUID) -> dict[str, int]:
-    """Delete what every table that names projects holds of this one, but for the memory that it was deleted; how many rows of each."""
+    """Delete what every table that names projects holds of this one, but for the memory that it was deleted; how many rows of each.
+
+    The activity feed comes last: whoever writes into it holds a row of another table, without the project, and is waited for there.
+    """
     counted = {}
-    for table in reversed(Table.metadata.sorted_tables):
+    tables = list(reversed(Table.metadata.sorted_tables))
+    tables.sort(key=lambda table: table.name == Activity.__tablename__)
+    for table in tables:
         if table.name not in KEPT and "project_id" in table.c:
             gone = await session.execute(delete(table).where(table.c.project_id == project_id).returning(table.c.project_id))
             counted[table.name] = len(gone.all())

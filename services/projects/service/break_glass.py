@@ -119,7 +119,7 @@ async def counted_for(uow: UnitOfWork, roles: Iterable[tuple[UUID, Role]]) -> di
 
 
 async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID) -> BreakGlass:
-    """End a break-glass before its time; once more changes nothing. Raises NotFound, RaisesYourself."""
+    """End a break-glass before its time; once more changes nothing. Raises NotFound, RaisesYourself, FactorTooOld."""
     known = await repository.break_glass.one(uow.session, break_glass_id)
     if known is None:
         raise NotFound
@@ -133,6 +133,8 @@ async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID)
         by_group = await group_roles.by_group(uow, member, uow.now)
         if opened.user_id == callers.caller(uow):
             domain.bounds.demand_leaving_lessens(member, by_group)
+        if by_group is not None and member.role != Role.DATA_OWNER:
+            domain.projects.demand_fresh_factor_for(Role(by_group.role), by_group.ends_at, None, fresh=uow.actor.factor_fresh)
         uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, uow.now)))
     if opened.ended_at is None:
         domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)
