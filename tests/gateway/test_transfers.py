@@ -312,9 +312,8 @@ async def test_a_transfer_stands_still_while_nothing_fresh_is_known_and_is_cut_w
     await until(lambda: moved() > 10 * len(PIECE))
     stage.pulsing = False
     await until(lambda: not stage.gateway.projection.is_fresh())
-    async with asyncio.timeout(0.8):  # whoever lets bytes pass lets them pass for longer, until the transfer is cut
-        while not await stands_still():
-            pass
+    # What was on its way arrives; whoever lets bytes pass lets them pass until the transfer is cut, 1 s later and more.
+    assert any([await stands_still() for _ in range(3)])
     with pytest.raises(httpx2.TransportError):
         await asyncio.wait_for(moving, 6)
     await until(lambda: len(stage.gateway.in_flight) == 0)
