@@ -245,6 +245,16 @@ def test_a_renewal_that_was_certainly_not_carried_out_can_be_asked_for_at_any_ti
     assert keeper_of(ada).read().asked_at == 0
 
 
+def test_a_renewal_that_was_done_and_could_not_be_shown_is_asked_for_again_only_for_a_while(
+    door: Door, turning: Turning, ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "REPEAT_S", 0.5)
+    door.on("POST", "/sessions/refresh", problem(503, "answer-held-back", "It was done"))
+    with pytest.raises(Refused, match="It was done"):
+        ends_soon(ada).users.me()
+    assert keeper_of(ada).read().asked_at > 0, "the token that was shown may have been used up"
+
+
 def test_an_ended_session_is_forgotten_with_the_reason_told(door: Door, turning: Turning, ada: Client) -> None:
     turning.reused = True
     with pytest.raises(Refused, match="session has ended"):
