@@ -1,6 +1,7 @@
 """Watching what is still possible after a deed: questions at a steady pace, more than 20 a second for each surface, or one long transfer."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -19,9 +20,10 @@ LOOK_SECONDS = 0.02
 
 
 class Probe:
-    """Asks one surface every ``interval`` seconds; up to four questions are under way, so that slow answers do not slow it down."""
+    """Asks one surface every ``interval`` seconds, ``most`` times; up to four questions are under way, so that slow answers do not slow it down."""
 
     interval = INTERVAL
+    most = math.inf
 
     def __init__(self, name: str, ask: Callable[[], Awaitable[Answer]], *lines: Lines) -> None:
         """``lines`` are hung up in the end."""
@@ -68,13 +70,15 @@ class Probe:
         now = asyncio.get_running_loop().time
         under_way: set[asyncio.Task[None]] = set()
         due = now() + delay
-        while not (stop.is_set() or self.over):
+        asked = 0
+        while asked < self.most and not (stop.is_set() or self.over):
             await asyncio.sleep(max(0.0, due - now()))
             if len(under_way) == LANES:
                 await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            asked = asyncio.create_task(self._once())
-            under_way.add(asked)
-            asked.add_done_callback(under_way.discard)
+            question = asyncio.create_task(self._once())
+            under_way.add(question)
+            question.add_done_callback(under_way.discard)
+            asked += 1
             due = max(due + self.interval, now())
         if under_way:
             await asyncio.wait(under_way)

@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
+from chassis import pairs
 from compose.local.suite import Process
 from contracts.policy import Service
 from examples.wdbc.transfers import Upload
@@ -24,6 +27,7 @@ FRESH_SECONDS = 1.0
 HOLD_SECONDS = 2.0
 SCHEDULING_SECONDS = 1.0
 BOTH = (0, 1)
+ENDED = timedelta(seconds=-30)
 ONCE = "its answer is shown only once"
 
 
@@ -219,7 +223,10 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
     until(lambda: doubled.ready(name), "it is ready again")
 
 
-def test_without_elasticsearch_search_says_so_and_it_finds_what_was_made_meanwhile(doubled: Scene, load: Load) -> None:
+def test_without_elasticsearch_search_says_so_and_it_finds_what_was_made_until_it_starts_after_its_certificate_ended(
+    doubled: Scene, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = doubled.suite.elasticsearch
     word = f"phloem{secrets.token_hex(4)}"
     client = doubled.owner.eager(0)
 
@@ -233,15 +240,21 @@ def test_without_elasticsearch_search_says_so_and_it_finds_what_was_made_meanwhi
     until(lambda: answer()[0] == 503, "search says that it cannot search")
     doubled.owner.at(0).datasets.create(load.project, word)
     load.goes_on("datasets", time.time())
+    monkeypatch.setattr(doubled.suite._renewals, "look", lambda _now: None)  # the runner would not wait for the start
+    with monkeypatch.context() as patched:
+        patched.setattr(doubled.suite.pki, "certify_service", partial(doubled.suite.pki.certify_service, lifetime=ENDED))
+        index.renew()
+    assert pairs.life_of(pairs.leaf(index.tls)).ends_at < datetime.now(UTC)
     statuses = set()
     # A server that starts needs what the machine has.
     with load.resting(), ThreadPoolExecutor(1) as pool:
-        again = pool.submit(doubled.suite.elasticsearch.start)
+        again = pool.submit(index.start)
         while not again.done():
             statuses.add(answer()[0])
             wait([again], 0.2)
         again.result()
     assert statuses <= {200, 503}
+    assert pairs.life_of(pairs.leaf(index.tls)).ends_at > datetime.now(UTC)
     until(lambda: answer() == (200, True), "what was made meanwhile is found")
     load.goes_on("search", time.time())
 

@@ -138,3 +138,8 @@ def _starts_though_everything_has_ended(scene: Scene) -> None:
     suite.start()
     scene.until_ready()
     assert scene.owner.fresh(0).projects.list()
+    looks = Looks(suite)
+    looks.look()
+    assert list(looks.shown["kafka"]) == [pairs.leaf(suite.kafka.tls).serial_number], (
+        "a broker that was told of a newer one shows its newest"
+    )

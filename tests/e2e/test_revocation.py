@@ -204,8 +204,10 @@ def told_there(held: Held, place: Place, moment: float) -> dict[str, set[Verdict
     time.sleep(max(0.0, moment + 1.0 - time.monotonic()))
     there = replace(held, gateway=place.gateway, certificates=place.certificates)
     probes = [probe for probe in probes_of(there, ASKED_AT_THE_OTHER).values() if isinstance(probe, Probe)]
+    for probe in probes:
+        probe.most = QUESTIONS
     with watching(probes):
-        until(lambda: all(len(probe.seen.answers) >= QUESTIONS or probe.over for probe in probes), "each is asked some times")
+        until(lambda: all(len(probe.seen.answers) == QUESTIONS or probe.over for probe in probes), "each is asked some times")
     assert [repr(probe.failure) for probe in probes if probe.failure is not None] == []
     return {probe.name: {answer.verdict for answer in probe.seen.answers} for probe in probes}
 

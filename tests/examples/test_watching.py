@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -245,6 +246,25 @@ def test_questions_are_asked_while_others_wait_for_their_answers() -> None:
     with watching([probe]):
         assert shut_out([probe], PATIENCE) == []
     assert len(probe.seen.answers) >= LANES
+
+
+def test_a_probe_asks_as_often_as_it_shall_and_no_more() -> None:
+    asked = {"twice": 0, "endless": 0}
+    enough = threading.Event()
+
+    async def ask(name: str) -> Answer:
+        asked[name] += 1
+        if asked["endless"] > 5:
+            enough.set()
+        now = time.monotonic()
+        return Answer(now, now, Verdict.LET_IN)
+
+    probes = [Probe(name, partial(ask, name)) for name in asked]
+    probes[0].most = 2
+    with watching(probes):
+        assert enough.wait(PATIENCE)
+    assert [len(probe.seen.answers) > 2 for probe in probes] == [False, True]
+    assert asked["twice"] == 2
 
 
 def test_a_probe_is_watched_until_it_refuses_and_what_goes_wrong_in_it_is_told() -> None:
