@@ -21,7 +21,6 @@ from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.events import Agent, Membership, Project, ProjectState, Run, RunState, User, UserStatus
 from contracts.roles import Actor, Role
-from services.ca.service import care
 from tests.world import OURS, World
 
 ADA = UUID("01900000-0000-7000-8000-0000000000a1")
@@ -34,12 +33,6 @@ LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(days=365)
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki.create(Home(tmp_path_factory.mktemp("pki")))
-
-
-@pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ca looks at once a second it looks at more often here."""
-    monkeypatch.setattr(care, "LOOK_S", 0.1)
 
 
 @pytest.fixture

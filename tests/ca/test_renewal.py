@@ -19,6 +19,7 @@ from compose.local.home import Home
 from compose.local.pki import Pki
 from contracts.events import Certificate
 from services.ca import service
+from services.ca.service import care
 from tests.ca.conftest import ADA, BOB, about, agent_fact, csr, issued, openssl, revoked, run, study, until
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
@@ -29,6 +30,7 @@ PASSPHRASE = b"correct horse"
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pki:
     monkeypatch.setenv("HORTUS_ROOT_PASSPHRASE", PASSPHRASE.decode())
+    monkeypatch.setattr(care, "LOOK_S", 0.1)
     return Pki.create(Home(tmp_path / "home"))
 
 

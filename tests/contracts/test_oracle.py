@@ -63,9 +63,9 @@ def asked(actor: Actor, action: Action) -> dict[str, Any]:
     if actor.scopes is not None:
         context["scopes"] = sorted(actor.scopes)
     return {
-        "principal": f'{TYPES[actor.principal]}::"x"',
-        "action": f'Action::"{action.value}"',
-        "resource": 'Door::"x"',
+        "principal": {"type": TYPES[actor.principal], "id": "x"},
+        "action": {"type": "Action", "id": action.value},
+        "resource": {"type": "Door", "id": "x"},
         "context": context,
     }
 
