@@ -17,6 +17,7 @@ from chassis import pairs
 from compose.local.suite import Process
 from contracts.policy import Service
 from examples.wdbc.transfers import Upload
+from examples.wdbc.watch import shut_out
 from hortus.client import HortusError, Refused
 from tests.e2e.load import Load
 from tests.e2e.scene import Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching, works
@@ -28,6 +29,8 @@ HOLD_SECONDS = 2.0
 SCHEDULING_SECONDS = 1.0
 BOTH = (0, 1)
 ENDED = timedelta(seconds=-30)
+ATTEMPTS = 5
+UNDECIDED = {"cannot-decide", "answer-held-back"}
 ONCE = "its answer is shown only once"
 
 
@@ -187,40 +190,60 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def ended(scene: Scene, project: str) -> list[str]:
+    """Why uploads into a project did not come to their end, as the gateways recorded it."""
+    told = scene.auditor.at(0).audit.records(action="file.upload", project_id=project)
+    return [record["reason"] for record in told if str(record["source"]).startswith("gateway") and record["reason"] != "allowed"]
+
+
 @pytest.mark.parametrize("name", ["datasets-1", "gateway-2"])
 def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scene, load: Load, name: str) -> None:
     doubled.until_ready()
     project = doubled.study()
     dataset = doubled.owner.at(0).datasets.create(project, "arriving")["dataset_id"]
     until(lambda: works(lambda: doubled.owner.at(1).datasets.get(project, dataset)), "the dataset is there")
-
-    def upload(number: int) -> Upload:
-        path = f"/projects/{project}/datasets/{dataset}/files/{number}.csv"
-        return Upload(doubled.suite.addresses[number % 2], doubled.suite.root, doubled.owner.token, path)
-
-    uploads = [upload(number) for number in range(6)]
     port = doubled.suite._ports[name]
     process = doubled.suite.parts[name]
     assert isinstance(process, Process)
-    try:
-        for started in uploads:
-            started.start()
-        assert all(started.flows() for started in uploads)
-        os.kill(doubled.pid(name), signal.SIGTERM)
-        until(lambda: not listens(port), f"{name} takes nothing new")
-    finally:
-        for started in uploads:
-            started.stopping.set()  # all at once: what a process has begun it finishes within 5 s
-        for started in uploads:
-            started.stop()
-    # While it drains, others serve what is new.
-    load.goes_on_at(0, "datasets", time.time())
-    assert [started.why for started in uploads] == ["it was accepted to its end"] * len(uploads)
-    assert {file["path"] for file in doubled.owner.at(0).datasets.files(project, dataset)} == {f"{number}.csv" for number in range(6)}
-    until(lambda: not process.running, "the process ends")
-    assert process.child.exit_code == 0
-    started_again(doubled, name)
-    until(lambda: doubled.ready(name), "it is ready again")
+    arrived: set[str] = set()
+    held: set[str] = set()  # it was not shown whether they arrived
+    cut = 0
+
+    def upload(path: str, place: int) -> Upload:
+        return Upload(
+            doubled.suite.addresses[place], doubled.suite.root, doubled.owner.token, f"/projects/{project}/datasets/{dataset}/files/{path}"
+        )
+
+    for attempt in range(ATTEMPTS):
+        uploads = {path: upload(path, number % 2) for number, path in enumerate(f"{attempt}-{number}.csv" for number in range(6))}
+        try:
+            for started in uploads.values():
+                started.start()
+            assert shut_out(uploads.values()) == []
+            os.kill(doubled.pid(name), signal.SIGTERM)
+            until(lambda: not listens(port), f"{name} takes nothing new")
+        finally:
+            for started in uploads.values():
+                started.stopping.set()  # all at once: what a process has begun it finishes within 5 s
+            for started in uploads.values():
+                started.stop()
+        # While it drains, others serve what is new.
+        load.goes_on_at(0, "datasets", time.time())
+        until(lambda: not process.running, "the process ends")
+        assert process.child.exit_code == 0
+        started_again(doubled, name)
+        until(lambda: doubled.ready(name), "it is ready again")
+        arrived |= {path for path, started in uploads.items() if started.why == "it was accepted to its end"}
+        if uploads.keys() <= arrived:
+            break
+        # A busy machine that knows nothing fresh for long cuts transfers, which is nobody's stop: once more.
+        cut += len(uploads.keys() - arrived)
+        held |= {path for path, started in uploads.items() if started.why == "answered 503"}
+        until(lambda: len(ended(doubled, project)) >= cut, "the ledger says why uploads were cut")  # noqa: B023 - awaited here
+        assert set(ended(doubled, project)) <= UNDECIDED
+    assert uploads.keys() <= arrived
+    there = {file["path"] for file in doubled.owner.at(0).datasets.files(project, dataset)}
+    assert arrived <= there <= arrived | held
 
 
 def test_without_elasticsearch_search_says_so_and_it_finds_what_was_made_until_it_starts_after_its_certificate_ended(
