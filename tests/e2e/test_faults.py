@@ -190,10 +190,15 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def ended(scene: Scene, project: str) -> list[str]:
-    """Why uploads into a project did not come to their end, as the gateways recorded it."""
-    told = scene.auditor.at(0).audit.records(action="file.upload", project_id=project)
-    return [record["reason"] for record in told if str(record["source"]).startswith("gateway") and record["reason"] != "allowed"]
+def why_cut(scene: Scene, project: str, count: int) -> set[str]:
+    """Why so many uploads into a project did not come to their end, as the gateways recorded it."""
+
+    def reasons() -> list[str]:
+        told = scene.auditor.at(0).audit.records(action="file.upload", project_id=project)
+        return [record["reason"] for record in told if str(record["source"]).startswith("gateway") and record["reason"] != "allowed"]
+
+    until(lambda: len(reasons()) >= count, "the ledger says why uploads were cut")
+    return set(reasons())
 
 
 @pytest.mark.parametrize("name", ["datasets-1", "gateway-2"])
@@ -239,8 +244,7 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
         # A busy machine that knows nothing fresh for long cuts transfers, which is nobody's stop: once more.
         cut += len(uploads.keys() - arrived)
         held |= {path for path, started in uploads.items() if started.why == "answered 503"}
-        until(lambda: len(ended(doubled, project)) >= cut, "the ledger says why uploads were cut")  # noqa: B023 - awaited here
-        assert set(ended(doubled, project)) <= UNDECIDED
+        assert why_cut(doubled, project, cut) <= UNDECIDED
     assert uploads.keys() <= arrived
     there = {file["path"] for file in doubled.owner.at(0).datasets.files(project, dataset)}
     assert arrived <= there <= arrived | held
