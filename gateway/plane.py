@@ -161,7 +161,8 @@ class Plane:
             return self._authenticator.credential(request.authorization, request.der)
         except NotKnownYet as unknown:
             await self._projection.fresh()
-            await self._arrival(request, unknown, WAIT_S)
+            if not await self._arrival(request, unknown, WAIT_S):
+                await self._projection.fresh()
         try:
             return self._authenticator.credential(request.authorization, request.der)
         except NotKnownYet as unknown:
@@ -184,7 +185,7 @@ class Plane:
                 return self._authority.standing(credential, project_id, time.time())
             except NotKnownYet as unknown:
                 deadline = deadline or self._loop.time() + WAIT_S
-                if not await self._arrival(request, unknown, deadline - self._loop.time()):
+                if not await self._arrival(request, unknown, deadline - self._loop.time()) and projection.is_fresh():
                     raise unknown.refusal from None
 
     async def _arrival(self, request: Request, unknown: NotKnownYet, seconds: float) -> bool:

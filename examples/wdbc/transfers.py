@@ -14,6 +14,7 @@ from examples.wdbc.verdicts import Flow, Outcome
 
 FLOWING = 10
 BEGIN_SECONDS = 20.0
+ACCEPTED = "it was accepted to its end"
 PATIENCE = 60.0
 SMALL_WINDOW = 32 * 1024
 PIECE = b"row of a table\n" * 256
@@ -164,7 +165,7 @@ class Upload(Transfer):
             answer = connection.recv(4096)
         status = answer[9:12].decode()
         accepted = status.startswith("2")
-        return not accepted, "it was accepted to its end" if accepted else f"answered {status}" if status else "cut"
+        return not accepted, ACCEPTED if accepted else f"answered {status}" if status else "cut"
 
 
 class Download(Transfer):

@@ -168,9 +168,9 @@ def lines(leaf: x509.Certificate, chain: Path, trust: Path) -> list[str]:
     return [
         split,
         f"openssl ocsp -sha256 -issuer issuer.pem -cert {certificate} -no_nonce -reqout request.der",
-        f"curl --cacert {root} -H 'Content-Type: {OCSP_REQUEST}' --data-binary @request.der {shlex.quote(where.ocsp)} -o answer.der",
+        f"curl -f --cacert {root} -H 'Content-Type: {OCSP_REQUEST}' --data-binary @request.der {shlex.quote(where.ocsp)} -o answer.der",
         f"openssl ocsp -sha256 -issuer issuer.pem -cert {certificate} -verify_other {certificate} -CAfile {root} -no_nonce -respin answer.der",
-        f"curl --cacert {root} {shlex.quote(where.crl)} -o list.der",
+        f"curl -f --cacert {root} {shlex.quote(where.crl)} -o list.der",
         "openssl crl -inform DER -in list.der -out list.pem",
         f"openssl verify -crl_check -CAfile {root} -untrusted {certificate} -CRLfile list.pem {certificate}",
     ]

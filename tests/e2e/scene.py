@@ -13,6 +13,7 @@ import psutil
 
 from compose.local.suite import Process, Suite
 from examples.wdbc.codes import Authenticator
+from examples.wdbc.transfers import Upload
 from hortus.client import Client, Memory, Refused, Unreachable
 from hortus.client.errors import HortusError
 from hortus.client.shapes import Member, Role
@@ -24,6 +25,7 @@ DIRECTORY_LOOK_S = 2
 ASKING_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
 CANNOT_DECIDE = 503
+ATTEMPTS = 5
 SHOWN_ONCE = "answer-was-secret"
 
 
@@ -39,6 +41,33 @@ def until(holds: Callable[[], object], sentence: str | Callable[[], str], second
             raise NotSoon(f"{sentence() if callable(sentence) else sentence}: not within {seconds:.0f} s")
         time.sleep(LOOK_SECONDS)
     return time.monotonic() - began
+
+
+def assert_undecided(scene: "Scene", action: str, project: str, who: "Somebody", count: int) -> None:
+    """The transfers of somebody in a project that were cut, ``count`` in all, were cut because nothing fresh was known.
+
+    Gateways of a busy machine cut all transfers then, as they should; what a test had to show is tried again. The ledger says why each was cut.
+    """
+
+    def reasons() -> list[str]:
+        told = scene.auditor.at(0).audit.records(action=action, project_id=project, actor=who.user_id)
+        return [record["reason"] for record in told if str(record["source"]).startswith("gateway") and record["reason"] != "allowed"]
+
+    until(lambda: len(reasons()) >= count, "the ledger says why transfers were cut")
+    assert set(reasons()) <= {"cannot-decide", "answer-held-back"}
+
+
+@contextmanager
+def flowing(*uploads: Upload) -> Iterator[None]:
+    """Uploads that have begun to flow, until the end."""
+    for upload in uploads:
+        upload.start()
+    try:
+        assert all(upload.flows() for upload in uploads)
+        yield
+    finally:
+        for upload in uploads:
+            upload.stop()
 
 
 def works(deed: Callable[[], object]) -> bool:

@@ -16,11 +16,11 @@ import pytest
 from chassis import pairs
 from compose.local.suite import Process
 from contracts.policy import Service
-from examples.wdbc.transfers import Upload
+from examples.wdbc.transfers import ACCEPTED, Upload
 from examples.wdbc.watch import shut_out
 from hortus.client import HortusError, Refused
 from tests.e2e.load import Load
-from tests.e2e.scene import Scene, Seen, Watch, in_force, sleeping, until, watched_on, watching, works
+from tests.e2e.scene import ATTEMPTS, Scene, Seen, Watch, assert_undecided, in_force, sleeping, until, watched_on, watching, works
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -29,8 +29,6 @@ HOLD_SECONDS = 2.0
 SCHEDULING_SECONDS = 1.0
 BOTH = (0, 1)
 ENDED = timedelta(seconds=-30)
-ATTEMPTS = 5
-UNDECIDED = {"cannot-decide", "answer-held-back"}
 ONCE = "its answer is shown only once"
 
 
@@ -88,7 +86,7 @@ def test_all_that_was_killed_is_ready_again(doubled: Scene, load: Load) -> None:
 
 def test_nothing_that_was_acknowledged_is_lost(doubled: Scene, load: Load) -> None:
     assert all(load.kinds[str(service)].made for service in Service)
-    assert load.lost() == {}
+    until(lambda: not load.lost(), lambda: f"lost: {load.lost()}")
 
 
 @contextmanager
@@ -190,17 +188,6 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def why_cut(scene: Scene, project: str, count: int) -> set[str]:
-    """Why so many uploads into a project did not come to their end, as the gateways recorded it."""
-
-    def reasons() -> list[str]:
-        told = scene.auditor.at(0).audit.records(action="file.upload", project_id=project)
-        return [record["reason"] for record in told if str(record["source"]).startswith("gateway") and record["reason"] != "allowed"]
-
-    until(lambda: len(reasons()) >= count, "the ledger says why uploads were cut")
-    return set(reasons())
-
-
 @pytest.mark.parametrize("name", ["datasets-1", "gateway-2"])
 def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scene, load: Load, name: str) -> None:
     doubled.until_ready()
@@ -238,13 +225,12 @@ def test_a_process_that_is_told_to_stop_finishes_what_it_has_begun(doubled: Scen
         assert process.child.exit_code == 0
         started_again(doubled, name)
         until(lambda: doubled.ready(name), "it is ready again")
-        arrived |= {path for path, started in uploads.items() if started.why == "it was accepted to its end"}
+        arrived |= {path for path, started in uploads.items() if started.why == ACCEPTED}
         if uploads.keys() <= arrived:
             break
-        # A busy machine that knows nothing fresh for long cuts transfers, which is nobody's stop: once more.
         cut += len(uploads.keys() - arrived)
         held |= {path for path, started in uploads.items() if started.why == "answered 503"}
-        assert why_cut(doubled, project, cut) <= UNDECIDED
+        assert_undecided(doubled, "file.upload", project, doubled.owner, cut)
     assert uploads.keys() <= arrived
     there = {file["path"] for file in doubled.owner.at(0).datasets.files(project, dataset)}
     assert arrived <= there <= arrived | held
@@ -306,7 +292,7 @@ def test_postgresql_crashes_and_comes_back_and_so_do_the_services(doubled: Scene
 
 def test_after_all_of_this_nothing_acknowledged_is_lost_and_the_ledger_has_no_gap(doubled: Scene, load: Load) -> None:
     load.stop()
-    assert load.lost() == {}
+    until(lambda: not load.lost(), lambda: f"lost: {load.lost()}")
     auditor = doubled.auditor.at(0)
     numbered = {str(service): int(doubled.suite.postgres.run_sql("SELECT last FROM audit_counter;", service)) for service in Service}
 

@@ -41,6 +41,7 @@ QUESTIONS = 3
 NOT_FOUND = 404
 CONDITION_FAILED = 412
 HELD_BACK = "answer-held-back"
+CANNOT_DECIDE = "cannot-decide"
 ASKED_AT_THE_OTHER = (
     Surface.ACCESS_TOKEN,
     Surface.API_KEY,
@@ -176,10 +177,19 @@ def remove(doubled: Scene, garden: Garden, patience: float = 2 * PATIENCE) -> fl
 
 
 def expire(doubled: Scene, garden: Garden) -> float:
-    with garden.staying.client() as owner:
-        version = owner.members.find(garden.project, garden.person.username)["version"]
-        instant, end = time.monotonic() + END_SECONDS, datetime.now(UTC) + timedelta(seconds=END_SECONDS)
-        owner.members.change(garden.project, garden.person.user_id, ends_at=end.isoformat(), version=version)
+    """Let the membership end in a moment; another moment for each time that nobody could decide, since nothing was done then."""
+    with garden.staying.client() as patient, garden.staying.client(ONE_TRY_SECONDS) as owner:
+        version = patient.members.find(garden.project, garden.person.username)["version"]
+        while True:
+            instant, end = time.monotonic() + END_SECONDS, datetime.now(UTC) + timedelta(seconds=END_SECONDS)
+            try:
+                owner.members.change(garden.project, garden.person.user_id, ends_at=end.isoformat(), version=version)
+            except Refused as refused:
+                if refused.slug == CANNOT_DECIDE:
+                    continue
+                if refused.slug != HELD_BACK:
+                    raise
+            break
     assert time.monotonic() < instant
     return instant
 
@@ -250,7 +260,7 @@ def removed_while_kafka_is_paused(scene: Scene, garden: Garden) -> Iterator[floa
             try:
                 moment = remove(scene, garden, ONE_TRY_SECONDS)
             except Refused as late:
-                if late.slug != "cannot-decide":
+                if late.slug != CANNOT_DECIDE:
                     raise
             else:
                 yield moment

@@ -1,14 +1,22 @@
 """While it is not known who may do what, nothing moves and nothing leaves for a service, whatever it waits for."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from uuid_utils.compat import uuid7
 
+from chassis import tokens
+from chassis.projection import FRESH_S
+from contracts.events import Fact, Session, SigningKey, User, UserStatus
 from contracts.policy import Action
+from gateway import plane
 from gateway.connection import Connection
 from gateway.forward import Replica
-from tests.gateway.stage import Stage, problem, read, say, until
+from tests.forgeries import claims_of, sign
+from tests.gateway.stage import Someone, Stage, problem, public, read, say, until
 from tests.gateway.test_transfers import FILE, PIECE, PROJECT, Endless
 
 
@@ -109,3 +117,30 @@ async def test_who_asked_for_a_change_is_told_that_it_was_made_where_its_answer_
     assert (stored.status_code, problem(stored), stored.headers["retry-after"]) == (503, "answer-held-back", "1")
     assert "secret" not in made.text + stored.text
     assert (listing.status_code, problem(listing)) == (503, "cannot-decide"), "what changes nothing was not done"
+
+
+@pytest.mark.parametrize("late", ["session", "signing key"])
+async def test_what_has_not_come_while_nothing_fresh_is_known_is_not_called_wrong(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    monkeypatch.setattr(plane, "WAIT_S", FRESH_S + 0.5)  # outlasts what is known, which is still fresh when it is asked
+    user_id, session_id, newer = uuid7(), uuid7(), tokens.private_jwk(ec.generate_private_key(ec.SECP256R1()))
+    now = datetime.now(UTC)
+    facts: list[Fact] = [
+        User(version=1, user_id=user_id, username="late", status=UserStatus.ACTIVE, cluster_roles=frozenset()),
+        Session(version=1, session_id=session_id, user_id=user_id, live=True, factor_at=now, expires_at=now + timedelta(hours=1)),
+    ]
+    token = stage.sign(user_id, session_id)
+    if late == "signing key":
+        stage.tell(*facts)
+        facts = [SigningKey(version=1, key_id="k2", jwk=public(newer), live=True)]
+        token = sign(newer, {"alg": "ES256", "kid": "k2"}, claims_of(user_id, session_id))
+    asking = asyncio.create_task((await stage.client(Someone(user_id, session_id, token))).get("/projects"))
+    await until(lambda: stage.gateway.plane._waiting)
+    stage.pulsing = False
+    await until(lambda: not stage.gateway.plane._waiting)
+    done, _ = await asyncio.wait([asking], timeout=0.3)
+    assert not done
+    stage.tell(*facts)
+    stage.pulsing = True
+    assert (await asking).status_code == 200
