@@ -6,7 +6,10 @@ used, so that ``show_anew`` gives it another one: connections made from then on 
 """
 
 import asyncio
+import fcntl
 import ssl
+import struct
+import termios
 import threading
 import time
 import weakref
@@ -24,6 +27,7 @@ CERTIFICATE = pairs.CERTIFICATE
 KEY = pairs.KEY
 TRUST = "services.pem"
 GATHERED = 64 * 1024
+LEAVE_S = 0.1
 
 _showing: dict[Path, weakref.WeakSet[ssl.SSLContext]] = {}
 _lock = threading.Lock()
@@ -138,12 +142,22 @@ class Gathering:
             self._transport.write(b"".join(held))
 
 
+def unacknowledged(transport: Any) -> int:
+    """How many bytes the kernel has sent, or will send, to the peer of a TCP connection that have not arrived there; 0 when it is closed."""
+    kernel = transport.get_extra_info("socket")
+    if kernel is None or kernel.fileno() < 0:
+        return 0
+    count: int = struct.unpack("i", fcntl.ioctl(kernel.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    return count
+
+
 class PeerProtocol(HttpToolsProtocol):
     """HTTP/1.1 over TLS with the peer's certificate in the scope. ``allowed``: whose connections are taken; None takes all."""
 
     allowed: frozenset[str] | None = None
     peer: dict[str, Any]
     _end: asyncio.TimerHandle | None = None
+    _leaving: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection, or close it right away; one that is taken ends with its certificate."""
@@ -171,11 +185,29 @@ class PeerProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it whoever waits for an answer."""
-        if self._end is not None:
-            self._end.cancel()
+        for timer in (self._end, self._leaving):
+            if timer is not None:
+                timer.cancel()
         if self.transport is not None:
             self.peer["gone"] = True
             super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Take no more requests. A connection that carries none is closed, and ended once all that was sent has arrived.
+
+        Who keeps a connection and does not read from it meanwhile does not answer its close_notify (RFC 8446 section 6.1), and is not waited for.
+        """
+        super().shutdown()
+        if self._leaving is None and (self.cycle is None or self.cycle.response_complete):
+            self._leave(arrived=False)
+
+    def _leave(self, *, arrived: bool) -> None:
+        # Twice in a row: meanwhile the loop gives the kernel what it still holds.
+        empty = not unacknowledged(self.transport)
+        if arrived and empty:
+            self.transport.abort()
+        else:
+            self._leaving = self.loop.call_later(LEAVE_S, lambda: self._leave(arrived=empty))
 
     def on_message_begin(self) -> None:
         """A request begins."""

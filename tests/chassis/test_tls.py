@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import secrets
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -45,10 +47,21 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, pki: Pki, *peers: str) -> AsyncIterator[int]:
-    """The port at which an application is served to these peers, as projects serves."""
-    accepted = [tls.service_identity(DOMAIN, name) for name in peers]
-    server = https_server(app, Listener(pki.home.tls_folder("projects")), tls.protocol(accepted))
+async def serving(app: Any, pki: Pki, *peers: str, drain: int = 5, room: int = 0) -> AsyncIterator[int]:
+    """The port at which an application is served to these peers, as projects serves; in the end it is told to stop, and awaited.
+
+    ``drain``: how many seconds it waits for what is under way; ``room``: how many bytes the kernel holds for a peer, if not as many as usual.
+    """
+    accepting = tls.protocol([tls.service_identity(DOMAIN, name) for name in peers])
+
+    class Narrow(accepting):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: Any) -> None:
+            if room:
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+            super().connection_made(transport)
+
+    server = https_server(app, Listener(pki.home.tls_folder("projects")), Narrow)
+    server.config.timeout_graceful_shutdown = drain
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
@@ -103,6 +116,52 @@ async def refused(port: int, context: ssl.SSLContext) -> bool:
 async def test_the_gateway_is_answered(pki: Pki, port: int) -> None:
     answer = await ask(port, tls.client_context(pki.home.tls_folder("gateway")))
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+def asked(port: int, context: ssl.SSLContext, room: int = 0) -> ssl.SSLSocket:
+    """A connection on which something was asked, by somebody who reads only when they want to."""
+    plain = socket.socket()
+    if room:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    plain.connect(("127.0.0.1", port))
+    channel = context.wrap_socket(plain, server_hostname="localhost")
+    channel.sendall(b"GET /api/v1/projects HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return channel
+
+
+async def test_who_keeps_a_connection_and_asks_nothing_is_not_waited_for_when_a_process_ends(pki: Pki) -> None:
+    context = tls.client_context(pki.home.tls_folder("gateway"))
+    async with asyncio.timeout(20), serving(hello, pki, "gateway", drain=600) as port:
+        idle = await asyncio.to_thread(asked, port, context)
+        assert (await asyncio.to_thread(idle.recv, 4096)).startswith(b"HTTP/1.1 200")
+    with idle:
+        assert await asyncio.to_thread(idle.recv, 4096) in {b"", b"hello"}
+        assert await asyncio.to_thread(idle.recv, 4096) == b"", "it was told of the end"
+
+
+async def test_an_answer_that_is_all_written_is_taken_to_its_end_when_a_process_ends(pki: Pki) -> None:
+    written, ending, body = asyncio.Event(), asyncio.Event(), secrets.token_bytes(200_000)
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+        written.set()
+
+    def rest(channel: ssl.SSLSocket) -> bytes:
+        with channel:
+            return b"".join(iter(lambda: channel.recv(65_536), b""))
+
+    async def later(channel: ssl.SSLSocket) -> bytes:
+        await ending.wait()
+        await asyncio.sleep(5 * tls.LEAVE_S)  # it would be gone by then
+        return await asyncio.to_thread(rest, channel)
+
+    context = tls.client_context(pki.home.tls_folder("gateway"))
+    async with asyncio.timeout(60), serving(large, pki, "gateway", drain=600, room=8192) as port:
+        taking = asyncio.create_task(later(await asyncio.to_thread(asked, port, context, 8192)))
+        await written.wait()
+        ending.set()
+    assert (await taking).partition(b"\r\n\r\n")[2] == body
 
 
 async def test_a_peer_without_a_certificate_fails_in_the_handshake(pki: Pki, port: int) -> None:
