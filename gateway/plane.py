@@ -174,8 +174,7 @@ class Plane:
         Raises CannotDecide, or Unauthenticated when the credential does not count.
         """
         projection = self._projection
-        wanted = request.wanted()
-        if wanted and not await projection.reached(wanted):
+        if (wanted := request.wanted()) and not await projection.reached(wanted):
             raise CannotDecide("What Hortus-After names is not known here yet.", retry_after=1)
         deadline = 0.0
         while True:
