@@ -79,7 +79,7 @@ class Elasticsearch(Server):
         return self.folder / "config" / "tls"
 
     def renew(self) -> None:
-        """Put another certificate where the node finds it: it looks at these files every few seconds, and shows what it can read."""
+        """Put another certificate where the node finds it: it looks at these files every second, and shows what it can read."""
         key, chain = self.pki.certify_service(INDEX)
         staged = self.tls / ".new"
         staged.mkdir(exist_ok=True, mode=0o700)
@@ -143,6 +143,7 @@ class Elasticsearch(Server):
             "transport.port": str(self._transport_port),
             "discovery.type": "single-node",
             "action.auto_create_index": "false",
+            "resource.reload.interval.high": "1s",  # how often it looks at its certificate
             "cluster.routing.allocation.disk.threshold_enabled": "false",
             "xpack.security.enabled": "true",
             "xpack.security.autoconfiguration.enabled": "false",

@@ -34,7 +34,7 @@ def test_who_is_invited_comes_in_by_accepting_at_either_gateway(doubled: Scene) 
 def test_an_emergency_ends_at_its_instant_at_both_gateways_and_is_reviewed(doubled: Scene) -> None:
     project = doubled.study()
     administrator, auditor = doubled.administrator, doubled.auditor
-    opened = administrator.at(0).break_glass.open(project, "A drill", lasts_s=8)
+    opened = administrator.at(0).break_glass.open(project, "A drill", lasts_s=6)
     ends = datetime.fromisoformat(opened["ends_at"]).timestamp()
 
     def ask(client: Client) -> object:
