@@ -4,6 +4,7 @@
 import base64
 import re
 import secrets
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from contracts.events import UserStatus
 from services.ca import domain, service, status_forms
 from services.ca.status_forms import Malformed, NoAnswer, NotOurs
 from tests.ca.conftest import ADA, AGENT, BOB, about, agent_fact, csr, issued, membership_ends, openssl, revoked, said, study, user
-from tests.world import OURS, World, Worlds, owner, scientist
+from tests.world import OURS, Databases, World, Worlds, owner, scientist
 
 OWNER = owner(OURS, ADA)
 SCIENTIST = scientist(OURS, BOB)
@@ -39,6 +40,18 @@ async def world(worlds: Worlds, settings: dict[str, Any]) -> World:
     made = await worlds.open("ca", **settings)
     await made.hear(*study())
     return made
+
+
+@pytest.fixture(scope="module")
+async def unchanged(databases: Databases, pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """A world for those who ask about what there is none of, which changes nothing."""
+    worlds = Worlds(databases, tmp_path_factory.mktemp("unchanged"))
+    try:
+        made = await worlds.open("ca", issuers_dir=pki.issuers_folder)
+        await made.hear(*study())
+        yield made
+    finally:
+        await worlds.close()
 
 
 @pytest.fixture
@@ -177,8 +190,8 @@ async def test_after_its_end_a_certificate_stays_what_it_was(world: World, peopl
 
 
 @pytest.mark.parametrize("serial", [0, 1, 5 << 100, (1 << 160) - 1])
-async def test_a_serial_that_was_never_issued_is_unknown(world: World, people: x509.Certificate, serial: int) -> None:
-    answer = await ask(world, about(serial, people))
+async def test_a_serial_that_was_never_issued_is_unknown(unchanged: World, people: x509.Certificate, serial: int) -> None:
+    answer = await ask(unchanged, about(serial, people))
     assert (answer.response_status, answer.certificate_status, answer.serial_number) == (SUCCESSFUL, UNKNOWN, serial)
 
 
@@ -208,29 +221,29 @@ async def test_an_issuer_knows_nothing_of_what_the_other_one_issued(world: World
 
 @BY
 @pytest.mark.parametrize("algorithm", [hashes.SHA1(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
-async def test_about_another_issuer_nothing_is_said(world: World, pki: Pki, by: str, algorithm: hashes.HashAlgorithm) -> None:
+async def test_about_another_issuer_nothing_is_said(unchanged: World, pki: Pki, by: str, algorithm: hashes.HashAlgorithm) -> None:
     root = x509.load_pem_x509_certificate(pki.root.read_bytes())
-    assert (await ask(world, about(5, root, algorithm), by)).response_status is UNAUTHORIZED
+    assert (await ask(unchanged, about(5, root, algorithm), by)).response_status is UNAUTHORIZED
 
 
-async def test_an_issuer_is_known_by_its_name_and_its_key_together(world: World, people: x509.Certificate, pki: Pki) -> None:
+async def test_an_issuer_is_known_by_its_name_and_its_key_together(unchanged: World, people: x509.Certificate, pki: Pki) -> None:
     other = x509.load_pem_x509_certificate((pki.issuers_folder / "workloads.pem").read_bytes())
     mixed = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
         about(1, people).issuer_name_hash, about(1, other).issuer_key_hash, 5, hashes.SHA1()
     )
-    assert (await ask(world, mixed.build())).response_status is UNAUTHORIZED
+    assert (await ask(unchanged, mixed.build())).response_status is UNAUTHORIZED
 
 
 @pytest.mark.parametrize("length", [1, 16, 32, 33, 128])
-async def test_a_nonce_comes_back(world: World, people: x509.Certificate, length: int) -> None:
+async def test_a_nonce_comes_back(unchanged: World, people: x509.Certificate, length: int) -> None:
     nonce = secrets.token_bytes(length)
-    answer = await ask(world, about(1 << 100, people, nonce=nonce))
+    answer = await ask(unchanged, about(1 << 100, people, nonce=nonce))
     assert answer.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce == nonce
 
 
 @pytest.mark.parametrize("length", [0, 129, 1000])
-async def test_a_nonce_that_is_empty_or_too_long_is_refused(world: World, people: x509.Certificate, length: int) -> None:
-    assert (await ask(world, about(1 << 100, people, nonce=bytes(length)))).response_status is MALFORMED
+async def test_a_nonce_that_is_empty_or_too_long_is_refused(unchanged: World, people: x509.Certificate, length: int) -> None:
+    assert (await ask(unchanged, about(1 << 100, people, nonce=bytes(length)))).response_status is MALFORMED
 
 
 async def test_an_old_answer_does_not_pass_for_one_to_a_new_nonce(world: World, pki: Pki, tmp_path: Path) -> None:
@@ -252,40 +265,40 @@ async def test_several_certificates_in_one_request_are_refused(world: World, pki
     assert (await ask(world, request)).response_status is MALFORMED
 
 
-async def test_a_critical_extension_that_is_not_known_is_refused_and_another_is_not(world: World, people: x509.Certificate) -> None:
+async def test_a_critical_extension_that_is_not_known_is_refused_and_another_is_not(unchanged: World, people: x509.Certificate) -> None:
     for critical, status in ((True, MALFORMED), (False, SUCCESSFUL)):
         strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
         request = about(1 << 100, people)
         made = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
             request.issuer_name_hash, request.issuer_key_hash, request.serial_number, hashes.SHA1()
         )
-        assert (await ask(world, made.add_extension(strange, critical=critical).build())).response_status is status
+        assert (await ask(unchanged, made.add_extension(strange, critical=critical).build())).response_status is status
 
 
 @BY
 @pytest.mark.parametrize("garbage", [b"\0", b"not a request", b"\x30\x00", b"\x30\x03\x02\x01\x05", bytes(300), b"\xff" * 50])
-async def test_garbage_is_malformed(world: World, garbage: bytes, by: str) -> None:
-    assert (await ask(world, garbage, by)).response_status is MALFORMED
+async def test_garbage_is_malformed(unchanged: World, garbage: bytes, by: str) -> None:
+    assert (await ask(unchanged, garbage, by)).response_status is MALFORMED
 
 
-async def test_an_empty_body_and_one_that_is_too_long_are_malformed(world: World, people: x509.Certificate) -> None:
-    assert (await ask(world, b"")).response_status is MALFORMED
-    assert (await ask(world, about(1, people).public_bytes(Encoding.DER) + bytes(5000))).response_status is MALFORMED
+async def test_an_empty_body_and_one_that_is_too_long_are_malformed(unchanged: World, people: x509.Certificate) -> None:
+    assert (await ask(unchanged, b"")).response_status is MALFORMED
+    assert (await ask(unchanged, about(1, people).public_bytes(Encoding.DER) + bytes(5000))).response_status is MALFORMED
 
 
 @pytest.mark.parametrize("text", ["A", "AAA", "A===", "MEUw_-", "!", "%00", "%E2%98%83", "MEUw%0A", "a/b//c"])
-async def test_what_is_no_base64_is_malformed(world: World, text: str) -> None:
-    answer = await world.get(f"/ocsp/{text}")
+async def test_what_is_no_base64_is_malformed(unchanged: World, text: str) -> None:
+    answer = await unchanged.get(f"/ocsp/{text}")
     assert answer.status_code == 200
     assert ocsp.load_der_ocsp_response(answer.content).response_status is MALFORMED
 
 
-async def test_a_request_in_the_path_may_have_every_letter_of_base64(world: World, people: x509.Certificate) -> None:
+async def test_a_request_in_the_path_may_have_every_letter_of_base64(unchanged: World, people: x509.Certificate) -> None:
     seen = set()
     for number in range(64):
         request = about((1 << 100) + number, people, nonce=bytes([0xFB, 0xEF, 0xBE, 0xFF, number]))
         seen |= set(base64.b64encode(request.public_bytes(Encoding.DER)).decode())
-        assert (await ask(world, request, "path")).serial_number == (1 << 100) + number
+        assert (await ask(unchanged, request, "path")).serial_number == (1 << 100) + number
     assert {"/", "+"} <= seen
 
 
