@@ -144,10 +144,10 @@ class Gathering:
 
 def unacknowledged(transport: Any) -> int:
     """How many bytes the kernel has sent, or will send, to the peer of a TCP connection that have not arrived there; 0 when it is closed."""
-    kernel = transport.get_extra_info("socket")
-    if kernel is None or kernel.fileno() < 0:
+    try:
+        count: int = struct.unpack("i", fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    except (OSError, ValueError):
         return 0
-    count: int = struct.unpack("i", fcntl.ioctl(kernel.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
     return count
 
 
