@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import structlog
 
+from chassis.patience import collect_less
 from compose.local.postgres import Postgres
 from tests.world import Databases, World, Worlds
 
@@ -20,6 +21,11 @@ _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (65_536 if _hard == resource.RLIM_INFINITY else min(_hard, 65_536), _hard))
 
 structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+
+
+def pytest_collection_finish() -> None:
+    """The tests and all that they import stay until the end, as in a service that has started."""
+    collect_less()
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +53,10 @@ def postgres(new_home: Callable[[str], Path]) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: Postgres) -> Databases:
-    return Databases(postgres)
+async def databases(postgres: Postgres) -> AsyncIterator[Databases]:
+    made = Databases(postgres)
+    yield made
+    await made.close()
 
 
 @pytest.fixture

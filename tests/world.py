@@ -36,13 +36,16 @@ from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
 import httpx2
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
 from uuid_utils.compat import uuid7
 
 from chassis import app as chassis_app
@@ -164,7 +167,8 @@ def record_of(fact: Fact) -> Record:
 class Databases:
     """Clean databases: one migrated template for each service, copied when none that was given back is at hand.
 
-    A database that is given back is emptied to what its migrations put there; one that cannot be emptied is dropped.
+    A database that is given back is emptied to what its migrations put there; one that cannot be emptied is dropped. Pools are given back, too: to
+    connect, and to parse and plan each statement anew, would take longer than most tests. They belong to the event loop that this was made in.
     """
 
     def __init__(self, postgres: Postgres) -> None:
@@ -173,6 +177,9 @@ class Databases:
         self._empty: dict[str, str] = {}
         self._clean: dict[str, list[str]] = {}
         self._count = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        self._pools: dict[tuple[str, int], list[AsyncEngine]] = {}
+        self._cleaners: dict[str, asyncpg.Connection] = {}
 
     async def template(self, service: str) -> str:
         """The migrated database of a service that fresh ones are copied from; its name."""
@@ -198,11 +205,45 @@ class Databases:
     async def give_back(self, service: str, name: str) -> None:
         """Empty a database for another test."""
         try:
-            await self._execute(name, self._empty[service])
-        except (asyncpg.PostgresError, OSError, TimeoutError):
+            await self._clean_up(name, self._empty[service])
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             await self._execute("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             raise
         self._clean.setdefault(service, []).append(name)
+
+    def pool(self, url: str, connections: int) -> AsyncEngine:
+        """A pool on a database, as new; one that was given back, where there is one."""
+        kept = self._pools.get((url, connections)) if self._is_at_home() else None
+        return kept.pop() if kept else db.engine(url, connections)
+
+    async def give_pool_back(self, pool: AsyncEngine, url: str, connections: int) -> None:
+        """Keep a pool for another test, or close it where a connection was lost or is still held."""
+        if self._is_at_home() and await _as_new(pool):
+            self._pools.setdefault((url, connections), []).append(pool)
+        else:
+            await pool.dispose()
+
+    async def close(self) -> None:
+        """Close what was kept."""
+        for pool in itertools.chain(*self._pools.values()):
+            await pool.dispose()
+        for cleaner in self._cleaners.values():
+            await cleaner.close()
+
+    def _is_at_home(self) -> bool:
+        return asyncio.get_running_loop() is self._loop
+
+    async def _clean_up(self, name: str, statements: str) -> None:
+        if not self._is_at_home():
+            await self._execute(name, statements)
+            return
+        cleaner = self._cleaners.pop(name, None) or await asyncpg.connect(self._dsn(name))
+        try:
+            await cleaner.execute(statements)
+        except BaseException:
+            cleaner.terminate()  # it may be in the middle of them
+            raise
+        self._cleaners[name] = cleaner
 
     async def _emptying(self, name: str) -> str:
         """The statements that bring a database back to what its migrations left."""
@@ -237,6 +278,21 @@ class Databases:
     def _dsn(self, database: str) -> str:
         user, password = SUPERUSER, self.postgres.home.secret(f"postgres/{SUPERUSER}")
         return db.plain_dsn(self.postgres.url(user, password, database))
+
+
+async def _as_new(pool: AsyncEngine) -> bool:
+    """Bring what a pool holds back to how a connection begins; False where not all of it is there."""
+    held: QueuePool = cast(QueuePool, pool.pool)
+    if held.checkedout():
+        return False
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(held.checkedin()):
+                raw = await (await stack.enter_async_context(pool.connect())).get_raw_connection()
+                await cast(asyncpg.Connection, raw.driver_connection).reset()
+    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        return False
+    return True
 
 
 class World:
@@ -416,8 +472,8 @@ class Worlds:
             **settings,
         }
         made = spec.settings(**given)
-        runtime = Runtime(made, db.engine(url, made.connections), frozenset(spec.hears.topics))
-        self._stack.push_async_callback(runtime.engine.dispose)
+        runtime = Runtime(made, self.databases.pool(url, made.connections), frozenset(spec.hears.topics))
+        self._stack.push_async_callback(self.databases.give_pool_back, runtime.engine, url, made.connections)
         if spec.lifespan is not None:
             await self._stack.enter_async_context(spec.lifespan(runtime))
         world = World(spec, runtime, url)
