@@ -72,13 +72,13 @@ class Knowledge:
 
     def apply(self, fact: Fact) -> Fact | None:
         """Take in a fact; the one it replaces, or the fact itself when its version was passed already."""
-        known = self.facts[fact.topic.name]
-        self._met(fact.topic.name, fact.key)
-        old = known.get(fact.key)
+        known, key = self.facts[fact.topic.name], fact.key
+        self._met(fact.topic.name, key)
+        old = known.get(key)
         if old is not None and old.version >= fact.version:
             return fact
-        known[fact.key] = fact
-        self.broken.pop((fact.topic.name, fact.key), None)
+        known[key] = fact
+        self.broken.pop((fact.topic.name, key), None)
         return old
 
     def erase(self, topic: str, key: str) -> Fact | None:

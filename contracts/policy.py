@@ -532,37 +532,40 @@ class Decision:
 
 
 ALLOWED = Decision(allowed=True, reason=Reason.ALLOWED)
+_NO_SUCH_ACTION = Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=404)
+_SESSION_NEEDED = Decision(allowed=False, reason=Reason.SESSION_NEEDED, status=403)
+_SCOPE_MISSING = Decision(allowed=False, reason=Reason.SCOPE_MISSING, status=403)
+_FACTOR_TOO_OLD = Decision(allowed=False, reason=Reason.FACTOR_TOO_OLD, status=401)
+_NOT_SIGNED_IN = Decision(allowed=False, reason=Reason.NOT_SIGNED_IN, status=401)
+_NOT_A_MEMBER = Decision(allowed=False, reason=Reason.NOT_A_MEMBER, status=404)
+_WRONG_PRINCIPAL = Decision(allowed=False, reason=Reason.WRONG_PRINCIPAL, status=403)
+_ROLE_MAY_NOT = Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=403)
 
 
 def columns_of(actor: Actor) -> frozenset[Who]:
     """The columns of the policy that an actor stands in; a role counts only in the project of the request."""
-    columns = {Who.NOBODY}
-    if actor.principal is Principal.PERSON:
-        columns.add(Who.SIGNED_IN)
-        columns.update(_CLUSTER_COLUMNS[role] for role in actor.cluster_roles)
-        if actor.role is not None:
-            columns.add(_ROLE_COLUMNS[actor.role])
-    elif actor.principal is Principal.AGENT:
-        columns.add(Who.AGENT)
-    elif actor.principal is Principal.JOB:
-        columns.add(Who.JOB)
-    elif actor.principal is Principal.SERVICE:
-        columns.add(Who.SERVICE)
-    return frozenset(columns)
+    columns = _COLUMNS[actor.principal]
+    if actor.principal is not Principal.PERSON:
+        return columns
+    if actor.role is not None:
+        columns |= _ROLE_COLUMNS[actor.role]
+    for role in actor.cluster_roles:
+        columns |= _CLUSTER_COLUMNS[role]
+    return columns
 
 
 def decide(actor: Actor, action: Action) -> Decision:
     """Whether ``actor`` may do ``action``: pure, total, deny by default. Conditions are checked by the owner later."""
     rule = POLICY.get(action)
     if rule is None:
-        return Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=404)
-    if columns_of(actor) & rule.who:
+        return _NO_SUCH_ACTION
+    if not rule.who.isdisjoint(columns_of(actor)):
         if rule.session and actor.session_id is None:
-            return Decision(allowed=False, reason=Reason.SESSION_NEEDED, status=403)
+            return _SESSION_NEEDED
         if actor.scopes is not None and action.value not in actor.scopes and Who.NOBODY not in rule.who:
-            return Decision(allowed=False, reason=Reason.SCOPE_MISSING, status=403)
+            return _SCOPE_MISSING
         if rule.step_up and not actor.factor_fresh:
-            return Decision(allowed=False, reason=Reason.FACTOR_TOO_OLD, status=401)
+            return _FACTOR_TOO_OLD
         return ALLOWED
     return _refusal(actor, rule)
 
@@ -576,13 +579,20 @@ def scopes() -> frozenset[str]:
 def _refusal(actor: Actor, rule: Rule) -> Decision:
     """The answer for someone who stands in none of the row's columns."""
     if actor.principal is Principal.NOBODY:
-        return Decision(allowed=False, reason=Reason.NOT_SIGNED_IN, status=401)
+        return _NOT_SIGNED_IN
     if rule.hides and actor.role is None:
-        return Decision(allowed=False, reason=Reason.NOT_A_MEMBER, status=404)
+        return _NOT_A_MEMBER
     if actor.principal is not Principal.PERSON:
-        return Decision(allowed=False, reason=Reason.WRONG_PRINCIPAL, status=403)
-    return Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=403)
+        return _WRONG_PRINCIPAL
+    return _ROLE_MAY_NOT
 
 
-_CLUSTER_COLUMNS = {ClusterRole.ADMINISTRATOR: Who.ADMINISTRATOR, ClusterRole.AUDITOR: Who.AUDITOR}
-_ROLE_COLUMNS = {Role.DATA_OWNER: Who.DATA_OWNER, Role.DATA_SCIENTIST: Who.DATA_SCIENTIST}
+_COLUMNS = {
+    Principal.NOBODY: frozenset({Who.NOBODY}),
+    Principal.PERSON: frozenset({Who.NOBODY, Who.SIGNED_IN}),
+    Principal.AGENT: frozenset({Who.NOBODY, Who.AGENT}),
+    Principal.JOB: frozenset({Who.NOBODY, Who.JOB}),
+    Principal.SERVICE: frozenset({Who.NOBODY, Who.SERVICE}),
+}
+_CLUSTER_COLUMNS = {ClusterRole.ADMINISTRATOR: frozenset({Who.ADMINISTRATOR}), ClusterRole.AUDITOR: frozenset({Who.AUDITOR})}
+_ROLE_COLUMNS = {Role.DATA_OWNER: frozenset({Who.DATA_OWNER}), Role.DATA_SCIENTIST: frozenset({Who.DATA_SCIENTIST})}
