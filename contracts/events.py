@@ -166,13 +166,19 @@ class UserStatus(StrEnum):
 
 @fact("user.v1", USERS)
 class User(Fact):
-    """A person's account was made or changed; only an active one counts. ``groups``: those that a directory or provider put them into."""
+    """A person's account was made or changed; only an active one counts. ``groups``: those that a directory or provider put them into.
+
+    ``stops``: how often the account has stopped being active, ``departures``: how often it was deactivated. Whoever finds more of either than they
+    knew missed one, because the topic keeps the newest fact alone, and ends what it would have ended.
+    """
 
     user_id: UUID
     username: str
     status: UserStatus
     cluster_roles: frozenset[ClusterRole]
     groups: frozenset[str] = frozenset()
+    stops: int = 0
+    departures: int = 0
 
 
 @fact("session.v1", SESSIONS)
@@ -267,7 +273,10 @@ for _service in CONFIRMS:
 
 @fact("membership.v1", MEMBERSHIPS)
 class Membership(Fact):
-    """A person's role in a project was given, changed or taken away (``role`` none); it counts between its two times."""
+    """A person's role in a project was given, changed or taken away (``role`` none); it counts between its two times.
+
+    ``starts_at``: since when without a break. Another one than was known says that the membership was over in between.
+    """
 
     project_id: UUID
     user_id: UUID

@@ -25,7 +25,8 @@ class User(Table, table=True):
     ``source`` local, ldap or oidc: who checks the password; ``external_id`` is who the
     person is at ``provider``. ``gone_at``: since when the directory does not let them in any more. ``factor_enrolled_at``: when they
     first had a second factor. ``vouched_at``: when an identity provider last said that it is they, or their directory (within 6 h) that it
-    lets them in. ``last_sign_in_at`` outlives the sessions; no fact tells it.
+    lets them in. ``last_sign_in_at`` outlives the sessions; no fact tells it. ``stops``, ``departures``: how often the account stopped being active,
+    and how often it was deactivated.
     """
 
     __tablename__ = "users"
@@ -48,6 +49,8 @@ class User(Table, table=True):
     factor_enrolled_at: datetime | None = Field(default=None, sa_type=TIME)
     vouched_at: datetime | None = Field(default=None, sa_type=TIME)
     last_sign_in_at: datetime | None = Field(default=None, sa_type=TIME)
+    stops: int = 0
+    departures: int = 0
 
 
 class Group(Table, table=True):

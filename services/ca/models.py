@@ -167,6 +167,7 @@ class Person(Table, table=True):
     username: str
     active: bool
     version: int
+    stops: int = 0
 
 
 class Project(Table, table=True):

@@ -134,6 +134,7 @@ class Person(Table, table=True):
 
     user_id: UUID = Field(primary_key=True)
     status: str
+    stops: int = 0
 
 
 class Member(Table, table=True):

@@ -81,6 +81,7 @@ class Person(Table, table=True):
     status: str
     groups: list[str] = Field(default_factory=list, sa_type=ARRAY(Text))
     administrator: bool = True
+    departures: int = 0
 
 
 class Deletion(Table, table=True):

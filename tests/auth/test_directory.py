@@ -1414,6 +1414,7 @@ def test_every_status_leaves_and_comes_back_as_it_should() -> None:
         assert user.status == status
         assert user.gone_at is None
         assert not domain.directory.come_back(user)
+        assert (user.stops, user.departures) == ((1, 1) if status is UserStatus.ACTIVE else (0, 0))
 
 
 @pytest.mark.parametrize(

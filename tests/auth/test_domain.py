@@ -299,6 +299,28 @@ def test_whom_a_directory_deactivated_an_administrator_deactivates_once_more_and
     assert not domain.accounts.change(gone, UserStatus.DEACTIVATED, None, [], [EVE])
 
 
+def test_what_an_account_stopped_being_is_counted_and_said() -> None:
+    def told() -> tuple[int, int]:
+        fact = domain.accounts.user_fact(ada)
+        return fact.stops, fact.departures
+
+    ada = user(UserStatus.INVITED)
+    assert told() == (0, 0)
+    for wanted, expected in (
+        (UserStatus.BLOCKED, (0, 0)),
+        (UserStatus.ACTIVE, (0, 0)),
+        (UserStatus.BLOCKED, (1, 0)),
+        (UserStatus.ACTIVE, (1, 0)),
+        (UserStatus.DEACTIVATED, (2, 1)),
+    ):
+        assert domain.accounts.change(ada, wanted, None, [], [EVE])
+        assert told() == expected, wanted
+    ada.confirmed_at = NOW
+    assert domain.accounts.change(ada, UserStatus.ACTIVE, frozenset({ClusterRole.ADMINISTRATOR}), [], [EVE])
+    domain.accounts.recover(ada, [], make_administrator=False)
+    assert told() == (3, 1)
+
+
 def test_an_account_is_not_made_active_by_somebody_else() -> None:
     with pytest.raises(domain.accounts.NotConfirmedYet):
         domain.accounts.change(user(UserStatus.INVITED, confirmed=False), UserStatus.ACTIVE, None, [], [EVE])

@@ -50,8 +50,10 @@ def csr(key: ec.EllipticCurvePrivateKey | None = None, name: str = "somebody els
     return made.public_bytes(Encoding.PEM).decode()
 
 
-def user(user_id: UUID = ADA, *, version: int = 1, username: str = "ada00000", status: UserStatus = UserStatus.ACTIVE) -> User:
-    return User(user_id=user_id, version=version, username=username, status=status, cluster_roles=frozenset())
+def user(
+    user_id: UUID = ADA, *, version: int = 1, username: str = "ada00000", status: UserStatus = UserStatus.ACTIVE, stops: int = 0
+) -> User:
+    return User(user_id=user_id, version=version, username=username, status=status, cluster_roles=frozenset(), stops=stops)
 
 
 def project(project_id: UUID = OURS, *, version: int = 1, name: str = "mri-study", state: ProjectState = ProjectState.ACTIVE) -> Project:

@@ -228,6 +228,24 @@ async def test_a_removed_member_who_comes_back_gets_no_old_certificate_back(worl
     assert await live(world) == set()
 
 
+async def test_who_was_removed_and_came_back_while_ca_heard_nothing_gets_no_old_certificate_back(world: World) -> None:
+    held = {await project_certificate(world), await job_certificate(world)}
+    said = await twice(world, membership(BOB, version=3, starts_at=await world.now()))
+    assert {(each.certificate_id, each.live) for each in said} == {(each, False) for each in held}
+    assert await live(world) == set()
+    assert await project_certificate(world) in await live(world), "the membership counts, and gets another"
+
+
+async def test_whose_account_stopped_and_goes_on_while_ca_heard_nothing_gets_no_old_certificate_back(world: World) -> None:
+    held = {await project_certificate(world), await job_certificate(world)}
+    assert await twice(world, user(BOB, version=2)) == []
+    said = await twice(world, user(BOB, version=4, stops=1))
+    assert {(each.certificate_id, each.live) for each in said} == {(each, False) for each in held}
+    assert await live(world) == set()
+    await project_certificate(world)
+    assert await twice(world, user(BOB, version=5, stops=1)) == []
+
+
 async def test_an_agent_that_enrolled_gets_one_certificate(world: World, pki: Pki, tmp_path: Path) -> None:
     [fact] = await twice(world, agent_fact(csr()))
     assert (fact.kind, fact.agent_id, fact.user_id, fact.project_id, fact.run_id) == (CertificateKind.AGENT, AGENT, None, None, None)

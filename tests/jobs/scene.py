@@ -39,12 +39,17 @@ def csr(signed_with: hashes.SHA224 | hashes.SHA256 | None = None) -> str:
     return made.public_bytes(Encoding.PEM).decode()
 
 
-def user(user_id: UUID, status: UserStatus = UserStatus.ACTIVE, version: int = 1) -> User:
-    return User(user_id=user_id, version=version, username="bob00000", status=status, cluster_roles=frozenset())
+def user(user_id: UUID, status: UserStatus = UserStatus.ACTIVE, version: int = 1, stops: int = 0) -> User:
+    return User(user_id=user_id, version=version, username="bob00000", status=status, cluster_roles=frozenset(), stops=stops)
 
 
 def member(
-    user_id: UUID, role: Role | None = Role.DATA_SCIENTIST, project_id: UUID = OURS, version: int = 1, ends_at: datetime | None = None
+    user_id: UUID,
+    role: Role | None = Role.DATA_SCIENTIST,
+    project_id: UUID = OURS,
+    version: int = 1,
+    ends_at: datetime | None = None,
+    starts_at: datetime = LONG_AGO,
 ) -> Membership:
     return Membership(
         project_id=project_id,
@@ -53,7 +58,7 @@ def member(
         username="bob00000",
         role=role,
         purpose="",
-        starts_at=LONG_AGO,
+        starts_at=starts_at,
         ends_at=ends_at,
     )
 

@@ -65,6 +65,24 @@ async def test_a_blocked_account_has_no_runs(scene: Scene, status: UserStatus) -
     assert await told_twice(scene, user(scene.scientist_id, status, 2)) == ["cancelled"]
 
 
+async def test_who_was_removed_and_came_back_while_jobs_heard_nothing_has_no_runs_from_before(scene: Scene) -> None:
+    job = await scene.submitted()
+    assert await told_twice(scene, member(scene.scientist_id, version=3, starts_at=await scene.world.now())) == ["cancelled"]
+    assert (await scene.run_of(job)).reason == "The person who submitted it had no role in the project for a while."
+    later = await scene.submitted()
+    assert (await scene.run_of(later)).state == "queued"
+
+
+async def test_an_account_that_stopped_and_goes_on_while_jobs_heard_nothing_has_no_runs_from_before(scene: Scene) -> None:
+    job = await scene.submitted()
+    assert await told_twice(scene, user(scene.scientist_id, version=2)) == []
+    assert await told_twice(scene, user(scene.scientist_id, version=4, stops=1)) == ["cancelled"]
+    assert (await scene.run_of(job)).reason == "The account of the person who submitted it was not active for a while."
+    later = await scene.submitted()
+    assert await told_twice(scene, user(scene.scientist_id, version=5, stops=1)) == []
+    assert (await scene.run_of(later)).state == "queued"
+
+
 @pytest.mark.parametrize("state", sorted(set(ProjectState) - {ProjectState.ACTIVE}))
 async def test_a_project_that_is_not_active_has_no_runs(scene: Scene, state: ProjectState) -> None:
     await scene.running()

@@ -19,6 +19,7 @@ def user(
     version: int = 1,
     groups: Collection[str] = (),
     cluster_roles: Collection[ClusterRole] = (),
+    departures: int = 0,
 ) -> User:
     """What auth says of an account."""
     return User(
@@ -28,6 +29,7 @@ def user(
         status=status,
         cluster_roles=frozenset(cluster_roles),
         groups=frozenset(groups),
+        departures=departures,
     )
 
 

@@ -89,6 +89,17 @@ async def test_an_owner_by_a_group_or_with_an_end_makes_nobody_an_owner_for_good
     assert (await appoint(study)).status_code == 201
 
 
+async def test_who_is_appointed_goes_on_without_a_break(world: World) -> None:
+    study = await found(world)
+    await world.hear(user("root0000", ROOT, cluster_roles=[ClusterRole.ADMINISTRATOR]))
+    bob = (await study.add("bob00000"))["user_id"]
+    since = (await study.member(bob)).starts_at
+    await world.hear(user("ada00000", study.ada, status=UserStatus.DEACTIVATED, version=2))
+    assert (await appoint(study)).status_code == 201
+    row = await study.member(bob)
+    assert (row.role, row.starts_at) == ("data_owner", since)
+
+
 async def test_nobody_appoints_themselves_or_somebody_who_is_not_there(study: Study) -> None:
     world = study.world
     await world.hear(user("new00000", status=UserStatus.INVITED), user("out00000", status=UserStatus.BLOCKED))

@@ -189,11 +189,14 @@ def by_group(role: Role = Role.DATA_SCIENTIST) -> Membership:
     return there
 
 
-def test_who_is_there_by_a_group_is_not_put_out_until_a_later_start() -> None:
+def test_who_is_there_by_a_group_is_not_put_out_until_a_later_start_and_goes_on_without_a_break() -> None:
     with pytest.raises(domain.projects.IsThereAlready):
         domain.projects.join(project(), person(), by_group(), Role.DATA_SCIENTIST, "", NOW + HOUR, None, NOW)
-    taken = domain.projects.join(project(), person(), by_group(), Role.DATA_SCIENTIST, "", NOW - HOUR, None, NOW)
-    assert (taken.by_group, taken.starts_at) == (None, NOW)
+    there = by_group()
+    since = there.starts_at
+    assert since < NOW
+    taken = domain.projects.join(project(), person(), there, Role.DATA_SCIENTIST, "", None, None, NOW)
+    assert (taken.by_group, taken.starts_at) == (None, since)
 
 
 def test_a_start_in_the_future_stays() -> None:

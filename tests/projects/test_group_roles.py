@@ -254,8 +254,10 @@ async def test_somebody_by_a_group_can_be_made_a_member_themselves(world: World)
     await give(study)
     bob = uuid7()
     await world.hear(user("bob00000", bob, groups=["staff"]))
+    since = (await study.member(bob)).starts_at
     answer = await world.post(f"{study.path}/members", study.owner, json={"username": "bob00000", "role": "data_owner"})
     assert (answer.status_code, answer.json()["version"], answer.json()["by_group"]) == (201, 2, None)
+    assert (await study.member(bob)).starts_at == since, "without a break: what they began goes on"
     await world.hear(user("bob00000", bob, version=2))
     assert (await study.member(bob)).role == "data_owner"
 

@@ -102,6 +102,19 @@ async def test_who_is_deactivated_leaves_every_project_once_and_comes_back_as_no
     assert await world.said() == []
 
 
+async def test_who_was_deactivated_and_is_back_while_projects_heard_nothing_is_nobodys_member(world: World) -> None:
+    study = await found(world)
+    bob = UUID((await study.add("bob00000"))["user_id"])
+    await world.hear(user("bob00000", bob, version=2))
+    assert (await study.member(bob)).role == "data_scientist"
+    await world.hear(user("bob00000", bob, version=5, departures=1))
+    assert (await study.member(bob)).role is None
+    again = await world.post(f"{study.path}/members", study.owner, json={"username": "bob00000", "role": "data_scientist"})
+    assert again.status_code == 201
+    await world.hear(user("bob00000", bob, version=7, departures=1))
+    assert (await study.member(bob)).role == "data_scientist"
+
+
 async def test_the_last_owner_who_is_deactivated_is_held_by_no_project_and_the_log_says_so(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

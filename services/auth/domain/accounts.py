@@ -182,7 +182,7 @@ def confirm(user: User, invitation: Invitation, step: int | None, now: datetime)
         raise NotAcceptedYet
     if step is None:
         raise WrongCode
-    user.status = UserStatus.ACTIVE.value
+    put_status(user, UserStatus.ACTIVE)
     user.confirmed_at = now
     user.factor_enrolled_at = now
     user.version += 1
@@ -249,7 +249,7 @@ def change(
         user.confirmed_at = None if user.source == LOCAL else user.confirmed_at
         user.factor_enrolled_at = None
     user.gone_at = user.gone_at if wanted_status.value == user.status and not erases else None
-    user.status = wanted_status.value
+    put_status(user, wanted_status)
     user.own_roles = wanted_own
     user.cluster_roles = wanted_roles
     user.version += 1
@@ -267,6 +267,13 @@ def _next_status(user: User, wanted: UserStatus | None) -> UserStatus:
     if now is UserStatus.INVITED:
         raise NotConfirmedYet
     return UserStatus.INVITED if user.confirmed_at is None else UserStatus.ACTIVE
+
+
+def put_status(user: User, status: UserStatus) -> None:
+    """Give an account a status; what it stops being is counted, for those who hear of it only when it is that again."""
+    user.stops += user.status == UserStatus.ACTIVE and status is not UserStatus.ACTIVE
+    user.departures += user.status != UserStatus.DEACTIVATED and status is UserStatus.DEACTIVATED
+    user.status = status.value
 
 
 def demand_active(user: User) -> None:
@@ -287,7 +294,7 @@ def recover(user: User, groups: Collection[Group], *, make_administrator: bool) 
             raise NoAdministrator
         user.own_roles = sorted({*user.own_roles, ClusterRole.ADMINISTRATOR.value})
         user.cluster_roles = effective(user.own_roles, groups)
-    user.status = UserStatus.INVITED.value
+    put_status(user, UserStatus.INVITED)
     user.confirmed_at = user.factor_enrolled_at = None
     user.version += 1
 
@@ -301,6 +308,8 @@ def user_fact(user: User) -> events.User:
         status=UserStatus(user.status),
         cluster_roles=frozenset(ClusterRole(role) for role in user.cluster_roles),
         groups=frozenset(user.directory_groups),
+        stops=user.stops,
+        departures=user.departures,
     )
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from chassis.errors import CannotDecide, Unprocessable
 from contracts.events import UserStatus
-from services.auth.domain.accounts import normal_email, normal_name
+from services.auth.domain.accounts import normal_email, normal_name, put_status
 from services.auth.domain.groups import compared
 from services.auth.models import User
 from services.auth.settings import MISSING_DAYS, VOUCH_DAYS, DirectorySettings
@@ -154,7 +154,7 @@ def leave(user: User, now: datetime) -> bool:
     miss(user, now)
     if user.status != UserStatus.ACTIVE:
         return False
-    user.status = UserStatus.DEACTIVATED.value
+    put_status(user, UserStatus.DEACTIVATED)
     user.version += 1
     return True
 
@@ -164,7 +164,7 @@ def come_back(user: User) -> bool:
     gone, user.gone_at = user.gone_at, None
     if gone is None or user.status != UserStatus.DEACTIVATED:
         return False
-    user.status = UserStatus.ACTIVE.value
+    put_status(user, UserStatus.ACTIVE)
     user.version += 1
     return True
 

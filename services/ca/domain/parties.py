@@ -7,7 +7,8 @@ from services.ca.models import Member, Person, Project, Run
 
 def person_of(fact: events.User) -> Person:
     """What ca keeps of a person."""
-    return Person(user_id=fact.user_id, username=fact.username, active=fact.status is UserStatus.ACTIVE, version=fact.version)
+    active = fact.status is UserStatus.ACTIVE
+    return Person(user_id=fact.user_id, username=fact.username, active=active, version=fact.version, stops=fact.stops)
 
 
 def project_of(fact: events.Project) -> Project:

@@ -19,14 +19,17 @@ Parties = tuple[Project | None, Person | None, Member | None]
 
 
 async def learn_person(uow: UnitOfWork, fact: events.User) -> None:
-    """A person became active or stopped being it."""
+    """A person became active or stopped being it, if only for a while of which this service heard nothing."""
     runs = await repository.parties.active_runs_of_person(uow.session, fact.user_id)
     for project_id in sorted({run.project_id for run in runs}):
         await repository.parties.project(uow.session, project_id)
+    known = await repository.parties.person(uow.session, fact.user_id)
+    stopped = known is not None and known.stops != fact.stops
     person = domain.parties.person_of(fact)
     await repository.parties.put(uow.session, person)
-    if not person.active:
+    if stopped or not person.active:
         end(uow, await repository.certificates.live_of_person(uow.session, fact.user_id), Ending.PERSON_NOT_ACTIVE)
+    if not person.active:
         return
     await settle(uow, runs)
 
@@ -46,18 +49,21 @@ async def learn_project(uow: UnitOfWork, fact: events.Project) -> None:
 
 
 async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
-    """A membership came, changed or ended. One of a project that is gone is not kept."""
+    """A membership came, changed or ended, if only for a while of which this service heard nothing. One of a project that is gone is not kept."""
     if await deletion.is_gone(uow.session, fact.project_id):
         return
     await repository.parties.lock(uow.session, fact.project_id, fact.user_id)
     member = domain.parties.member_of(fact)
-    await repository.parties.put(uow.session, member)
+    counts = domain.holders.counts(member, uow.now)
     holds = await repository.certificates.some_of_member(uow.session, fact.project_id, fact.user_id)
+    known = await repository.parties.member(uow.session, fact.project_id, fact.user_id) if holds else None
+    began_anew = known is not None and known.starts_at != member.starts_at
+    await repository.parties.put(uow.session, member)
     if holds:
         await repository.certificates.bind(uow.session, member)
-    if not domain.holders.counts(member, uow.now):
-        if holds:
-            end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
+    if holds and (began_anew or not counts):
+        end(uow, await repository.certificates.live_of_member(uow.session, fact.project_id, fact.user_id), Ending.MEMBERSHIP_ENDED)
+    if not counts:
         return
     await settle(uow, await repository.parties.active_runs_of_member(uow.session, fact.project_id, fact.user_id))
 

@@ -7,6 +7,7 @@ from services.jobs import domain, repository
 from services.jobs.models import Job, Run
 
 BATCH = 100
+NO_ROLE = "The person who submitted it has no role in the project any more."
 NOT_READABLE = "An input is not shared with the project any more."
 
 

@@ -8,15 +8,21 @@ from contracts import events
 from contracts.events import CertificateKind, ProjectState, ShareState, UserStatus
 from services.jobs import domain, repository
 from services.jobs.models import Dataset, Member, Person, Project, Share
-from services.jobs.service.ending import NOT_READABLE, cancel_runs
+from services.jobs.service.ending import NO_ROLE, NOT_READABLE, cancel_runs
+
+BEGAN_ANEW = "The person who submitted it had no role in the project for a while."
+NOT_ACTIVE = "The account of the person who submitted it is not active."
+STOPPED = "The account of the person who submitted it was not active for a while."
 
 
 async def know_person(uow: UnitOfWork, fact: events.User) -> None:
-    """An account changed; the runs of one that is not active end."""
-    await repository.heard.put(uow.session, Person(user_id=fact.user_id, status=fact.status.value))
-    if fact.status is not UserStatus.ACTIVE:
+    """An account changed; the runs of one that is not active end, or was not for a while of which this service heard nothing."""
+    known = await repository.heard.one(uow.session, Person, fact.user_id)
+    stopped = known is not None and known.stops != fact.stops
+    await repository.heard.put(uow.session, Person(user_id=fact.user_id, status=fact.status.value, stops=fact.stops))
+    if stopped or fact.status is not UserStatus.ACTIVE:
         runs = await repository.jobs.live_runs_of_person(uow.session, fact.user_id)
-        await cancel_runs(uow, runs, "The account of the person who submitted it is not active.")
+        await cancel_runs(uow, runs, STOPPED if fact.status is UserStatus.ACTIVE else NOT_ACTIVE)
 
 
 async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
@@ -27,7 +33,7 @@ async def forget_person(uow: UnitOfWork, user_id: UUID) -> None:
 
 
 async def know_member(uow: UnitOfWork, fact: events.Membership) -> None:
-    """A role changed; the runs of somebody without one end. One in a project that is gone is not kept."""
+    """A role changed; the runs of somebody without one end, or who had none for a while. One in a project that is gone is not kept."""
     if await deletion.is_gone(uow.session, fact.project_id):
         return
     member = Member(
@@ -37,10 +43,13 @@ async def know_member(uow: UnitOfWork, fact: events.Membership) -> None:
         starts_at=fact.starts_at,
         ends_at=fact.ends_at,
     )
+    known = await repository.heard.one(uow.session, Member, fact.project_id, fact.user_id)
+    began_anew = known is not None and known.starts_at != member.starts_at
     await repository.heard.put(uow.session, member)
-    if not domain.submitting.member_counts(member, uow.now):
+    counts = domain.submitting.member_counts(member, uow.now)
+    if began_anew or not counts:
         runs = await repository.jobs.live_runs_of_member(uow.session, fact.project_id, fact.user_id)
-        await cancel_runs(uow, runs, "The person who submitted it has no role in the project any more.")
+        await cancel_runs(uow, runs, BEGAN_ANEW if counts else NO_ROLE)
     uow.collect(_wake, member)
 
 
@@ -52,8 +61,7 @@ async def _wake(uow: UnitOfWork, _members: list[Member]) -> None:
 async def forget_member(uow: UnitOfWork, project_id: UUID, user_id: UUID) -> None:
     """A membership was erased."""
     await repository.heard.forget(uow.session, Member, project_id, user_id)
-    runs = await repository.jobs.live_runs_of_member(uow.session, project_id, user_id)
-    await cancel_runs(uow, runs, "The person who submitted it has no role in the project any more.")
+    await cancel_runs(uow, await repository.jobs.live_runs_of_member(uow.session, project_id, user_id), NO_ROLE)
 
 
 async def know_project(uow: UnitOfWork, fact: events.Project) -> None:

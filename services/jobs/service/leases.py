@@ -13,7 +13,7 @@ from contracts.events import RunState
 from services.jobs import domain, repository
 from services.jobs.models import Job, Run
 from services.jobs.service.agents import calling_agent
-from services.jobs.service.ending import BATCH, NOT_READABLE, cancel_runs, tell
+from services.jobs.service.ending import BATCH, NO_ROLE, NOT_READABLE, cancel_runs, tell
 from services.jobs.service.known import demand, demand_known, is_known
 
 LOOK_S = 0.1
@@ -151,7 +151,7 @@ async def end_what_is_over(uow: UnitOfWork, terms: Terms, *, whole: bool = True)
         domain.leases.expire(run, terms.most, uow.now)
         await tell(uow, job, run)
     unentitled = await repository.jobs.unentitled(uow.session, uow.now, BATCH)
-    await cancel_runs(uow, unentitled, "The person who submitted it has no role in the project any more.")
+    await cancel_runs(uow, unentitled, NO_ROLE)
     unreadable = await repository.jobs.unreadable(uow.session, None if whole else uow.now - LATELY, BATCH)
     await cancel_runs(uow, unreadable, NOT_READABLE)
     return len(overdue) + len(unentitled) + len(unreadable)

@@ -237,7 +237,10 @@ def become(
     ends_at: datetime | None,
     break_glass_id: UUID | None = None,
 ) -> Membership:
-    """The membership of somebody who is made this themselves; ``before`` is their row, if they were ever there."""
+    """The membership of somebody who is made this themselves; ``before`` is their row, if they were ever there.
+
+    Whose membership counts at that moment, by a group, goes on without a break: others end what was begun before a new beginning.
+    """
     if before is None:
         return Membership(
             project_id=project_id,
@@ -250,9 +253,10 @@ def become(
             version=1,
             break_glass_id=break_glass_id,
         )
+    if not counts(before, starts_at):
+        before.starts_at = starts_at
     before.role = role.value
     before.purpose = purpose
-    before.starts_at = starts_at
     before.ends_at = ends_at
     before.by_group = None
     before.break_glass_id = break_glass_id

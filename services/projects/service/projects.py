@@ -200,18 +200,21 @@ async def end_memberships(uow: UnitOfWork) -> int:
 async def know_person(uow: UnitOfWork, user: events.User) -> None:
     """Remember somebody as auth names them now, and let their memberships follow their groups.
 
-    Who is deactivated leaves all projects; who is no administrator leaves those that they opened as one.
+    Who is deactivated, or was since they were last heard of, leaves all projects; who is no administrator leaves those that they opened as one.
     """
     known = await repository.projects.person_by_id(uow.session, user.user_id, lock=True)
     before = set(known.groups) if known is not None else set()
     if known is not None and known.status != user.status:
         await repository.projects.wake(uow.session)
-    left = UserStatus.DEACTIVATED in (user.status, known.status if known is not None else None)
+    left = user.status is UserStatus.DEACTIVATED
+    if known is not None:
+        left = left or known.status == UserStatus.DEACTIVATED or known.departures != user.departures
     if known is None:
         known = Person(user_id=user.user_id, username=user.username, status=user.status.value)
         uow.session.add(known)
     known.username = user.username
     known.status = user.status.value
+    known.departures = user.departures
     known.administrator = ClusterRole.ADMINISTRATOR in user.cluster_roles
     groups = frozenset() if user.status is UserStatus.DEACTIVATED else user.groups
     if left:
