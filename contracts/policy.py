@@ -532,25 +532,20 @@ class Decision:
 
 
 ALLOWED = Decision(allowed=True, reason=Reason.ALLOWED)
-_NO_SUCH_ACTION = Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=404)
-_SESSION_NEEDED = Decision(allowed=False, reason=Reason.SESSION_NEEDED, status=403)
-_SCOPE_MISSING = Decision(allowed=False, reason=Reason.SCOPE_MISSING, status=403)
-_FACTOR_TOO_OLD = Decision(allowed=False, reason=Reason.FACTOR_TOO_OLD, status=401)
-_NOT_SIGNED_IN = Decision(allowed=False, reason=Reason.NOT_SIGNED_IN, status=401)
-_NOT_A_MEMBER = Decision(allowed=False, reason=Reason.NOT_A_MEMBER, status=404)
-_WRONG_PRINCIPAL = Decision(allowed=False, reason=Reason.WRONG_PRINCIPAL, status=403)
-_ROLE_MAY_NOT = Decision(allowed=False, reason=Reason.ROLE_MAY_NOT, status=403)
+_NO_SUCH_ACTION, _NOT_A_MEMBER = (Decision(allowed=False, reason=r, status=404) for r in (Reason.ROLE_MAY_NOT, Reason.NOT_A_MEMBER))
+_NOT_SIGNED_IN, _FACTOR_TOO_OLD = (Decision(allowed=False, reason=r, status=401) for r in (Reason.NOT_SIGNED_IN, Reason.FACTOR_TOO_OLD))
+_SESSION_NEEDED, _SCOPE_MISSING = (Decision(allowed=False, reason=r, status=403) for r in (Reason.SESSION_NEEDED, Reason.SCOPE_MISSING))
+_WRONG_PRINCIPAL, _ROLE_MAY_NOT = (Decision(allowed=False, reason=r, status=403) for r in (Reason.WRONG_PRINCIPAL, Reason.ROLE_MAY_NOT))
 
 
 def columns_of(actor: Actor) -> frozenset[Who]:
     """The columns of the policy that an actor stands in; a role counts only in the project of the request."""
     columns = _COLUMNS[actor.principal]
-    if actor.principal is not Principal.PERSON:
-        return columns
-    if actor.role is not None:
-        columns |= _ROLE_COLUMNS[actor.role]
-    for role in actor.cluster_roles:
-        columns |= _CLUSTER_COLUMNS[role]
+    if actor.principal is Principal.PERSON:
+        if actor.role is not None:
+            columns |= _ROLE_COLUMNS[actor.role]
+        for role in actor.cluster_roles:
+            columns |= _CLUSTER_COLUMNS[role]
     return columns
 
 
@@ -587,12 +582,6 @@ def _refusal(actor: Actor, rule: Rule) -> Decision:
     return _ROLE_MAY_NOT
 
 
-_COLUMNS = {
-    Principal.NOBODY: frozenset({Who.NOBODY}),
-    Principal.PERSON: frozenset({Who.NOBODY, Who.SIGNED_IN}),
-    Principal.AGENT: frozenset({Who.NOBODY, Who.AGENT}),
-    Principal.JOB: frozenset({Who.NOBODY, Who.JOB}),
-    Principal.SERVICE: frozenset({Who.NOBODY, Who.SERVICE}),
-}
+_COLUMNS = {each: frozenset({Who.NOBODY, Who.SIGNED_IN if each is Principal.PERSON else Who(each.value)}) for each in Principal}
 _CLUSTER_COLUMNS = {ClusterRole.ADMINISTRATOR: frozenset({Who.ADMINISTRATOR}), ClusterRole.AUDITOR: frozenset({Who.AUDITOR})}
 _ROLE_COLUMNS = {Role.DATA_OWNER: frozenset({Who.DATA_OWNER}), Role.DATA_SCIENTIST: frozenset({Who.DATA_SCIENTIST})}
