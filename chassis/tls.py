@@ -143,12 +143,15 @@ class Gathering:
 
 
 def unacknowledged(transport: Any) -> int:
-    """How many bytes the kernel has sent, or will send, to the peer of a TCP connection that have not arrived there; 0 when it is closed."""
+    """How many bytes the kernel has sent, or will send, to the peer of a TCP connection that have not arrived there; 0 when it is closed.
+
+    A connection that was lost may have no socket any more a moment before its protocol is told.
+    """
+    socket = transport.get_extra_info("socket")
     try:
-        count: int = struct.unpack("i", fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+        return 0 if socket is None else int(struct.unpack("i", fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     except (OSError, ValueError):
         return 0
-    return count
 
 
 class PeerProtocol(HttpToolsProtocol):

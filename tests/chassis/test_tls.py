@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,6 +232,14 @@ async def test_what_is_written_in_one_turn_is_sent_in_one_piece_and_in_order() -
     gathering.close()
     await asyncio.sleep(0)
     assert wire.told[2:] == [b"last", "close"]
+
+
+def test_a_connection_that_was_lost_a_moment_ago_waits_for_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    ours.close()
+    for left in (None, ours):  # uvloop has no socket any more, asyncio a closed one
+        assert tls.unacknowledged(SimpleNamespace(get_extra_info=lambda _name, left=left: left)) == 0
 
 
 async def test_who_reads_slowly_is_waited_for_and_gets_all(pki: Pki, flowing: int) -> None:
