@@ -217,11 +217,13 @@ class Databases:
         return kept.pop() if kept else db.engine(url, connections)
 
     async def give_pool_back(self, pool: AsyncEngine, url: str, connections: int) -> None:
-        """Keep a pool for another test, or close it where a connection was lost or is still held."""
-        if self._is_at_home() and await _as_new(pool):
+        """Keep a pool for another test, or close it where a connection was lost. Fails where one is still held: nobody gives it back any more."""
+        held = cast(QueuePool, pool.pool).checkedout()
+        if held == 0 and self._is_at_home() and await _as_new(pool):
             self._pools.setdefault((url, connections), []).append(pool)
         else:
             await pool.dispose()
+        assert held == 0, f"{held} connections of the pool are still held"
 
     async def close(self) -> None:
         """Close what was kept."""
@@ -281,13 +283,10 @@ class Databases:
 
 
 async def _as_new(pool: AsyncEngine) -> bool:
-    """Bring what a pool holds back to how a connection begins; False where not all of it is there."""
-    held: QueuePool = cast(QueuePool, pool.pool)
-    if held.checkedout():
-        return False
+    """Bring what lies in a pool back to how a connection begins; False where not all of it is there."""
     try:
         async with contextlib.AsyncExitStack() as stack:
-            for _ in range(held.checkedin()):
+            for _ in range(cast(QueuePool, pool.pool).checkedin()):
                 raw = await (await stack.enter_async_context(pool.connect())).get_raw_connection()
                 await cast(asyncpg.Connection, raw.driver_connection).reset()
     except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
