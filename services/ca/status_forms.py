@@ -168,13 +168,15 @@ def answer(
     return made if question.nonce is None else made.add_extension(question.nonce, critical=False)
 
 
-def revocation_list(about: RevocationList, entries: Iterable[Revoked], issuer: x509.Certificate) -> x509.CertificateRevocationListBuilder:
-    """The list to sign (RFC 5280 section 5), with its number and its issuer's key identifier."""
+def revocation_list(
+    about: RevocationList, begins: datetime, entries: Iterable[Revoked], issuer: x509.Certificate
+) -> x509.CertificateRevocationListBuilder:
+    """The list to sign (RFC 5280 section 5), with its number and its issuer's key identifier. ``begins``: what it says of when it was made."""
     key = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     made = x509.CertificateRevocationListBuilder(revoked_certificates=[_entry(each) for each in entries])  # one by one is quadratic
     return (
         made.issuer_name(issuer.subject)
-        .last_update(about.this_update)
+        .last_update(begins)
         .next_update(about.next_update)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key), critical=False)
         .add_extension(x509.CRLNumber(about.number), critical=False)

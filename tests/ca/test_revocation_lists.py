@@ -1,6 +1,9 @@
 """The lists of revoked certificates; openssl is the outside judge of what they say and of who signed them."""
 
 import asyncio
+import threading
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,15 @@ from contracts.events import ProjectState, RunState, UserStatus
 from contracts.roles import NOBODY
 from services.ca import domain, service
 from services.ca.models import RevocationList
-from tests.ca.conftest import ADA, AGENT, BOB, agent_fact, csr, issued, membership, openssl, project, revoked, run, said, study, user
+from services.ca.service.office import Office
+from services.ca.signer import Signer, SignerAway
+from tests.ca.conftest import ADA, AGENT, BOB, agent_fact, csr, issued, membership, openssl, project, revoked, run, said, study, until, user
 from tests.world import OURS, World, Worlds, owner, reason, scientist
 
 OWNER = owner(OURS, ADA)
 SCIENTIST = scientist(OURS, BOB)
 NOW = datetime.fromisoformat("2026-06-01T12:00:00.25Z")
-HOUR = timedelta(hours=1)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -52,12 +57,47 @@ async def half_an_hour_later(world: World) -> None:
     )
 
 
-def checked(leaf: x509.Certificate, crl: x509.CertificateRevocationList, issuer: Path, folder: Path) -> tuple[bool, str]:
+def checked(leaf: x509.Certificate, crl: x509.CertificateRevocationList, issuer: Path, folder: Path, *more: str) -> tuple[bool, str]:
     """What openssl says of a certificate when it looks at the list."""
     (folder / "leaf.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
     (folder / "list.pem").write_bytes(crl.public_bytes(Encoding.PEM))
     how = ["-crl_check", "-x509_strict", "-partial_chain", "-CAfile", str(issuer), "-CRLfile", str(folder / "list.pem")]
-    return said("verify", *how, str(folder / "leaf.pem"))
+    return said("verify", *how, *more, str(folder / "leaf.pem"))
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One of several processes on a database: with an office of its own, and so with connections, kept lists and turns of its own."""
+
+    world: World
+    office: Office
+
+    async def read(self) -> tuple[int, bytes]:
+        """The number and content of the list that it hands out; in a task of its own, which the office stays in."""
+        HERE.set(self.office)
+        answer = await self.world.get("/crls/people")
+        assert answer.status_code == 200, answer.text
+        return int(answer.headers["ETag"].strip('"')), answer.content
+
+
+HERE: ContextVar[Office] = ContextVar("office")
+
+
+@pytest.fixture
+async def replicas(worlds: Worlds, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Replica, Replica]:
+    """Two on one database; a process has one office, so whoever asks here says whose it is."""
+    first = await worlds.open("ca", **settings)
+    one = Replica(first, service.office.office())
+    other = Replica(await worlds.open("ca", beside=first, **settings), service.office.office())
+    assert one.office is not other.office
+    monkeypatch.setattr(service.status, "office", HERE.get)
+    await first.hear(*study())
+    return one, other
+
+
+async def stored(world: World) -> tuple[int, bytes]:
+    [[number, der]] = await world.sql("SELECT number, der FROM revocation_lists WHERE number > 0")
+    return number, der
 
 
 async def test_openssl_accepts_a_good_certificate_and_refuses_a_revoked_one(world: World, pki: Pki, tmp_path: Path) -> None:
@@ -92,14 +132,30 @@ async def test_a_list_is_numbered_and_names_its_issuers_key_and_its_next_time(wo
     key = crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
     assert key == issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     assert crl.next_update_utc is not None
-    assert crl.next_update_utc - crl.last_update_utc == HOUR
-    assert timedelta(0) <= await world.now() - crl.last_update_utc < timedelta(seconds=5)
+    assert crl.next_update_utc - crl.last_update_utc == MINUTE + HOUR
+    assert MINUTE <= await world.now() - crl.last_update_utc < MINUTE + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("behind", [1, 59])
+async def test_openssl_believes_a_new_list_also_where_its_clock_is_behind(world: World, pki: Pki, tmp_path: Path, behind: int) -> None:
+    good, bad = await issued(world, OWNER), await issued(world, SCIENTIST)
+    await revoked(world, SCIENTIST, bad)
+    crl = await read(world)
+    [[made]] = await world.sql("SELECT this_update FROM revocation_lists WHERE number > 0")
+    at = ["-attime", str(int(made.timestamp()) - behind)]
+    people = pki.issuers_folder / "people.pem"
+    content, words = checked(good, crl, people, tmp_path, *at)
+    assert content, words
+    content, words = checked(bad, crl, people, tmp_path, *at)
+    assert not content
+    assert "certificate revoked" in words
+    assert "not yet valid" not in words
 
 
 async def test_a_lists_life_is_a_setting(worlds: Worlds, settings: dict[str, Any]) -> None:
     crl = await read(await worlds.open("ca", **settings, crl_life_s=120))
     assert crl.next_update_utc is not None
-    assert crl.next_update_utc - crl.last_update_utc == timedelta(minutes=2)
+    assert crl.next_update_utc - crl.last_update_utc == MINUTE + timedelta(minutes=2)
 
 
 async def test_a_revocation_is_on_the_list_at_the_next_look(world: World) -> None:
@@ -215,23 +271,28 @@ async def test_a_revocation_that_was_begun_before_a_list_and_ended_after_it_is_o
     assert serials(await read(world)) == {early.serial_number, bad.serial_number}
 
 
-async def test_two_replicas_that_are_asked_at_once_make_one_list(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
-    other = await worlds.open("ca", beside=world, **settings)
+async def test_two_replicas_that_are_asked_at_once_make_one_list(replicas: tuple[Replica, Replica]) -> None:
+    world = replicas[0].world
     for expected in (1, 2, 3):
-        answers = await asyncio.gather(*[each.get("/crls/people") for each in (world, other) * 6])
-        assert len({answer.content for answer in answers}) == 1
-        assert number(x509.load_der_x509_crl(answers[0].content)) == expected
-        await revoked(world, SCIENTIST, await issued(other, SCIENTIST))
+        handed_out = set(await asyncio.gather(*[each.read() for each in replicas * 6]))
+        assert handed_out == {await stored(world)}
+        [(made, der)] = handed_out
+        assert made == number(x509.load_der_x509_crl(der)) == expected
+        await revoked(world, SCIENTIST, await issued(world, SCIENTIST))
 
 
-async def test_whoever_comes_while_a_list_is_made_waits_for_it(world: World, worlds: Worlds, settings: dict[str, Any]) -> None:
-    other = await worlds.open("ca", beside=world, **settings)
-    async with world.work() as uow:
-        made, _ = await service.status.renew_list(uow, service.status.signer_of("people"))
-        asked = asyncio.create_task(read(other))
-        await world.somebody_waits()
+async def test_whoever_comes_while_another_replica_makes_a_list_waits_and_hands_out_that_one(replicas: tuple[Replica, Replica]) -> None:
+    one, other = replicas
+    await asyncio.create_task(one.read())
+    await revoked(one.world, SCIENTIST, await issued(one.world, SCIENTIST))
+    HERE.set(one.office)
+    async with one.world.work() as uow:
+        made = await service.status.renew_list(uow, service.status.signer_of("people"))
+        asked = asyncio.create_task(other.read())
+        await one.world.somebody_waits()
         assert not asked.done()
-    assert number(await asked) == made == 1
+    assert await asked == await stored(one.world) == made
+    assert made[0] == 2
 
 
 async def test_making_a_list_is_recorded_and_reading_it_is_not(world: World) -> None:
@@ -296,6 +357,13 @@ def test_a_list_is_current_until_half_its_time_is_over_or_somebody_is_revoked() 
     assert not domain.revocation.is_current(kept(next_update=NOW), 0, NOW)  # as the migration leaves it
 
 
+def test_a_list_holds_until_its_time_is_over_or_somebody_is_revoked() -> None:
+    assert domain.revocation.holds(kept(entries=3), 3, NOW + timedelta(minutes=59))
+    assert not domain.revocation.holds(kept(), 0, NOW + HOUR)
+    assert not domain.revocation.holds(kept(), 1, NOW)
+    assert not domain.revocation.holds(kept(next_update=NOW), 0, NOW)
+
+
 def test_the_next_list_has_the_next_number_and_begins_where_the_last_one_stood() -> None:
     about = kept()
     domain.revocation.renumber(about, 4, NOW + HOUR, HOUR)
@@ -310,3 +378,25 @@ async def test_no_list_is_handed_out_while_it_cannot_be_known_who_lost_a_right(w
     assert (answer.status_code, reason(answer), answer.headers["retry-after"]) == (503, "cannot-decide", "1")
     await world.hears_until("infinity")
     assert number(await read(world)) == 1
+
+
+async def test_who_waited_in_vain_for_the_next_list_gets_none_that_lacks_what_was_revoked_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = await issued(world, SCIENTIST)
+    await read(world)
+    await half_an_hour_later(world)
+    begun, fails = threading.Event(), threading.Event()
+
+    def away(*_: object) -> None:
+        begun.set()
+        fails.wait(30)
+        raise SignerAway(retry_after=1)
+
+    monkeypatch.setattr(Signer, "sign_list", away)
+    asking = asyncio.create_task(world.get("/crls/people"))
+    await until(begun.is_set)
+    await revoked(world, SCIENTIST, bad)
+    fails.set()
+    answer = await asking
+    assert (answer.status_code, reason(answer)) == (503, "signer-away")

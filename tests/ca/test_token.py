@@ -1,5 +1,6 @@
 """Issuers whose keys lie in a PKCS#11 token (SoftHSM2, a real one): made there, signing there, away and back again."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -141,6 +142,61 @@ async def test_while_the_token_is_away_nothing_is_issued_readiness_says_why_and_
         token.bring_back()
     await until(lambda: world.runtime.missing() == [])
     await issued(world, SCIENTIST)
+
+
+async def test_while_the_token_is_away_the_list_that_is_kept_is_handed_out_as_long_as_it_is_true(world: World, token: SoftToken) -> None:
+    held = await issued(world, OWNER)
+    await revoked(world, SCIENTIST, await issued(world, SCIENTIST))
+    first = await world.get("/crls/people")
+    await older(world, timedelta(minutes=59))
+    token.take_away()
+    try:
+        still = await world.get("/crls/people")
+        assert (still.status_code, still.headers["ETag"], still.content) == (200, '"1"', first.content)
+        await revoked(world, OWNER, held)
+        await refuses_lists(world)
+    finally:
+        token.bring_back()
+    crl = await newer_list(world, 2)
+    assert crl.get_revoked_certificate_by_serial_number(held.serial_number) is not None
+    assert len(crl) == 2
+
+
+async def test_while_the_token_is_away_no_list_is_handed_out_whose_time_is_over_and_none_is_begun(world: World, token: SoftToken) -> None:
+    token.take_away()
+    try:
+        await refuses_lists(world)
+    finally:
+        token.bring_back()
+    await newer_list(world, 1)
+    await older(world, timedelta(minutes=60))
+    token.take_away()
+    try:
+        await refuses_lists(world)
+    finally:
+        token.bring_back()
+    await newer_list(world, 2)
+
+
+async def older(world: World, age: timedelta) -> None:
+    """The lists are older by so much; nothing else is."""
+    await world.sql(
+        "UPDATE revocation_lists SET this_update = this_update - CAST(:age AS interval), next_update = next_update - CAST(:age AS interval)",
+        age=age,
+    )
+
+
+async def newer_list(world: World, number: int) -> x509.CertificateRevocationList:
+    """The list with this number, when the token has found itself again."""
+    async with asyncio.timeout(30):
+        while (answer := await world.get("/crls/people")).headers.get("ETag") != f'"{number}"':
+            await asyncio.sleep(0.05)
+    return x509.load_der_x509_crl(answer.content)
+
+
+async def refuses_lists(world: World) -> None:
+    refused = await world.get("/crls/people")
+    assert (refused.status_code, reason(refused)) == (503, "signer-away")
 
 
 async def test_rights_end_while_the_token_is_away_and_a_run_and_an_agent_that_waited_get_their_certificates(

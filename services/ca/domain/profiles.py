@@ -33,7 +33,7 @@ def certificate_id(number: int) -> str:
 
 
 def begins(now: datetime) -> datetime:
-    """When a certificate that is made now begins: a minute ago, for clocks that are behind."""
+    """When a certificate or a list that is made now begins: a minute ago, for clocks that are behind."""
     return (now - BACKDATE).replace(microsecond=0)
 
 

@@ -35,11 +35,16 @@ def revocation_of(standing: Standing, now: datetime) -> tuple[datetime, x509.Rea
 
 
 def is_current(kept: RevocationList, revoked: int, now: datetime) -> bool:
-    """Whether a list can still be handed out: less than half of its time is over, and no certificate was revoked after it was made.
+    """Whether no next list has to be made yet: this one holds, and less than half of its time is over. ``revoked`` as in ``holds``."""
+    return holds(kept, revoked, now) and now < kept.this_update + (kept.next_update - kept.this_update) / 2
+
+
+def holds(kept: RevocationList, revoked: int, now: datetime) -> bool:
+    """Whether what a list says is true: its time is not over, and no certificate was revoked after it was made.
 
     ``revoked``: how many certificates would be on it if it were made anew with its own ``since``. That number only grows.
     """
-    return revoked == kept.entries and now < kept.this_update + (kept.next_update - kept.this_update) / 2
+    return revoked == kept.entries and now < kept.next_update
 
 
 def renumber(kept: RevocationList, entries: int, now: datetime, life: timedelta) -> None:

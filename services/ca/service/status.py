@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -15,7 +16,7 @@ from services.ca import domain, repository, status_forms
 from services.ca.models import RevocationList
 from services.ca.service.office import office
 from services.ca.service.turns import NoRoom
-from services.ca.signer import Signer
+from services.ca.signer import Signer, SignerAway
 from services.ca.status_forms import NotNow, Question, Revoked
 
 LIST_S = 10.0
@@ -37,15 +38,20 @@ def signer_of(issuer: str) -> Signer:
 async def newest_list(issuer: str) -> tuple[int, bytes]:
     """The number and content of the list of an issuer's revoked certificates (CRL).
 
-    It is made anew when it is half over or something was revoked since. Whoever waits for the one who is at it holds no connection: a key may
-    take long, and rights end meanwhile. Raises NotFound, SignerAway, and CannotDecide while it cannot be known who lost a right.
+    It is made anew when it is half over or something was revoked since; while the key is away, one that is half over and still true is handed out.
+    Whoever waits for the one who is at it holds no connection: a key may take long, and rights end meanwhile. Raises NotFound, SignerAway, and
+    CannotDecide while it cannot be known who lost a right.
     """
     desk, signer = office(), signer_of(issuer)
-    async with unit_of_work(desk.engine, Service.CA, Action.CRL_READ) as uow:
-        found = await _current(uow, signer, *await _kept(uow, signer))
+    found = await _look(signer, domain.revocation.is_current)
     if found is None:
-        async with desk.at_lists[signer.key_id], unit_of_work(desk.engine, Service.CA, "crl.renew") as uow:
-            found = await renew_list(uow, signer)
+        try:
+            async with desk.at_lists[signer.key_id], unit_of_work(desk.engine, Service.CA, "crl.renew") as uow:
+                found = await renew_list(uow, signer)
+        except SignerAway:
+            found = await _look(signer, domain.revocation.holds)  # anew: a right may have ended meanwhile
+            if found is None:
+                raise
     return found
 
 
@@ -54,20 +60,27 @@ async def renew_list(uow: UnitOfWork, signer: Signer) -> tuple[int, bytes]:
     desk = office()
     await repository.revocation.lock_list(uow.session, signer.key_id)
     kept, revoked, now = await _kept(uow, signer)
-    found = await _current(uow, signer, kept, revoked, now)
-    if found is not None:
-        return found
+    if domain.revocation.is_current(kept, revoked, now):
+        return await _content(uow, signer, kept)
     desk.demand_answers(signer)  # who waited until it was given up does not wait for it again
     rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
     entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing, now))]
     domain.revocation.renumber(kept, len(entries), now, desk.list_life)
-    made = await asyncio.to_thread(status_forms.revocation_list, kept, entries, signer.certificate)  # one of very many takes long
+    begins = domain.profiles.begins(kept.this_update)
+    made = await asyncio.to_thread(status_forms.revocation_list, kept, begins, entries, signer.certificate)  # one of very many takes long
     sign = functools.partial(signer.sign_list, made)
     signed = (await desk.turns.take([sign], LIST_S, counted=False))[0] if signer.slow else await asyncio.to_thread(sign)
     kept.der = signed.public_bytes(Encoding.DER)
     uow.note(issuer=signer.name, number=kept.number)
     await uow.session.flush()
     return kept.number, kept.der
+
+
+async def _look(signer: Signer, serves: Callable[[RevocationList, int, datetime], bool]) -> tuple[int, bytes] | None:
+    """The list that is kept, where it serves."""
+    async with unit_of_work(office().engine, Service.CA, Action.CRL_READ) as uow:
+        kept, revoked, now = await _kept(uow, signer)
+        return await _content(uow, signer, kept) if serves(kept, revoked, now) else None
 
 
 async def _kept(uow: UnitOfWork, signer: Signer) -> tuple[RevocationList, int, datetime]:
@@ -80,10 +93,7 @@ async def _kept(uow: UnitOfWork, signer: Signer) -> tuple[RevocationList, int, d
     return found
 
 
-async def _current(uow: UnitOfWork, signer: Signer, kept: RevocationList, revoked: int, now: datetime) -> tuple[int, bytes] | None:
-    """The list that is kept, where it can still be handed out."""
-    if not domain.revocation.is_current(kept, revoked, now):
-        return None
+async def _content(uow: UnitOfWork, signer: Signer, kept: RevocationList) -> tuple[int, bytes]:
     lists = office().lists
     if lists.get(signer.key_id, (0, b""))[0] != kept.number:
         lists[signer.key_id] = await repository.revocation.content(uow.session, signer.key_id)
