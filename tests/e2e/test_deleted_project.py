@@ -170,6 +170,7 @@ def test_a_deleted_project_leaves_a_certificate_and_nothing_else(doubled: Scene,
     assert (removed["jobs"]["jobs"], removed["auth"], removed["search"]) == (1, {"api_keys": 1}, {"documents": 2})
     assert removed["projects"]["memberships"] == 2
     assert document["services"]["ca"]["kept"] == {"serial_numbers": 1}
+    assert document["services"]["projects"]["kept"] == {"owner_ids": 1, "member_ids": 2}
     assert hashlib.sha256(erasure["document"].encode()).hexdigest() == erasure["sha256"]
 
     def in_ledger() -> list[str]:

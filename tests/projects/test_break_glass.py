@@ -1,6 +1,7 @@
 """Break-glass: who opens it, who is told, what it gives and does not give, how it ends, and who reviews it."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,12 +13,14 @@ from pydantic import ValidationError
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from contracts.events import BreakGlass, Membership, ProjectState, UserStatus, Verdict
+from contracts.events import BreakGlass, Membership, ProjectState, PurgeStep, UserStatus, Verdict
 from contracts.roles import NOBODY, Actor, ClusterRole, Role
 from services.projects.app import keep_time
+from services.projects.service.break_glass import report, settle
 from services.projects.service.projects import end_memberships
+from tests.deletions import Killed
 from tests.projects.people import Study, found, user
-from tests.projects.test_deletion import deleted
+from tests.projects.test_deletion import by_all, deleted
 from tests.world import OURS, World, Worlds, administrator, agent, auditor, owner, person, reason, scientist, stranger
 
 ROOT = UUID("01900000-0000-7000-8000-0000000000f0")
@@ -554,3 +557,105 @@ async def test_the_list_is_paged_from_the_newest_on(study: Study) -> None:
     ids = [each["break_glass_id"] for each in first["items"] + rest["items"]]
     assert ids == sorted(ids, reverse=True)
     assert (len(ids), rest["next"]) == (3, None)
+
+
+# When its project is deleted
+
+
+async def opened_by_another(study: Study, number: int) -> dict[str, Any]:
+    other, name = uuid7(), f"root000{number}"
+    await study.world.hear(user(name, other, cluster_roles=[ClusterRole.ADMINISTRATOR]))
+    return await opened(study, administrator(other).model_copy(update={"username": name}))
+
+
+async def delete(study: Study) -> None:
+    answer = await study.world.post(f"{study.path}/deletion", study.owner, json={"name": "wdbc"})
+    assert answer.status_code == 202, answer.text
+
+
+async def told_of_break_glass(world: World) -> list[tuple[str, int, bool, bool]]:
+    """Of each fact of break-glass: which, its version, whether it is over, and whether its review is missing."""
+    facts = [fact for fact in await world.said() if isinstance(fact, BreakGlass)]
+    return [(str(fact.break_glass_id), fact.version, fact.ended_at is not None, fact.unreviewed) for fact in facts]
+
+
+async def test_a_deletion_ends_what_is_open_and_reports_at_once_and_once_what_nobody_reviewed(study: Study) -> None:
+    world = study.world
+    done, told, over, still_open = [await opened_by_another(study, number) for number in range(1, 5)]
+    for made in (done, told, over):
+        await ended(study, made)
+    await reviewed(study, done)
+    await world.sql("UPDATE break_glass SET review_due_at = now() WHERE break_glass_id = :id", id=UUID(told["break_glass_id"]))
+    async with world.work() as uow:
+        assert await report(uow) == 1
+    await world.said()
+    await world.recorded()
+    await delete(study)
+    facts = await world.said()
+    assert [(type(fact).__name__, fact.version) for fact in facts[:2]] == [("Project", 2), ("Membership", 2)]
+    said_of = [fact for fact in facts if isinstance(fact, BreakGlass)]
+    assert facts[2:] == said_of
+    assert [(str(fact.break_glass_id), fact.version, fact.ended_at is not None, fact.unreviewed) for fact in said_of] == [
+        (over["break_glass_id"], 3, True, True),
+        (still_open["break_glass_id"], 2, True, False),
+        (still_open["break_glass_id"], 3, True, True),
+    ]
+    assert {fact.owners for fact in said_of} == {(study.ada,)}
+    records = [(record["action"], record["resource"].get("break_glass_id")) for record in await world.recorded()]
+    assert records == [
+        ("project.delete", None),
+        ("break_glass.report", over["break_glass_id"]),
+        ("break_glass.end", still_open["break_glass_id"]),
+        ("break_glass.report", still_open["break_glass_id"]),
+    ]
+    administrator_inside = UUID(still_open["user_id"])
+    assert (await study.member(administrator_inside)).role is None
+    assert (await world.get(study.path, study.as_scientist(administrator_inside))).status_code == 404
+    await delete(study)
+    async with world.running(keep_time):
+        await measured("hortus_break_glass_unreviewed", 3)
+        await asyncio.sleep(0.2)
+    await world.hear(*by_all(study.project_id, PurgeStep.CLOSED))
+    await reviewed(study, over)
+    assert await told_of_break_glass(world) == [(over["break_glass_id"], 4, True, False)], "it is reviewed after all"
+    await world.hear(*by_all(study.project_id, PurgeStep.PURGED))
+    assert await told_of_break_glass(world) == []
+    assert "break_glass.report" not in await actions(world)
+
+
+async def test_an_owner_who_was_appointed_deletes_no_review_with_the_project(study: Study) -> None:
+    world = study.world
+    await study.add("eve00000")
+    await world.sql("UPDATE people SET status = 'blocked' WHERE user_id = :ada", ada=study.ada)
+    body = {"project": "wdbc", "username": "eve00000", "reason": "The owner is gone"}
+    made = (await world.post("/owner-appointments", root(), json=body)).json()
+    await world.said()
+    await world.recorded()
+    eve = study.as_owner(UUID(made["appointed_id"]))
+    assert (await world.post(f"{study.path}/deletion", eve, json={"name": "wdbc"})).status_code == 202
+    assert await told_of_break_glass(world) == [(made["break_glass_id"], 2, True, True)]
+    record = (await world.recorded())[-1]
+    assert (record["action"], record["actor"]["user_id"]) == ("break_glass.report", made["appointed_id"])
+
+
+async def test_it_is_reported_once_also_when_the_deletion_dies_between_its_steps(study: Study) -> None:
+    world = study.world
+    made = await opened(study)
+    await world.said()
+    await world.recorded()
+    with contextlib.suppress(Killed):
+        async with world.work() as uow:
+            await settle(uow, study.project_id)
+            await uow.session.flush()
+            raise Killed
+    assert await world.said() == []
+    await delete(study)
+    steps = [*by_all(study.project_id, PurgeStep.CLOSED), *by_all(study.project_id, PurgeStep.PURGED)]
+    for step in steps:
+        await world.hear(step)
+        async with world.work() as uow:
+            await settle(uow, study.project_id)
+        await world.sql("DELETE FROM inbox")
+    await world.hear(*steps)
+    assert await told_of_break_glass(world) == [(made["break_glass_id"], 2, True, False), (made["break_glass_id"], 3, True, True)]
+    assert [action for action in await actions(world) if action.startswith("break_glass")] == ["break_glass.end", "break_glass.report"]

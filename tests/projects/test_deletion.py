@@ -249,6 +249,7 @@ async def test_the_certificate_says_who_asked_and_what_each_service_removed_and_
         "projects": {"memberships": 1, "group_roles": 0, "invitations": 0, "break_glass": 0, "activity": 2},
     }
     assert all(part["closed_at"] and part["purged_at"] for part in document["services"].values())
+    assert document["services"]["projects"]["kept"] == {"owner_ids": 1, "member_ids": 1}
     assert hashlib.sha256(body["document"].encode()).hexdigest() == body["sha256"]
     (record,) = [record for record in await world.recorded() if record["action"] == "project.erase"]
     assert record["resource"]["erasure_certificate_sha256"] == body["sha256"]
@@ -406,7 +407,9 @@ def test_a_deletion_waits_for_every_service_of_the_one_list() -> None:
     assert domain.deletion.is_complete(deletion, parts)
     assert (made.state, made.version) == ("purging", 3)
     assert domain.deletion.state(deletion) == made.state
-    domain.deletion.finish(made, deletion, parts, {}, NOW)
+    domain.deletion.finish(made, deletion, parts, {"memberships": 3}, NOW)
+    assert deletion.document is not None
+    assert json.loads(deletion.document)["services"]["projects"]["kept"] == {"owner_ids": 2, "member_ids": 3}
     assert domain.deletion.state(deletion) == made.state == "deleted"
     assert domain.deletion.waiting([(deletion, parts)]) == {service: [] for service in CONFIRMS}
 

@@ -207,7 +207,8 @@ def review(opened: BreakGlass, verdict: Verdict, words: str, reviewer: UUID, use
 
 
 def report(opened: BreakGlass, now: datetime) -> None:
-    """Say that nobody reviewed it in time."""
+    """Say that nobody reviewed it in time; where its project goes before that, its time is over now."""
+    opened.review_due_at = min(opened.review_due_at, now)
     opened.reported_at = now
     opened.version += 1
 

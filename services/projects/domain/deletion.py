@@ -107,7 +107,10 @@ def finish(project: Project, deletion: Deletion, parts: Collection[DeletionPart]
 
 
 def certificate(deletion: Deletion, parts: Collection[DeletionPart], removed: Mapping[str, int]) -> str:
-    """The certificate of erasure: JSON with sorted names, without spaces, in UTF-8, so that its SHA-256 is the same for everybody."""
+    """The certificate of erasure: JSON with sorted names, without spaces, in UTF-8, so that its SHA-256 is the same for everybody.
+
+    Of each membership that is removed, its last fact keeps the member's id.
+    """
     erased_at = deletion.erased_at
     services = {
         part.service: {
@@ -118,7 +121,12 @@ def certificate(deletion: Deletion, parts: Collection[DeletionPart], removed: Ma
         }
         for part in parts
     }
-    own = {"closed_at": _written(deletion.asked_at), "purged_at": _written(erased_at), "removed": dict(removed), "kept": {}}
+    own = {
+        "closed_at": _written(deletion.asked_at),
+        "purged_at": _written(erased_at),
+        "removed": dict(removed),
+        "kept": {"owner_ids": len(deletion.owners), "member_ids": removed["memberships"]},
+    }
     document = {
         "format": FORMAT,
         "project_id": str(deletion.project_id),

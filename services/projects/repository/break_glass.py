@@ -99,6 +99,18 @@ async def overdue(session: AsyncSession) -> BreakGlass | None:
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def unreported(session: AsyncSession, project_id: UUID) -> list[BreakGlass]:
+    """What is open or waits for its review in a project, and of which it was not said that none came; locked."""
+    query = (
+        select(BreakGlass)
+        .where(col(BreakGlass.project_id) == project_id, col(BreakGlass.reviewed_at).is_(None), col(BreakGlass.reported_at).is_(None))
+        .order_by(col(BreakGlass.break_glass_id))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list((await session.execute(query)).scalars())
+
+
 async def seconds_to_next_end(session: AsyncSession) -> float | None:
     """How long until the next one ends, in seconds; None while none is open."""
     query = select(func.extract("epoch", func.min(BreakGlass.ends_at) - func.clock_timestamp())).where(col(BreakGlass.ended_at).is_(None))

@@ -137,8 +137,7 @@ async def end(uow: UnitOfWork, settings: ProjectsSettings, break_glass_id: UUID)
             domain.projects.demand_fresh_factor_for(Role(by_group.role), by_group.ends_at, None, fresh=uow.actor.factor_fresh)
         uow.emit(domain.projects.membership_fact(domain.projects.end(member, by_group, uow.now)))
     if opened.ended_at is None:
-        domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)
-        await _tell(uow, opened, Deed.BREAK_GLASS_ENDED)
+        await _say_end(uow, opened, timedelta(seconds=settings.review_s))
     if member is not None and is_theirs and member.by_group is not None:
         group_roles.write_followed(uow, member)
     return opened
@@ -167,8 +166,7 @@ async def say_end(uow: UnitOfWork, settings: ProjectsSettings) -> int:
     opened = await repository.break_glass.over(uow.session)
     if opened is None:
         return 0
-    domain.break_glass.close(opened, timedelta(seconds=settings.review_s), uow.now)
-    await _tell(uow, opened, Deed.BREAK_GLASS_ENDED)
+    await _say_end(uow, opened, timedelta(seconds=settings.review_s))
     return 1
 
 
@@ -177,10 +175,23 @@ async def report(uow: UnitOfWork) -> int:
     opened = await repository.break_glass.overdue(uow.session)
     if opened is None:
         return 0
-    domain.break_glass.report(opened, uow.now)
-    log.error("break-glass without review", break_glass_id=str(opened.break_glass_id), project_id=str(opened.project_id))
-    await _tell(uow, opened, Deed.BREAK_GLASS_UNREVIEWED)
+    await _report(uow, opened)
     return 1
+
+
+async def settle(uow: UnitOfWork, project_id: UUID) -> None:
+    """End what is open in a project that is being deleted, and report what nobody has reviewed: the project takes its review along. Safe to repeat.
+
+    The caller has the project's lock. The ledger is told of each in a record of its own.
+    """
+    part = uow
+    for opened in await repository.break_glass.unreported(uow.session, project_id):
+        if opened.ended_at is None:
+            await _end_membership(uow, opened)
+            part = _next_part(part, project_id, "break_glass.end")
+            await _say_end(part, opened, timedelta(0))
+        part = _next_part(part, project_id, "break_glass.report")
+        await _report(part, opened)
 
 
 async def measure(uow: UnitOfWork) -> int:
@@ -200,6 +211,30 @@ async def _project_id(uow: UnitOfWork, project: str) -> UUID:
     if found is None:
         raise domain.break_glass.NoSuchProject
     return found
+
+
+async def _end_membership(uow: UnitOfWork, opened: BreakGlass) -> None:
+    """End what somebody is by a break-glass in a project that is being deleted, which lets nobody in by a group instead."""
+    member = await repository.projects.membership(uow.session, opened.project_id, opened.user_id, lock=True)
+    if member is not None and member.break_glass_id == opened.break_glass_id:
+        uow.emit(domain.projects.membership_fact(domain.projects.end(member, None, uow.now)))
+
+
+def _next_part(uow: UnitOfWork, project_id: UUID, action: str) -> UnitOfWork:
+    part = uow.inside(project_id)
+    part.action = action
+    return part
+
+
+async def _say_end(uow: UnitOfWork, opened: BreakGlass, review_within: timedelta) -> None:
+    domain.break_glass.close(opened, review_within, uow.now)
+    await _tell(uow, opened, Deed.BREAK_GLASS_ENDED)
+
+
+async def _report(uow: UnitOfWork, opened: BreakGlass) -> None:
+    domain.break_glass.report(opened, uow.now)
+    log.error("break-glass without review", break_glass_id=str(opened.break_glass_id), project_id=str(opened.project_id))
+    await _tell(uow, opened, Deed.BREAK_GLASS_UNREVIEWED)
 
 
 async def _tell(uow: UnitOfWork, opened: BreakGlass, deed: Deed, **details: str) -> None:

@@ -15,7 +15,7 @@ from contracts.roles import Role
 from services.projects import domain, repository
 from services.projects.domain.activity import Deed
 from services.projects.models import Deletion, DeletionPart, Project
-from services.projects.service import activity, callers
+from services.projects.service import activity, break_glass, callers
 
 log = logger(__name__)
 AWAITED = Gauge(
@@ -31,7 +31,7 @@ Progress = tuple[Deletion, Sequence[DeletionPart]]
 
 
 async def ask(uow: UnitOfWork, project_id: UUID, name: str) -> tuple[Project, Role, Progress | None]:
-    """Begin to delete a project for good. Safe to repeat. Raises NameNotRepeated."""
+    """Begin to delete a project for good; its break-glass end, with or without a review. Safe to repeat. Raises NameNotRepeated."""
     project = await callers.as_owner(uow, project_id)
     domain.deletion.demand_name(project, name)
     owners = await repository.deletion.owners(uow.session, project_id, uow.now)
@@ -42,6 +42,7 @@ async def ask(uow: UnitOfWork, project_id: UUID, name: str) -> tuple[Project, Ro
         uow.emit(domain.projects.project_fact(project))
         activity.write(uow, project_id, Deed.DELETION_ASKED)
         uow.note(project_id=project_id, state=project.state, version=project.version)
+        await break_glass.settle(uow, project_id)
         await repository.projects.wake(uow.session)
     return project, Role.DATA_OWNER, await progress(uow, project)
 
