@@ -101,16 +101,7 @@ USERS = _topic(
 SESSIONS = _topic(Topic("sessions", Service.AUTH, (GATEWAY,), ("session_id",), authority=True))
 CREDENTIALS = _topic(Topic("credentials", Service.AUTH, (GATEWAY,), ("key_id",), authority=True))
 SIGNING_KEYS = _topic(Topic("signing-keys", Service.AUTH, (GATEWAY,), ("key_id",), authority=True))
-PROJECTS = _topic(
-    Topic(
-        "projects",
-        Service.PROJECTS,
-        CONFIRMS,
-        ("project_id",),
-        text=True,
-        never_skipped=True,
-    )
-)
+PROJECTS = _topic(Topic("projects", Service.PROJECTS, CONFIRMS, ("project_id",), text=True, never_skipped=True))
 MEMBERSHIPS = _topic(
     Topic(
         "memberships",
@@ -166,19 +157,15 @@ class UserStatus(StrEnum):
 
 @fact("user.v1", USERS)
 class User(Fact):
-    """A person's account was made or changed; only an active one counts. ``groups``: those that a directory or provider put them into.
-
-    ``stops``: how often the account has stopped being active, ``departures``: how often it was deactivated. Whoever finds more of either than they
-    knew missed one, because the topic keeps the newest fact alone, and ends what it would have ended.
-    """
+    """A person's account was made or changed; only an active one counts. ``groups``: those that a directory or provider put them into."""
 
     user_id: UUID
     username: str
     status: UserStatus
     cluster_roles: frozenset[ClusterRole]
     groups: frozenset[str] = frozenset()
-    stops: int = 0
-    departures: int = 0
+    stops: int = 0  # how often the account stopped being active, and how often it was deactivated:
+    departures: int = 0  # who finds more than they knew missed one (decision 26)
 
 
 @fact("session.v1", SESSIONS)
@@ -273,17 +260,14 @@ for _service in CONFIRMS:
 
 @fact("membership.v1", MEMBERSHIPS)
 class Membership(Fact):
-    """A person's role in a project was given, changed or taken away (``role`` none); it counts between its two times.
-
-    ``starts_at``: since when without a break. Another one than was known says that the membership was over in between.
-    """
+    """A person's role in a project was given, changed or taken away (``role`` none); it counts between its two times."""
 
     project_id: UUID
     user_id: UUID
     username: str
     role: Role | None
     purpose: str
-    starts_at: datetime
+    starts_at: datetime  # and since then without a break (decision 26)
     ends_at: datetime | None
 
 

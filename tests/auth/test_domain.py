@@ -322,7 +322,7 @@ def test_what_an_account_stopped_being_is_counted_and_said() -> None:
 
 
 def test_an_account_is_not_made_active_by_somebody_else() -> None:
-    with pytest.raises(domain.accounts.NotConfirmedYet):
+    with pytest.raises(domain.status.NotConfirmedYet):
         domain.accounts.change(user(UserStatus.INVITED, confirmed=False), UserStatus.ACTIVE, None, [], [EVE])
 
 

@@ -17,6 +17,7 @@ from services.auth.domain import (
     registrations,
     sessions,
     signing,
+    status,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "registrations",
     "sessions",
     "signing",
+    "status",
 ]

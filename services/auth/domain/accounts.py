@@ -11,6 +11,7 @@ from contracts import events
 from contracts.events import UserStatus
 from contracts.roles import ClusterRole
 from services.auth.domain.factors import WrongCode
+from services.auth.domain.status import HasLeft, next_status, put_status
 from services.auth.models import Credential, Group, Invitation, User
 
 NO_ONE = UUID(int=0)
@@ -51,18 +52,6 @@ class LastAdministratorStays(Conflict):
     """LAST_ADMINISTRATOR_STAYS: the change would leave nobody who administers."""
 
     title = "The last active administrator stays"
-
-
-class NotConfirmedYet(Conflict):
-    """An account becomes active only when its person confirms the invitation."""
-
-    title = "This person has not confirmed their invitation yet"
-
-
-class HasLeft(Conflict):
-    """A deactivated account has nothing to block and takes no roles; it can only be activated again."""
-
-    title = "This person has left: their account is deactivated"
 
 
 class AccountNotActive(Conflict):
@@ -233,7 +222,7 @@ def change(
     administrator deactivated, also after a directory, comes back as somebody new: invited, without roles and groups, or active where others
     know who they are. Another status is an administrator's word over a directory's. Raises NotConfirmedYet, HasLeft, LastAdministratorStays.
     """
-    wanted_status = _next_status(user, status)
+    wanted_status = next_status(user, status)
     left, erases = user.status == UserStatus.DEACTIVATED, status is UserStatus.DEACTIVATED and user.gone_at is not None
     leaves = wanted_status is UserStatus.DEACTIVATED and (not left or erases)
     if left and wanted_status is UserStatus.DEACTIVATED and roles:
@@ -254,26 +243,6 @@ def change(
     user.cluster_roles = wanted_roles
     user.version += 1
     return True
-
-
-def _next_status(user: User, wanted: UserStatus | None) -> UserStatus:
-    now = UserStatus(user.status)
-    if wanted is None or wanted is now or wanted is UserStatus.DEACTIVATED:
-        return wanted or now
-    if wanted is UserStatus.BLOCKED:
-        if now is UserStatus.DEACTIVATED:
-            raise HasLeft
-        return wanted
-    if now is UserStatus.INVITED:
-        raise NotConfirmedYet
-    return UserStatus.INVITED if user.confirmed_at is None else UserStatus.ACTIVE
-
-
-def put_status(user: User, status: UserStatus) -> None:
-    """Give an account a status; what it stops being is counted, for those who hear of it only when it is that again."""
-    user.stops += user.status == UserStatus.ACTIVE and status is not UserStatus.ACTIVE
-    user.departures += user.status != UserStatus.DEACTIVATED and status is UserStatus.DEACTIVATED
-    user.status = status.value
 
 
 def demand_active(user: User) -> None:

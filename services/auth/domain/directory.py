@@ -7,8 +7,9 @@ from uuid import UUID
 
 from chassis.errors import CannotDecide, Unprocessable
 from contracts.events import UserStatus
-from services.auth.domain.accounts import normal_email, normal_name, put_status
+from services.auth.domain.accounts import normal_email, normal_name
 from services.auth.domain.groups import compared
+from services.auth.domain.status import put_status
 from services.auth.models import User
 from services.auth.settings import MISSING_DAYS, VOUCH_DAYS, DirectorySettings
 

@@ -80,7 +80,7 @@ async def add_member(uow: UnitOfWork, group_id: UUID, user_id: UUID) -> None:
     if user_id not in people:
         raise NotFound
     if people[user_id].status == UserStatus.DEACTIVATED:
-        raise domain.accounts.HasLeft
+        raise domain.status.HasLeft
     there = await repository.groups.member_ids(uow.session, group_id)
     if user_id not in there:
         domain.groups.demand_room(len(there))

@@ -237,10 +237,7 @@ def become(
     ends_at: datetime | None,
     break_glass_id: UUID | None = None,
 ) -> Membership:
-    """The membership of somebody who is made this themselves; ``before`` is their row, if they were ever there.
-
-    Whose membership counts at that moment, by a group, goes on without a break: others end what was begun before a new beginning.
-    """
+    """The membership of somebody who is made this themselves; ``before`` is their row, if they were ever there: one that counts goes on."""
     if before is None:
         return Membership(
             project_id=project_id,
@@ -253,8 +250,7 @@ def become(
             version=1,
             break_glass_id=break_glass_id,
         )
-    if not counts(before, starts_at):
-        before.starts_at = starts_at
+    before.starts_at = before.starts_at if counts(before, starts_at) else starts_at
     before.role = role.value
     before.purpose = purpose
     before.ends_at = ends_at
