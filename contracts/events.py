@@ -165,7 +165,7 @@ class User(Fact):
     cluster_roles: frozenset[ClusterRole]
     groups: frozenset[str] = frozenset()
     stops: int = 0  # how often the account stopped being active, and how often it was deactivated:
-    departures: int = 0  # who finds more than they knew missed one (decision 26)
+    departures: int = 0  # who finds another than they knew missed one (decision 26)
 
 
 @fact("session.v1", SESSIONS)

@@ -230,16 +230,17 @@ async def test_a_list_that_is_half_over_is_made_anew(world: World) -> None:
     assert number(await read(world)) == number(second)
 
 
-async def test_a_revoked_certificate_leaves_after_a_list_that_was_made_past_its_end(world: World) -> None:
+@pytest.mark.parametrize(("ended", "leaves"), [("2 minutes", True), ("30 seconds", False)])
+async def test_a_revoked_certificate_leaves_after_a_list_that_says_to_be_made_past_its_end(world: World, ended: str, leaves: bool) -> None:
     bad = await issued(world, SCIENTIST)
     await revoked(world, SCIENTIST, bad)
     assert serials(await read(world)) == {bad.serial_number}
     await half_an_hour_later(world)
-    await world.sql("UPDATE certificates SET not_after = now() - interval '1 minute'")
+    await world.sql("UPDATE certificates SET not_after = now() - CAST(CAST(:ended AS text) AS interval)", ended=ended)
     assert serials(await read(world)) == {bad.serial_number}
     other = await issued(world, SCIENTIST)
     await revoked(world, SCIENTIST, other)
-    assert serials(await read(world)) == {other.serial_number}
+    assert serials(await read(world)) == ({other.serial_number} if leaves else {bad.serial_number, other.serial_number})
 
 
 async def test_a_certificate_that_came_to_its_own_end_is_on_no_list(world: World) -> None:
@@ -366,7 +367,7 @@ def test_a_list_holds_until_its_time_is_over_or_somebody_is_revoked() -> None:
 
 def test_the_next_list_has_the_next_number_and_begins_where_the_last_one_stood() -> None:
     about = kept()
-    domain.revocation.renumber(about, 4, NOW + HOUR, HOUR)
+    domain.revocation.renumber(about, NOW, 4, NOW + HOUR, HOUR)
     whole = NOW.replace(microsecond=0)
     assert (about.number, about.entries, about.since) == (8, 4, NOW)
     assert (about.this_update, about.next_update) == (whole + HOUR, whole + 2 * HOUR)

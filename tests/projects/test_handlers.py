@@ -105,13 +105,20 @@ async def test_who_is_deactivated_leaves_every_project_once_and_comes_back_as_no
 async def test_who_was_deactivated_and_is_back_while_projects_heard_nothing_is_nobodys_member(world: World) -> None:
     study = await found(world)
     bob = UUID((await study.add("bob00000"))["user_id"])
-    await world.hear(user("bob00000", bob, version=2))
+    staff = {"group": "staff", "role": "data_scientist"}
+    other = await found(world, "other")
+    assert (await world.post(f"{other.path}/group-roles", other.owner, json=staff)).status_code == 201
+    await world.hear(user("bob00000", bob, version=2, groups=["staff"]))
     assert (await study.member(bob)).role == "data_scientist"
-    await world.hear(user("bob00000", bob, version=5, departures=1))
+    since = (await other.member(bob)).starts_at
+    await world.hear(user("bob00000", bob, version=5, groups=["staff"], departures=1))
     assert (await study.member(bob)).role is None
+    by_group = await other.member(bob)
+    assert by_group.by_group == "staff"
+    assert by_group.starts_at > since, "by their group they are let in, anew"
     again = await world.post(f"{study.path}/members", study.owner, json={"username": "bob00000", "role": "data_scientist"})
     assert again.status_code == 201
-    await world.hear(user("bob00000", bob, version=7, departures=1))
+    await world.hear(user("bob00000", bob, version=7, groups=["staff"], departures=1))
     assert (await study.member(bob)).role == "data_scientist"
 
 

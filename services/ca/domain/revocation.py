@@ -47,13 +47,14 @@ def holds(kept: RevocationList, revoked: int, now: datetime) -> bool:
     return revoked == kept.entries and now < kept.next_update
 
 
-def renumber(kept: RevocationList, entries: int, now: datetime, life: timedelta) -> None:
+def renumber(kept: RevocationList, since: datetime, entries: int, now: datetime, life: timedelta) -> None:
     """Make a list the next one of its issuer (RFC 5280 section 5.2.3): one number more, from ``now`` on.
 
-    Its entries are those since the list before, so that each stays until it stood on a list made after its end (section 3.3).
+    Its entries are those that had not ended ``since`` the list before said to be made, so that each stays until it stood on a list that says to be made
+    after its end (section 3.3).
     """
     kept.number += 1
-    kept.since = kept.this_update
+    kept.since = since
     kept.entries = entries
     kept.this_update = now.replace(microsecond=0)
     kept.next_update = kept.this_update + life

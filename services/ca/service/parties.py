@@ -55,10 +55,9 @@ async def learn_membership(uow: UnitOfWork, fact: events.Membership) -> None:
     await repository.parties.lock(uow.session, fact.project_id, fact.user_id)
     member = domain.parties.member_of(fact)
     counts = domain.holders.counts(member, uow.now)
+    began_anew = await repository.parties.begins_otherwise(uow.session, member)
+    await repository.parties.put(uow.session, member)  # waits for whoever issues now
     holds = await repository.certificates.some_of_member(uow.session, fact.project_id, fact.user_id)
-    known = await repository.parties.member(uow.session, fact.project_id, fact.user_id) if holds else None
-    began_anew = known is not None and known.starts_at != member.starts_at
-    await repository.parties.put(uow.session, member)
     if holds:
         await repository.certificates.bind(uow.session, member)
     if holds and (began_anew or not counts):

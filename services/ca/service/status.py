@@ -63,9 +63,10 @@ async def renew_list(uow: UnitOfWork, signer: Signer) -> tuple[int, bytes]:
     if domain.revocation.is_current(kept, revoked, now):
         return await _content(uow, signer, kept)
     desk.demand_answers(signer)  # who waited until it was given up does not wait for it again
-    rows = await repository.revocation.revoked_since(uow.session, signer.key_id, kept.this_update)
+    since = domain.profiles.begins(kept.this_update)
+    rows = await repository.revocation.revoked_since(uow.session, signer.key_id, since)
     entries = [Revoked(name, *ended) for name, standing in rows if (ended := domain.revocation.revocation_of(standing, now))]
-    domain.revocation.renumber(kept, len(entries), now, desk.list_life)
+    domain.revocation.renumber(kept, since, len(entries), now, desk.list_life)
     begins = domain.profiles.begins(kept.this_update)
     made = await asyncio.to_thread(status_forms.revocation_list, kept, begins, entries, signer.certificate)  # one of very many takes long
     sign = functools.partial(signer.sign_list, made)

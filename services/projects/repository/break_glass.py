@@ -104,7 +104,7 @@ async def unreported(session: AsyncSession, project_id: UUID) -> list[BreakGlass
     query = (
         select(BreakGlass)
         .where(col(BreakGlass.project_id) == project_id, col(BreakGlass.reviewed_at).is_(None), col(BreakGlass.reported_at).is_(None))
-        .order_by(col(BreakGlass.break_glass_id))
+        .order_by(col(BreakGlass.user_id), col(BreakGlass.break_glass_id))  # as memberships are locked elsewhere
         .with_for_update()
         .execution_options(populate_existing=True)
     )

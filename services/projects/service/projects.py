@@ -221,7 +221,7 @@ async def know_person(uow: UnitOfWork, user: events.User) -> None:
         await _leave_all(uow, known)
     elif not known.administrator:
         await _leave_opened(uow, known)
-    if before != groups:
+    if left or before != groups:
         known.groups = sorted(groups)
         await group_roles.follow_person(uow, known, before | groups)
 
