@@ -58,7 +58,7 @@ from bench import _least_sign_in
 from bench._keycloak import Keycloak, NotFetched, fetch
 from bench._processor import database_processor
 from bench._waiting import until
-from chassis import app, db, patience, tls, tokens
+from chassis import app, db, migrate, patience, tls, tokens
 from chassis.keys import new_key, read_key
 from chassis.projection import Projection
 from chassis.settings import ProcessSettings
@@ -603,7 +603,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
     try:
         postgres.start()
         url, owner = await asyncio.to_thread(postgres.provision, "auth")
-        await asyncio.to_thread(db.migrate, "auth", owner)
+        await asyncio.to_thread(migrate.migrate, "auth", owner)
         dsn = db.plain_dsn(url)
         load = Load(await fill(dsn, vault.Vault(key)))
         light = Load(await fill(dsn, vault.Vault(key), "s", SMALL_PASSES, SMALL_KIB))

@@ -38,7 +38,7 @@ from bench._ca_doors import MEMBERS, REPOSITORY, Asked, Desk, doors, fill, forge
 from bench._ca_gateway import through_gateway
 from bench._closed_loop import closed_loop, connected, post
 from bench._step_ca import NotBuilt, StepCa, build
-from chassis import db, patience
+from chassis import db, migrate, patience
 from compose.local.pki import Pki
 from compose.local.postgres import Postgres
 
@@ -181,7 +181,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
     try:
         postgres.start()
         url, owner = await asyncio.to_thread(postgres.provision, "ca")
-        await asyncio.to_thread(db.migrate, "ca", owner)
+        await asyncio.to_thread(migrate.migrate, "ca", owner)
         identities = await fill(db.plain_dsn(owner))
         with doors(folder, pki, url, arguments.processes) as door, doors(folder, pki, url, arguments.processes, least=True) as bare:
             await door.until_open()

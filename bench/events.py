@@ -30,7 +30,7 @@ import uvloop
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from chassis import db, patience
+from chassis import db, migrate, patience
 from chassis.consumer import Consumer
 from chassis.hears import Hears
 from chassis.outbox import UnitOfWork, unit_of_work
@@ -174,7 +174,7 @@ async def run(settings: Settings, log: Path, kind: str, rate: int, seconds: floa
 async def prepare(postgres: Postgres, name: str) -> str:
     """A database with the chassis' tables and a table of effects."""
     _, owner = await asyncio.to_thread(postgres.create_database, f"{name}_bench", owner=f"{name}_owner", runtime=name)
-    await asyncio.to_thread(db.migrate, name, owner)
+    await asyncio.to_thread(migrate.migrate, name, owner)
     connection = db.engine(owner)
     async with connection.begin() as statements:
         await statements.execute(text(EFFECT))

@@ -49,7 +49,7 @@ from sqlalchemy.pool import QueuePool
 from uuid_utils.compat import uuid7
 
 from chassis import app as chassis_app
-from chassis import bus, db
+from chassis import bus, db, migrate
 from chassis.app import Background, Runtime, Spec
 from chassis.consumer import Consumer
 from chassis.guard import IDENTITY_HEADER, REQUEST_HEADER, write_identity
@@ -186,7 +186,7 @@ class Databases:
         if service not in self._templates:
             name = f"template_{service}"
             _, owner_url = await asyncio.to_thread(self.postgres.create_database, name, owner=f"{service}_owner", runtime=service)
-            await asyncio.to_thread(db.migrate, service, owner_url)
+            await asyncio.to_thread(migrate.migrate, service, owner_url)
             self._empty[service] = await self._emptying(name)
             self._templates[service] = name
         return self._templates[service]

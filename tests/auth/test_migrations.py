@@ -8,7 +8,7 @@ import asyncpg
 from alembic import command
 from alembic.config import Config
 
-from chassis import db
+from chassis import db, migrate
 from tests.world import Databases
 
 ADA, BOB = UUID(int=1), UUID(int=2)
@@ -21,8 +21,8 @@ SESSION = """INSERT INTO sessions (session_id, user_id, created_at, expires_at, 
 
 def upgrade(owner_url: str, to: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(db.MIGRATIONS))
-    config.set_main_option("version_locations", str(db.SERVICES / "auth" / "migrations"))
+    config.set_main_option("script_location", str(migrate.MIGRATIONS))
+    config.set_main_option("version_locations", str(migrate.SERVICES / "auth" / "migrations"))
     config.set_main_option("path_separator", "newline")
     config.attributes.update(url=owner_url, version_table="service_version", finish=lambda _: None)
     command.upgrade(config, to)

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from chassis import db
+from chassis import db, migrate
 from compose.local.pki import Pki
 from tests.world import Databases
 
@@ -22,8 +22,8 @@ CERTIFICATE = """INSERT INTO certificates (certificate_id, kind, state, csr_sha2
 
 def upgrade(owner_url: str, to: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(db.MIGRATIONS))
-    config.set_main_option("version_locations", str(db.SERVICES / "ca" / "migrations"))
+    config.set_main_option("script_location", str(migrate.MIGRATIONS))
+    config.set_main_option("version_locations", str(migrate.SERVICES / "ca" / "migrations"))
     config.set_main_option("path_separator", "newline")
     config.attributes.update(url=owner_url, version_table="service_version", finish=lambda _: None)
     command.upgrade(config, to)

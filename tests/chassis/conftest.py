@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from uuid_utils.compat import uuid7
 
-from chassis import bus, db
+from chassis import bus, db, migrate
 from chassis.outbox import UnitOfWork, unit_of_work
 from chassis.settings import Settings
 from compose.local.kafka import Kafka
@@ -32,7 +32,7 @@ PATIENCE_S = 20.0
 
 def chassis_statements() -> list[str]:
     statements: list[str] = []
-    for path in sorted((db.MIGRATIONS / "versions").glob("*.py")):
+    for path in sorted((migrate.MIGRATIONS / "versions").glob("*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None

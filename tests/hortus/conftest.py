@@ -1,5 +1,6 @@
 """A door of its own for every test, a client that trusts it, and the command as a process with a configuration of its own."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
+import typer.testing
 from typer.testing import CliRunner
 
 from hortus.cli import app, main
@@ -47,6 +50,16 @@ def run(environment: dict[str, str]) -> Run:
         return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, env=environment | more, check=False)
 
     return go
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_made_once() -> Iterator[None]:
+    """Typer makes all of a program's commands anew for each call, which a program makes once."""
+    known = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", known)
+        patch.setattr(typer.testing, "_get_command", known)
+        yield
 
 
 @pytest.fixture
