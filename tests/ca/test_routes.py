@@ -10,12 +10,12 @@ import pytest
 
 from chassis.csr import read_csr
 from compose.local.pki import Pki
-from contracts.events import Certificate, CertificateKind, ProjectState, UserStatus
+from contracts.events import Certificate, CertificateKind, Fact, ProjectState, UserStatus
 from contracts.roles import NOBODY, Actor
 from services.ca import domain, service
 from services.ca.domain.requests import Order
 from services.ca.models import Intent
-from tests.ca.conftest import ADA, BOB, RUN, csr, judged, membership, new_key, private_key, project, run, study, user
+from tests.ca.conftest import ADA, BOB, LONG_AGO, RUN, csr, judged, membership, new_key, private_key, project, run, study, user
 from tests.world import OURS, THEIRS, World, Worlds, agent, auditor, job, owner, person, reason, scientist, stranger
 
 HERE = f"/projects/{OURS}/certificates"
@@ -290,12 +290,22 @@ async def test_whoever_asks_while_somebody_issues_in_the_same_place_is_counted_a
     assert (refused.status_code, reason(refused)) == (409, "too-many-certificates")
 
 
-async def test_a_removal_that_comes_while_a_certificate_is_issued_ends_it(world: World) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [
+        membership(BOB, version=2, role=None),
+        membership(BOB, version=3, starts_at=LONG_AGO + timedelta(days=1)),
+        user(BOB, version=2, status=UserStatus.BLOCKED),
+        user(BOB, version=3, stops=1),
+    ],
+    ids=["removed", "removed and back", "blocked", "blocked and back"],
+)
+async def test_a_loss_that_comes_while_a_certificate_is_issued_ends_it(world: World, loss: Fact) -> None:
     async with world.work(SCIENTIST) as uow:
         [made] = await service.issuing.certify([uow], [order()])
-        removal = asyncio.create_task(world.hear(membership(BOB, version=2, role=None)))
+        heard = asyncio.create_task(world.hear(loss))
         await world.somebody_waits()
-    await removal
+    await heard
     assert isinstance(made, Intent)
     [row] = await world.sql("SELECT certificate_id, state FROM certificates")
     assert tuple(row) == (made.certificate_id, "revoked")

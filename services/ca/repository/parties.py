@@ -14,6 +14,7 @@ from services.ca.repository.reading import newest
 
 _LOCK = """SELECT (SELECT true FROM projects WHERE project_id = $1 FOR SHARE) AS project,
                   (SELECT true FROM people WHERE user_id = $2 FOR SHARE) AS person"""
+_STOPPED_SINCE = "SELECT true FROM people WHERE user_id = $1 AND stops <> $2"
 _BEGINS_OTHERWISE = "SELECT true FROM members WHERE project_id = $1 AND user_id = $2 AND starts_at <> $3"
 
 
@@ -38,6 +39,11 @@ async def member(session: AsyncSession, project_id: UUID, user_id: UUID) -> Memb
     """A membership, kept as it is until the transaction ends."""
     found = select(Member).where(col(Member.project_id) == project_id, col(Member.user_id) == user_id)
     return (await session.execute(newest(found).with_for_update(read=True))).scalar_one_or_none()
+
+
+async def stopped_since(session: AsyncSession, person: Person) -> bool:
+    """Whether an account is known here with another count of stops."""
+    return bool(await db.fetch(session, _STOPPED_SINCE, person.user_id, person.stops))
 
 
 async def begins_otherwise(session: AsyncSession, member: Member) -> bool:

@@ -23,9 +23,8 @@ async def learn_person(uow: UnitOfWork, fact: events.User) -> None:
     runs = await repository.parties.active_runs_of_person(uow.session, fact.user_id)
     for project_id in sorted({run.project_id for run in runs}):
         await repository.parties.project(uow.session, project_id)
-    known = await repository.parties.person(uow.session, fact.user_id)
-    stopped = known is not None and known.stops != fact.stops
     person = domain.parties.person_of(fact)
+    stopped = await repository.parties.stopped_since(uow.session, person)
     await repository.parties.put(uow.session, person)
     if stopped or not person.active:
         end(uow, await repository.certificates.live_of_person(uow.session, fact.user_id), Ending.PERSON_NOT_ACTIVE)
